@@ -1,0 +1,37 @@
+# README's two commands are `make run` and `make test`; `make check` is what CI runs.
+VENV ?= .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.PHONY: run test check lint soak bench clean
+
+$(STAMP): pyproject.toml constraints.txt
+	python3 -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# With a configuration: the daemon in the foreground. Without one: the demo.
+run: $(STAMP)
+	@if $(VENV)/bin/healctl check --quiet-if-default; then $(VENV)/bin/healctl start; else $(VENV)/bin/healctl demo; fi
+
+test: $(STAMP)
+	./tests/parts.sh
+	$(MAKE) check
+
+check: lint
+	$(PY) -m pytest -q -m "not soak and not bench"
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+soak: $(STAMP)
+	$(PY) -m pytest -q -m soak --timeout 3600
+
+bench: $(STAMP)
+	$(PY) -m tests.bench
+
+clean:
+	rm -rf $(VENV) .cache build *.egg-info

@@ -1,0 +1,345 @@
+"""Messages between processes over ZeroMQ: the only module that touches a socket option.
+
+One `Hub` (ROUTER, bound) or `Link` (DEALER, connected) is one socket inside a worker's asyncio loop. Sockets are
+drained in batches straight from the file descriptor (zmq.asyncio was measured ten times slower), and a handler gets
+the whole batch, so that a writer can commit it at once.
+
+* `send` may be lost. `request` is sent again, with the same id, until a frame answers it: its future then holds the
+  answer's body. Receivers must therefore be idempotent by the id of the durable row they act on.
+* What arrives malformed, oversized or from another version is counted, logged once per source and dropped.
+* Queues are bounded; a full one raises `BusError` for `request` and is counted for `send`.
+
+Binding an ipc path that is in use *steals* it without an error, so only the holder of the runtime directory's lock
+may bind (`supervisor.tree.root` takes it first). Sockets are 0600 in a 0700 directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+import zmq
+
+from supervisor.errors import BusError
+from supervisor.messages import MESSAGE_BYTES_MAX, VERSION, Body, Frame, Hello, Nack, decode_frame, encode
+
+log = logging.getLogger(__name__)
+
+PENDING_MAX = 20_000  # requests of one socket that wait for their answers
+BATCH_MAX = 2_000  # frames handled before the loop gets its turn again
+RESEND_S = (0.25, 0.5, 1.0, 2.0)  # no answer: again after these, the last one for ever
+UNROUTABLE_S = 0.005  # the peer is not connected (it is being restarted): look again soon
+SOURCES_MAX = 1_000  # sources whose malformed frames are counted apart
+HWM = 50_000
+IPC_PATH_BYTES_MAX = 107  # sockaddr_un(7), less the final NUL
+
+Handler = Callable[[list[tuple[str, Frame]]], Awaitable[None] | None]
+
+
+def endpoint(runtime_dir: Path, name: str) -> str:
+    """`ipc://RUNTIME_DIR/NAME.sock`. Raises BusError when the path is too long for a UNIX socket."""
+    path = runtime_dir / f"{name}.sock"
+    if len(os.fsencode(path)) > IPC_PATH_BYTES_MAX:
+        raise BusError(
+            f"{path} is longer than {IPC_PATH_BYTES_MAX} bytes, the limit of a UNIX socket (unix(7))",
+            "set a shorter runtime_dir in [healctl]",
+        )
+    return f"ipc://{path}"
+
+
+def new_context() -> zmq.Context[zmq.Socket[bytes]]:
+    """One per process, made after the fork (a context does not survive one)."""
+    context = zmq.Context(io_threads=1)
+    context.set(zmq.MAX_SOCKETS, 256)
+    return context
+
+
+def open_socket(context: zmq.Context[zmq.Socket[bytes]], kind: int, identity: str = "") -> zmq.Socket[bytes]:
+    """A socket with every option that we depend on set explicitly."""
+    socket = context.socket(kind)
+    socket.setsockopt(zmq.LINGER, 200)
+    socket.setsockopt(zmq.SNDHWM, HWM)
+    socket.setsockopt(zmq.RCVHWM, HWM)
+    socket.setsockopt(zmq.MAXMSGSIZE, 4 * MESSAGE_BYTES_MAX)  # beyond it, libzmq drops the connection
+    socket.setsockopt(zmq.RECONNECT_IVL, 1)  # the default of 100 ms costs 180 ms after each restart
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 20)
+    socket.setsockopt(zmq.IMMEDIATE, 0)
+    if kind == zmq.ROUTER:
+        socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a restarted worker takes its name over at once
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an absent peer is an error we see, not a silent drop
+    if identity:
+        socket.setsockopt(zmq.IDENTITY, identity.encode())
+    return socket
+
+
+class _Pending(msgspec.Struct):
+    to: str
+    raw: bytes
+    future: asyncio.Future[Body]
+    next_s: float
+    attempt: int = 0
+
+
+class _Endpoint:
+    """What Hub and Link share: draining, counting, answering, sending again."""
+
+    def __init__(self, socket: zmq.Socket[bytes], name: str, handler: Handler) -> None:
+        self._socket = socket
+        self._name = name
+        self._handler = handler
+        self._loop = asyncio.get_running_loop()
+        self._pending: dict[str, _Pending] = {}
+        self._counter = 0
+        self._prefix = f"{name}.{os.getpid():x}.{os.urandom(4).hex()}"
+        self._inbox: list[tuple[str, Frame]] = []
+        self._work: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.malformed: Counter[str] = Counter()
+        self.dropped = 0
+        self._fd = int(socket.getsockopt(zmq.FD))
+        self._loop.add_reader(self._fd, self._drain)
+        self._loop.call_soon(self._drain)
+
+    # -- sending --
+
+    def next_id(self) -> str:
+        self._counter += 1
+        return f"{self._prefix}.{self._counter}"
+
+    def send(self, to: str, body: Body, *, re: str = "") -> None:
+        """Once, without waiting for anything; counted in `dropped` when the peer is absent or its queue full."""
+        raw = self._encode(Frame(VERSION, self.next_id(), re, body))
+        if not self._transmit(to, raw):
+            self.dropped += 1
+
+    def request(self, to: str, body: Body) -> asyncio.Future[Body]:
+        """Sent until it is answered. Raises BusError when too many already wait. Cancel the future to give up."""
+        if len(self._pending) >= PENDING_MAX:
+            raise BusError(f"{self._name}: {PENDING_MAX} messages wait for their answers; {to or 'the peer'} is stuck")
+        frame_id = self.next_id()
+        raw = self._encode(Frame(VERSION, frame_id, "", body))
+        pending = _Pending(to, raw, self._loop.create_future(), 0.0)
+        pending.future.add_done_callback(lambda _: self._pending.pop(frame_id, None))
+        self._pending[frame_id] = pending
+        self._try(pending)
+        self._arm()
+        return pending.future
+
+    def peer_is_back(self, to: str) -> None:
+        """A peer said Hello: what waits for it goes out now, not at the next resend."""
+        for pending in self._pending.values():
+            if pending.to == to:
+                pending.next_s = 0.0
+        self._resend()
+
+    def _encode(self, frame: Frame) -> bytes:
+        raw = encode(frame)
+        if len(raw) > MESSAGE_BYTES_MAX:
+            raise BusError(
+                f"{self._name}: a {type(frame.body).__name__} of {len(raw)} bytes exceeds {MESSAGE_BYTES_MAX}"
+            )
+        return raw
+
+    def _try(self, pending: _Pending) -> None:
+        if self._transmit(pending.to, pending.raw):
+            wait = RESEND_S[min(pending.attempt, len(RESEND_S) - 1)]
+            pending.attempt += 1
+        else:
+            wait = UNROUTABLE_S
+        pending.next_s = self._loop.time() + wait
+
+    def _resend(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for pending in list(self._pending.values()):
+            if pending.next_s <= now:
+                self._try(pending)
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None or not self._pending:
+            return
+        due = min(pending.next_s for pending in self._pending.values())
+        self._timer = self._loop.call_at(max(due, self._loop.time() + 0.001), self._resend)
+
+    def _transmit(self, to: str, raw: bytes) -> bool:
+        try:
+            self._send_parts(to, raw)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return False
+        # The descriptor is edge-triggered: an event that came in during the send would otherwise never wake us.
+        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            self._loop.call_soon(self._drain)
+        return True
+
+    def _send_parts(self, to: str, raw: bytes) -> None:
+        raise NotImplementedError
+
+    # -- receiving --
+
+    def _receive_parts(self) -> tuple[str, bytes]:
+        raise NotImplementedError
+
+    def _drain(self) -> None:
+        if self._socket.closed:
+            return
+        for _ in range(BATCH_MAX):
+            try:
+                source, raw = self._receive_parts()
+            except zmq.Again:
+                break
+            frame = self._decode(source, raw)
+            if frame is None:
+                continue
+            waiting = self._pending.get(frame.re) if frame.re else None
+            if waiting is not None and not waiting.future.done():
+                waiting.future.set_result(frame.body)
+            elif frame.re:
+                continue  # a second answer to a request that was sent twice
+            elif isinstance(frame.body, Hello):
+                self.peer_is_back(source)
+                self._inbox.append((source, frame))
+            else:
+                self._inbox.append((source, frame))
+        else:
+            self._loop.call_soon(self._drain)
+        if self._inbox and self._work is None:
+            self._work = self._loop.create_task(self._handle())
+            self._work.add_done_callback(self._report)
+
+    def _report(self, work: asyncio.Task[None]) -> None:
+        """A handler that raised ends the worker (its loop's exception handler does): no error stays in a task."""
+        if not work.cancelled() and (error := work.exception()) is not None:
+            self._loop.call_exception_handler({"message": f"{self._name}: handler failed", "exception": error})
+
+    async def _handle(self) -> None:
+        try:
+            while self._inbox:
+                batch, self._inbox = self._inbox, []
+                result = self._handler(batch)
+                if result is not None:
+                    await result
+        finally:
+            self._work = None
+
+    def _decode(self, source: str, raw: bytes) -> Frame | None:
+        try:
+            if len(raw) > MESSAGE_BYTES_MAX:
+                raise msgspec.ValidationError(f"{len(raw)} bytes, the limit is {MESSAGE_BYTES_MAX}")
+            return decode_frame(raw)
+        except (msgspec.DecodeError, RecursionError) as error:
+            key = source if source in self.malformed or len(self.malformed) < SOURCES_MAX else "(others)"
+            self.malformed[key] += 1
+            if self.malformed[key] == 1:
+                log.warning("%s: dropped a malformed frame from %r: %s", self._name, source, error)
+            return None
+
+    @property
+    def waiting(self) -> int:
+        """Requests without an answer."""
+        return len(self._pending)
+
+    def close(self) -> None:
+        if self._socket.closed:
+            return
+        self._loop.remove_reader(self._fd)
+        if self._timer is not None:
+            self._timer.cancel()
+        for pending in list(self._pending.values()):
+            pending.future.cancel()
+        self._socket.close()
+
+
+class Hub(_Endpoint):
+    """The bound side; peers are known by the identity they connect with (a worker's name)."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str, name: str, handler: Handler) -> None:
+        socket = open_socket(context, zmq.ROUTER)
+        socket.bind(address)
+        if address.startswith("ipc://"):
+            os.chmod(address.removeprefix("ipc://"), 0o600)
+        super().__init__(socket, name, handler)
+
+    def answer(self, to: str, frame: Frame, body: Body) -> None:
+        """Answers `frame`; a lost answer is asked for again by its sender."""
+        self.send(to, body, re=frame.id)
+
+    def refuse(self, to: str, frame: Frame, error: Exception) -> None:
+        """Answers `frame` with the error, as a Nack."""
+        self.send(to, nack_of(error), re=frame.id)
+
+    def _send_parts(self, to: str, raw: bytes) -> None:
+        self._socket.send_multipart([os.fsencode(to), raw], zmq.NOBLOCK)
+
+    def _receive_parts(self) -> tuple[str, bytes]:
+        parts = self._socket.recv_multipart(zmq.NOBLOCK)
+        return os.fsdecode(parts[0]), parts[1] if len(parts) == 2 else b""
+
+
+class Link(_Endpoint):
+    """The connecting side: one peer, named for the log. Says Hello first."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        address: str,
+        name: str,
+        handler: Handler,
+        incarnation: str = "",
+    ) -> None:
+        socket = open_socket(context, zmq.DEALER, identity=name)
+        socket.connect(address)
+        super().__init__(socket, name, handler)
+        self.post(Hello(name, incarnation))
+
+    def post(self, body: Body, *, re: str = "") -> None:
+        """`send` to the one peer."""
+        self.send("", body, re=re)
+
+    def ask(self, body: Body) -> asyncio.Future[Body]:
+        """`request` to the one peer."""
+        return self.request("", body)
+
+    def _send_parts(self, to: str, raw: bytes) -> None:
+        self._socket.send(raw, zmq.NOBLOCK)
+
+    def _receive_parts(self) -> tuple[str, bytes]:
+        parts = self._socket.recv_multipart(zmq.NOBLOCK)
+        return "peer", parts[0] if len(parts) == 1 else b""
+
+
+def nack_of(error: Exception) -> Nack:
+    """An error as a message. Only a HealError speaks to users; any other is named by its type."""
+    from supervisor.errors import HealError
+
+    if isinstance(error, HealError):
+        return Nack(error.code, error.message, error.hint, error.exit_code)
+    return Nack("internal", f"{type(error).__name__}: {error}", "see the log of healctl", 1)
+
+
+class Publisher:
+    """The feed: loses what a slow subscriber does not take; sequence numbers tell it so."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
+        self._socket = open_socket(context, zmq.PUB)
+        self._socket.setsockopt(zmq.SNDHWM, 1_000)
+        self._socket.bind(address)
+        if address.startswith("ipc://"):
+            os.chmod(address.removeprefix("ipc://"), 0o600)
+        self._counter = 0
+
+    def publish(self, body: Body) -> None:
+        self._counter += 1
+        self._socket.send(encode(Frame(VERSION, f"feed.{self._counter}", "", body)), zmq.NOBLOCK)
+
+    def close(self) -> None:
+        self._socket.close()

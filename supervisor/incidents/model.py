@@ -1,0 +1,588 @@
+"""The words of the domain, as frozen values: readings, verdicts, runbooks, incidents, executions, messages, records.
+
+Every struct that is stored or sent stands here or in `supervisor.messages`. Times ending in `_steady_s` are
+`Instant.steady_s`; those ending in `_wall_s` are seconds since the epoch (see `supervisor.clock`).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+
+import msgspec
+
+
+class AnomalyType(StrEnum):
+    """What can be wrong with a target: FR-002's types that a family here detects, then those of our own house."""
+
+    PROCESS_DEAD = "process_dead"
+    PROCESS_ZOMBIE = "process_zombie"
+    # Ours: the healer's own parts are targets like any other (DESIGN §1, R9).
+    WORKER_QUARANTINED = "worker_quarantined"
+    ITEM_QUARANTINED = "item_quarantined"
+    PROBE_UNAVAILABLE = "probe_unavailable"
+
+
+class Severity(StrEnum):
+    MEDIUM = "medium"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+
+class State(StrEnum):
+    """FR-004's states; the legal transitions between them are `lifecycle.TRANSITIONS`."""
+
+    DETECTED = "detected"
+    DIAGNOSING = "diagnosing"
+    REMEDIATING = "remediating"
+    VERIFYING = "verifying"
+    REMEDIATION_FAILED = "remediation_failed"
+    ESCALATED = "escalated"
+    RESOLVED = "resolved"
+    SELF_RESOLVED = "self_resolved"
+    DISMISSED = "dismissed"
+
+
+class Tier(IntEnum):
+    """R1. Tier 0 is silent, 1 informs, 2 asks, 3 pages."""
+
+    SILENT = 0
+    INFORM = 1
+    ASK = 2
+    PAGE = 3
+
+
+class Effect(StrEnum):
+    """R3: what a step does to the world, from harmless to irreversible."""
+
+    OBSERVE = "observe"
+    PROTECT = "protect"
+    CHANGE = "change"
+    DESTROY = "destroy"
+
+
+class Mode(StrEnum):
+    """FR-006: a runbook only tells what it would do, or does it by itself."""
+
+    DRY_RUN = "dry_run"
+    AUTO_EXECUTE = "auto_execute"
+
+
+# --- readings ------------------------------------------------------------------------------------------------------
+
+
+class ProcessRef(msgspec.Struct, frozen=True):
+    """One process for ever: a pid alone is recycled, (boot, pid, start) is not (DESIGN §2.4).
+
+    `start_ticks` is field 22 of /proc/PID/stat (proc(5)): clock ticks since boot.
+    """
+
+    boot_id: str
+    pid: int
+    start_ticks: int
+
+
+class PidFile(StrEnum):
+    """What the pid file says, against the process table. Only OK names a live service."""
+
+    UNSET = "unset"
+    OK = "ok"
+    MISSING = "missing"
+    MALFORMED = "malformed"
+    STALE = "stale"  # no such process
+    RECYCLED = "recycled"  # a process of that number, but another one (younger than the file, or `match` fails)
+    UNREADABLE = "unreadable"
+
+
+class Endpoint(StrEnum):
+    """The answer to one round trip; a connect alone proves nothing (a stopped process still accepts)."""
+
+    UNSET = "unset"
+    OK = "ok"
+    REFUSED = "refused"
+    TIMEOUT = "timeout"
+    BAD_ANSWER = "bad_answer"
+
+
+class Zombie(msgspec.Struct, frozen=True):
+    """A process of this target in state Z, and the parent that does not reap it (R12)."""
+
+    process: ProcessRef
+    parent_pid: int
+    parent_name: str
+    seen_for_s: float
+
+
+class ProcessData(msgspec.Struct, frozen=True, tag="process"):
+    """A reading of one `[process.NAME]` target.
+
+    `alive` is None when only an endpoint is configured: then nobody can tell whether a process exists.
+    `process` is the live process that was judged. `meant_to_stop`: its stop file exists.
+    """
+
+    alive: bool | None
+    process: ProcessRef | None = None
+    pid_file: PidFile = PidFile.UNSET
+    endpoint: Endpoint = Endpoint.UNSET
+    endpoint_failures: int = 0  # consecutive, this reading included
+    meant_to_stop: bool = False
+    zombies: tuple[Zombie, ...] = ()
+    detail: str = ""
+
+
+ReadingData = ProcessData
+
+
+class Unavailable(StrEnum):
+    """Why a reading has nothing to say (R9). The classifier decides which of these are an anomaly of the family."""
+
+    NONE = "none"
+    DEADLINE = "deadline"
+    PERMISSION = "permission"
+    ERROR = "error"
+
+
+class HealthReading(msgspec.Struct, frozen=True):
+    """FR-001: what one probe saw of one target. Never an exception: `available=False` with a reason instead.
+
+    `taken_mono_s` is CLOCK_MONOTONIC when the check *began* (comparable between processes of one boot): how old the
+    reading is as grounds for an action counts from there. `external`: handed in from outside, never grounds (R7).
+    """
+
+    target_id: str
+    family: str
+    taken_mono_s: float
+    taken_wall_s: float
+    took_ms: float
+    freshness_ms: int
+    available: bool
+    data: ReadingData | None = None
+    reason: Unavailable = Unavailable.NONE
+    error: str = ""
+    external: bool = False
+
+
+class Status(StrEnum):
+    FIRING = "firing"
+    CLEAR = "clear"
+    PENDING = "pending"  # abnormal, but not yet long or often enough to be the anomaly
+    UNKNOWN = "unknown"  # the reading says nothing about it
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """`classify`'s answer for one anomaly type of one target. `evidence` and `hint` are plain words for people."""
+
+    target_id: str
+    family: str
+    anomaly: AnomalyType
+    status: Status
+    severity: Severity
+    evidence: str
+    hint: str
+    not_running: bool = False  # R3 (c): nothing of this target is alive
+    process: ProcessRef | None = None  # the live process seen, for R6's "still the same"
+
+
+# --- targets and runbooks ------------------------------------------------------------------------------------------
+
+
+class Recipe(msgspec.Struct, frozen=True):
+    """How a service is started again: the target's own configuration, never text from a reading (R11)."""
+
+    argv: tuple[str, ...]
+    cwd: str = ""
+    env: tuple[tuple[str, str], ...] = ()
+
+
+class Target(msgspec.Struct, frozen=True):
+    """What the engine knows of a target: its family, and what its owner has reviewed in writing (R3 c)."""
+
+    target_id: str
+    family: str
+    label: str
+    auto_restart: bool = False
+    recipe: Recipe | None = None
+
+
+class StepSpec(msgspec.Struct, frozen=True):
+    """One step of a runbook: a registered kind with its parameters. `timeout_s` overrides the default of 30 s."""
+
+    step_id: str
+    kind: str
+    effect: Effect
+    idempotent: bool = False
+    timeout_s: float = 30.0
+
+
+class Runbook(msgspec.Struct, frozen=True):
+    """FR-003. `resource` is what it locks, `{target}` standing for the target's id (DESIGN §2.7)."""
+
+    id: str
+    label: str
+    applies_to: tuple[AnomalyType, ...]
+    steps: tuple[StepSpec, ...]
+    resource: str
+    confidence: float = 0.5
+    whitelisted: bool = False
+    starts_service: bool = False  # R3 (c) applies: it starts a known service that is not running
+    summary: bool = False
+    verifies: bool = True
+    author: str = "healctl"
+
+    def version(self) -> str:
+        """The hash that approvals and executions record: the same text, the same version."""
+        import hashlib
+
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:12]
+
+
+class RunbookState(msgspec.Struct, frozen=True):
+    """What has been decided about a runbook, for one target or (`target_id == "*"`) for all (R3 d, R4, R5)."""
+
+    runbook_id: str
+    target_id: str
+    mode: Mode
+    confidence: float
+    version: str
+    approved_at_wall_s: float | None = None
+    dry_run_count: int = 0
+    successes: int = 0
+    failures: int = 0
+    last_executed_wall_s: float | None = None
+    last_succeeded_wall_s: float | None = None
+    note: str = ""
+
+
+# --- incidents -----------------------------------------------------------------------------------------------------
+
+
+class ActedBy(StrEnum):
+    NOBODY = "nobody"
+    RUNBOOK = "runbook"
+    PERSON = "person"
+
+
+class TierReason(StrEnum):
+    """Why an incident stands at its tier: a decision returns a reason, not a bool."""
+
+    VERIFIED_SILENTLY = "verified_silently"
+    SUMMARY_ASKED = "summary_asked"
+    NEEDS_APPROVAL = "needs_approval"
+    CRITICAL = "critical"
+    NO_RUNBOOK = "no_runbook"
+    REMEDIATION_FAILED = "remediation_failed"
+    VERIFICATION_FAILED = "verification_failed"
+    INTERRUPTED = "interrupted"
+    BREAKER_OPEN = "breaker_open"
+    CANARY_FAILED = "canary_failed"
+    TELLS_ONLY = "tells_only"
+    CANNOT_EXECUTE = "cannot_execute"
+
+
+class Incident(msgspec.Struct, frozen=True):
+    """FR-004: one anomaly of one target, from detection to its end. At most one is open per (anomaly, target)."""
+
+    id: str
+    anomaly: AnomalyType
+    target_id: str
+    family: str
+    severity: Severity
+    state: State
+    detected_steady_s: float
+    detected_wall_s: float
+    changed_wall_s: float
+    last_seen_wall_s: float
+    detections: int = 1
+    evidence: str = ""
+    hint: str = ""
+    runbook_id: str | None = None
+    execution_id: str | None = None  # the newest
+    tier: Tier = Tier.SILENT
+    tier_reason: TierReason | None = None
+    escalated_wall_s: float | None = None
+    resolved_wall_s: float | None = None
+    dismiss_until_steady_s: float | None = None
+    dismiss_until_wall_s: float | None = None
+    acted_by: ActedBy = ActedBy.NOBODY
+    intermittent: bool = False
+    clear_readings: int = 0
+    clear_since_steady_s: float | None = None
+    settling: ProcessRef | None = None  # R6: the process that must still be there after `settle`
+    verify_deadline_steady_s: float | None = None
+    waiting_for: str = ""  # why nothing is running although something may (a lock, a canary, a hold), in words
+    page_id: str | None = None  # the outbox row of its Signal page
+    closing_sent: bool = False
+    acknowledged_wall_s: float | None = None
+    repeats: int = 0
+    trail_length: int = 0
+
+    @property
+    def open(self) -> bool:
+        return self.state not in (State.RESOLVED, State.SELF_RESOLVED, State.DISMISSED)
+
+
+class TrailEntry(msgspec.Struct, frozen=True):
+    """One line of the audit trail (R14): SITE.md's {timestamp, state, actor, note, step_id?, ...}."""
+
+    incident_id: str
+    n: int
+    at_wall_s: float
+    state: State
+    actor: str
+    note: str
+    step_id: str | None = None
+    execution_id: str | None = None
+    success: bool | None = None
+    output: str | None = None
+    duration_ms: float | None = None
+
+
+# --- executions ----------------------------------------------------------------------------------------------------
+
+
+class ExecutionState(StrEnum):
+    INTENDED = "intended"  # durable, not yet claimed
+    CLAIMED = "claimed"  # one incarnation of the executor works on it
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    EXPIRED = "expired"  # nobody claimed it in time: a new decision is needed
+    INTERRUPTED = "interrupted"  # its executor died while it was claimed (DESIGN §2.3)
+
+
+class Authority(StrEnum):
+    """R3: on what grounds an execution runs."""
+
+    HARMLESS = "harmless"  # (a)
+    WHITELIST = "whitelist"  # (b)
+    NOT_RUNNING = "not_running"  # (c): may never end a live process
+    APPROVED = "approved"  # (d)
+    PERSON = "person"  # `execute --confirm`
+
+
+class Program(msgspec.Struct, frozen=True):
+    """A program that an execution started; durable before it runs its first instruction (DESIGN §2.3)."""
+
+    step_id: str
+    process: ProcessRef
+    argv: tuple[str, ...]
+
+
+class StepResult(msgspec.Struct, frozen=True):
+    step_id: str
+    success: bool
+    output: str
+    duration_ms: float
+    artifacts: tuple[str, ...] = ()
+    process: ProcessRef | None = None  # what the step started
+
+
+class Execution(msgspec.Struct, frozen=True):
+    """One intent to run a runbook for a target, once. `expires_mono_s`: not claimed by then, never run.
+
+    `grounds_mono_s` is when the check began on which it rests; the executor refuses grounds older than 5 s. A
+    person's `execute` needs none (FR-007): then it is None.
+    """
+
+    id: str
+    incident_id: str | None
+    runbook: Runbook
+    version: str
+    target: Target
+    resource: str
+    authority: Authority
+    state: ExecutionState
+    created_steady_s: float
+    created_wall_s: float
+    boot_id: str
+    expires_mono_s: float
+    grounds_mono_s: float | None
+    claimed_by: str = ""
+    programs: tuple[Program, ...] = ()
+    results: tuple[StepResult, ...] = ()
+    ended_wall_s: float | None = None
+    verified: bool | None = None  # None: not yet known, or nothing to verify
+    deaths: int = 0  # how often the executor died with it in work
+
+
+# --- messages to people --------------------------------------------------------------------------------------------
+
+
+class Channel(StrEnum):
+    SYNAPSE = "synapse"
+    SIGNAL = "signal"
+
+
+class OutboxState(StrEnum):
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    QUARANTINED = "quarantined"
+
+
+class OutboxRow(msgspec.Struct, frozen=True):
+    """One message to people. It stays until a receipt is recorded; nothing marks it sent without one."""
+
+    id: str
+    incident_id: str | None
+    covers: tuple[str, ...]  # the incidents it speaks of
+    channel: Channel
+    tier: Tier
+    kind: str  # page | outcome | closing | repeat | summary | approval
+    priority: str  # info | action | urgent (SITE.md)
+    subject: str
+    body: str
+    created_wall_s: float
+    state: OutboxState = OutboxState.PENDING
+    attempts: int = 0
+    last_error: str = ""
+    receipt: str = ""
+    delivered_wall_s: float | None = None
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """FR-008, in SITE.md's form: {task_id = metric name, stage, result}."""
+
+    id: str
+    name: str
+    stage: str
+    result: str
+    at_wall_s: float
+    incident_id: str | None = None
+
+
+class TimerKind(StrEnum):
+    VERIFY = "verify"  # probe again while verifying
+    PAGE_HOLD = "page_hold"  # R2
+    REPEAT = "repeat"  # R2: the page again, unacknowledged
+    EXPIRE = "expire"  # an intent that nobody claimed
+    HALF_OPEN = "half_open"  # a breaker allows one more try
+    RECHECK = "recheck"  # probe an open incident again (R7), or one that waits
+
+
+class Timer(msgspec.Struct, frozen=True):
+    """A durable alarm: `subject` is the incident, execution or breaker it is for. One per (kind, subject)."""
+
+    kind: TimerKind
+    subject: str
+    due_steady_s: float
+
+
+class Breaker(msgspec.Struct, frozen=True):
+    """An open (or half-open) breaker of (runbook, resource), or of a whole runbook (`resource == "*"`)."""
+
+    runbook_id: str
+    resource: str
+    opened_steady_s: float
+    opened_wall_s: float
+    half_open_steady_s: float
+    reason: str
+    half_open: bool = False
+
+
+class FamilyPause(msgspec.Struct, frozen=True):
+    """Automatic `change` is paused for a family: its canaries failed, or the cause is likely ours (DESIGN §2.8)."""
+
+    family: str
+    since_wall_s: float
+    reason: str
+
+
+# --- records: what one decision writes to the ledger -----------------------------------------------------------------
+
+
+class PutIncident(msgspec.Struct, frozen=True, tag="incident"):
+    incident: Incident
+
+
+class AddTrail(msgspec.Struct, frozen=True, tag="trail"):
+    entry: TrailEntry
+
+
+class PutExecution(msgspec.Struct, frozen=True, tag="execution"):
+    """The engine's view of an execution. Claim and programs are the store's own columns and are not overwritten."""
+
+    execution: Execution
+
+
+class PutOutbox(msgspec.Struct, frozen=True, tag="outbox"):
+    row: OutboxRow
+
+
+class PutRunbookState(msgspec.Struct, frozen=True, tag="runbook_state"):
+    state: RunbookState
+
+
+class PutRunbook(msgspec.Struct, frozen=True, tag="runbook"):
+    """A registered runbook, so that brain.db's `runbooks` lists it; written at start when it changed."""
+
+    runbook: Runbook
+    version: str
+
+
+class AddMetric(msgspec.Struct, frozen=True, tag="metric"):
+    metric: Metric
+
+
+class SetTimer(msgspec.Struct, frozen=True, tag="set_timer"):
+    timer: Timer
+
+
+class DropTimer(msgspec.Struct, frozen=True, tag="drop_timer"):
+    kind: TimerKind
+    subject: str
+
+
+class PutBreaker(msgspec.Struct, frozen=True, tag="breaker"):
+    breaker: Breaker
+
+
+class DropBreaker(msgspec.Struct, frozen=True, tag="drop_breaker"):
+    runbook_id: str
+    resource: str
+
+
+class PutPause(msgspec.Struct, frozen=True, tag="pause"):
+    pause: FamilyPause
+
+
+class DropPause(msgspec.Struct, frozen=True, tag="drop_pause"):
+    family: str
+
+
+Record = (
+    PutIncident
+    | AddTrail
+    | PutExecution
+    | PutOutbox
+    | PutRunbookState
+    | PutRunbook
+    | AddMetric
+    | SetTimer
+    | DropTimer
+    | PutBreaker
+    | DropBreaker
+    | PutPause
+    | DropPause
+)
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """All that the engine needs to go on after a crash: what the ledger holds that is not over.
+
+    `recent_executions`: those that began within the longest breaker window. `recent_closed`: incidents closed within
+    the last hour (R6's reopening) or dismissed with a window still running.
+    """
+
+    ledger_id: str
+    epoch: int
+    open_incidents: tuple[Incident, ...]
+    recent_closed: tuple[Incident, ...]
+    executions: tuple[Execution, ...]
+    recent_executions: tuple[Execution, ...]
+    outbox: tuple[OutboxRow, ...]
+    runbook_states: tuple[RunbookState, ...]
+    timers: tuple[Timer, ...]
+    breakers: tuple[Breaker, ...]
+    pauses: tuple[FamilyPause, ...]
+    metric_counts: tuple[tuple[str, int], ...] = ()
+    last_remediation_wall_s: float | None = None
+    last_escalation_wall_s: float | None = None
+    last_signal_wall_s: float | None = None

@@ -1,0 +1,425 @@
+"""Everything that crosses a process boundary: versioned msgspec unions, nothing else.
+
+Two wires:
+
+* root <-> child: `Up` / `Down` over an inherited SOCK_SEQPACKET pair, one message a packet.
+* worker <-> worker and command line <-> healer: `Frame`s over ZeroMQ (see `supervisor.bus`).
+
+Every message may be lost, doubled or late (DESIGN §2.2). What must arrive is re-sent until it is answered (`re` names
+the frame it answers); what acts is idempotent by the id of a durable row, never by the frame.
+
+Who talks to whom: probes, executor and notifier connect to the healer; the executor and the healer to the store; the
+command line to the healer's control socket; the healer publishes `Event`s.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from supervisor.incidents.model import (
+    Execution,
+    HealthReading,
+    OutboxRow,
+    Program,
+    Record,
+    Snapshot,
+    StepResult,
+)
+
+VERSION = 1
+MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+
+
+class Ack(msgspec.Struct, frozen=True, tag="ack"):
+    """The frame `re` was taken (for records: is durable)."""
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """First frame of a connecting worker: whatever waits for it may be sent now. `incarnation` is this process."""
+
+    name: str
+    incarnation: str
+
+
+class Nack(msgspec.Struct, frozen=True, tag="nack"):
+    """The frame `re` was understood and refused; `code` is a word for programs, `message` for people."""
+
+    code: str
+    message: str
+    hint: str = ""
+    exit_code: int = 1
+
+
+# --- probes <-> healer ---------------------------------------------------------------------------------------------
+
+
+class Readings(msgspec.Struct, frozen=True, tag="readings"):
+    """Probe -> healer: new readings, acked. As the answer to ProbeNow (`re`), exactly the one asked for."""
+
+    readings: tuple[HealthReading, ...]
+
+
+class ProbeNow(msgspec.Struct, frozen=True, tag="probe_now"):
+    """Healer -> probe: read this target now; answered by Readings within 5 s, or Nack when it is not ours."""
+
+    target_id: str
+
+
+class Resync(msgspec.Struct, frozen=True, tag="resync"):
+    """Healer -> probe, acked: a new healer knows nothing; read every target now and send it."""
+
+
+# --- executor <-> store, executor <-> healer -----------------------------------------------------------------------
+
+
+class Claim(msgspec.Struct, frozen=True, tag="claim"):
+    """Executor -> store: compare-and-set `intended` -> `claimed` by this incarnation; answered by ClaimAnswer.
+
+    Asking again with the same incarnation is granted again (the first answer may have been lost).
+    """
+
+    execution_id: str
+    incarnation: str
+
+
+class ClaimAnswer(msgspec.Struct, frozen=True, tag="claim_answer"):
+    granted: bool
+    reason: str = ""
+
+
+class ProgramStarted(msgspec.Struct, frozen=True, tag="program_started"):
+    """Executor -> store, acked when durable: only then is the gate opened and the program runs (DESIGN §2.3)."""
+
+    execution_id: str
+    program: Program
+
+
+class Dispatch(msgspec.Struct, frozen=True, tag="dispatch"):
+    """Healer -> executor, acked on receipt: run this execution, once."""
+
+    execution: Execution
+
+
+class Claimed(msgspec.Struct, frozen=True, tag="claimed"):
+    """Executor -> healer, acked: the claim was granted; the work begins."""
+
+    execution_id: str
+    incarnation: str
+
+
+class StepReport(msgspec.Struct, frozen=True, tag="step_report"):
+    """Executor -> healer, acked when durable: step `index` ended. The next begins after the ack; `last` ends it all.
+
+    A failed step is always the last.
+    """
+
+    execution_id: str
+    index: int
+    result: StepResult
+    last: bool
+
+
+class ExecutionRefused(msgspec.Struct, frozen=True, tag="execution_refused"):
+    """Executor -> healer, acked: nothing was run. `code`: expired | stale_grounds | not_claimed | fence | no_recipe."""
+
+    execution_id: str
+    code: str
+    message: str
+
+
+class ProgramExited(msgspec.Struct, frozen=True, tag="program_exited"):
+    """Executor -> healer, acked: a program that a finished step had left running ended early with a failure.
+
+    Evidence only: verification decides what it means.
+    """
+
+    execution_id: str
+    step_id: str
+    exit_text: str
+    output: str
+
+
+class Settle(msgspec.Struct, frozen=True, tag="settle"):
+    """Healer -> executor, answered by Settled: an interrupted execution's programs are ended or awaited."""
+
+    execution: Execution
+
+
+class Settled(msgspec.Struct, frozen=True, tag="settled"):
+    """`ended`: one line per program, what was found and done. `ok`: none is left in the middle of its work."""
+
+    execution_id: str
+    ok: bool
+    ended: tuple[str, ...]
+
+
+class PlanRequest(msgspec.Struct, frozen=True, tag="plan_request"):
+    """Healer -> executor, answered by PlanAnswer: what would these steps do? Reads only (FR-003 dry run)."""
+
+    execution: Execution
+    reading: HealthReading | None
+
+
+class StepPlan(msgspec.Struct, frozen=True):
+    step_id: str
+    description: str
+    predicts_clear: bool
+    artifacts: tuple[str, ...] = ()
+
+
+class PlanAnswer(msgspec.Struct, frozen=True, tag="plan_answer"):
+    ok: bool
+    steps: tuple[StepPlan, ...]
+    error: str = ""
+
+
+# --- notifier <-> healer -------------------------------------------------------------------------------------------
+
+
+class Deliver(msgspec.Struct, frozen=True, tag="deliver"):
+    """Healer -> notifier, acked on receipt: keep trying until there is a receipt (R2, DESIGN §5)."""
+
+    row: OutboxRow
+    suspect: bool = False  # a notifier died with it in work: deliver it alone
+
+
+class DeliveryReport(msgspec.Struct, frozen=True, tag="delivery_report"):
+    """Notifier or store -> healer, acked when durable: one attempt's outcome. `receipt` is set exactly on success."""
+
+    row_id: str
+    attempts: int
+    receipt: str = ""
+    error: str = ""
+    at_wall_s: float = 0.0
+
+
+# --- healer <-> store ----------------------------------------------------------------------------------------------
+
+
+class OpenEpoch(msgspec.Struct, frozen=True, tag="open_epoch"):
+    """Healer -> store, answered by EpochOpened: from now on only decisions of the new epoch are taken.
+
+    `incarnation` makes asking again harmless: the same incarnation gets the same epoch.
+    """
+
+    incarnation: str
+    executions_since_steady_s: float
+    closed_since_steady_s: float
+
+
+class EpochOpened(msgspec.Struct, frozen=True, tag="epoch_opened"):
+    snapshot: Snapshot
+
+
+class Commit(msgspec.Struct, frozen=True, tag="commit"):
+    """Healer -> store, acked when durable: one decision, one transaction. Idempotent by (epoch, n); n has no gaps."""
+
+    epoch: int
+    n: int
+    records: tuple[Record, ...]
+
+
+class FetchExecution(msgspec.Struct, frozen=True, tag="fetch_execution"):
+    """Healer -> store: an execution as the ledger has it, claim and programs too. Answer: ExecutionFound or Nack."""
+
+    execution_id: str
+
+
+class ExecutionFound(msgspec.Struct, frozen=True, tag="execution_found"):
+    execution: Execution
+
+
+class FetchTrail(msgspec.Struct, frozen=True, tag="fetch_trail"):
+    """Healer -> store: the trails of these incidents. Answer: TrailFound."""
+
+    incident_ids: tuple[str, ...]
+
+
+class TrailFound(msgspec.Struct, frozen=True, tag="trail_found"):
+    """`entries` are msgspec-JSON arrays of TrailEntry by incident, in the order asked."""
+
+    entries: tuple[bytes, ...]
+
+
+class ProjectionStatus(msgspec.Struct, frozen=True):
+    """One projection: how many ledger revisions it is behind, since when, and why."""
+
+    name: str
+    path: str
+    behind: int
+    behind_for_s: float
+    last_error: str
+
+
+class StoreStatus(msgspec.Struct, frozen=True, tag="store_status"):
+    """Store -> healer, unacked, once a second while something changes: for `status` only."""
+
+    ledger_path: str
+    ledger_bytes: int
+    reserve_ok: bool
+    sqlite_version: str
+    projections: tuple[ProjectionStatus, ...]
+
+
+class LedgerTrouble(msgspec.Struct, frozen=True, tag="ledger_trouble"):
+    """Store -> healer, as the answer to Commit: the ledger could not take it (disk full, I/O error). Try again."""
+
+    message: str
+
+
+# --- root -> healer, by the socket pair, and healer -> everybody by PUB ------------------------------------------
+
+
+class TreeKind(StrEnum):
+    STARTED = "started"
+    READY = "ready"
+    EXITED = "exited"
+    HUNG = "hung"
+    BACKOFF = "backoff"
+    QUARANTINED = "quarantined"
+    ITEM_QUARANTINED = "item_quarantined"
+    STOPPED = "stopped"
+
+
+class TreeEvent(msgspec.Struct, frozen=True, tag="tree_event"):
+    """What happened to one child. `items`: what it had in work when it died; `last_words`: the tail of its output."""
+
+    kind: TreeKind
+    child: str
+    pid: int
+    incarnation: str
+    at_wall_s: float
+    restarts: int = 0
+    exit_text: str = ""
+    items: tuple[str, ...] = ()
+    last_words: str = ""
+    delay_s: float = 0.0
+
+
+class Event(msgspec.Struct, frozen=True, tag="event"):
+    """The feed (`events --follow`, the dashboard). A gap in `seq` means: take a new snapshot."""
+
+    seq: int
+    kind: str
+    at_wall_s: float
+    data: bytes
+
+
+# --- command line -> healer ----------------------------------------------------------------------------------------
+
+
+class Request(msgspec.Struct, frozen=True, tag="request"):
+    """`action` is a word of the healer's control table; `args` its JSON object (bytes). Answer: Reply or Nack."""
+
+    action: str
+    args: bytes = b"{}"
+    actor: str = "operator"
+
+
+class Reply(msgspec.Struct, frozen=True, tag="reply"):
+    body: bytes
+
+
+Body = (
+    Ack
+    | Hello
+    | Nack
+    | Readings
+    | ProbeNow
+    | Resync
+    | Claim
+    | ClaimAnswer
+    | ProgramStarted
+    | Dispatch
+    | Claimed
+    | StepReport
+    | ExecutionRefused
+    | ProgramExited
+    | Settle
+    | Settled
+    | PlanRequest
+    | PlanAnswer
+    | Deliver
+    | DeliveryReport
+    | OpenEpoch
+    | EpochOpened
+    | Commit
+    | FetchExecution
+    | ExecutionFound
+    | FetchTrail
+    | TrailFound
+    | StoreStatus
+    | LedgerTrouble
+    | TreeEvent
+    | Event
+    | Request
+    | Reply
+)
+
+
+class Frame(msgspec.Struct, frozen=True, array_like=True):
+    """One ZeroMQ message. `id` is unique for its sender; `re` is the id of the frame it answers, else empty."""
+
+    v: int
+    id: str
+    re: str
+    body: Body
+
+
+# --- root <-> child ------------------------------------------------------------------------------------------------
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """Child -> root: everything it needs is open; dependants may start."""
+
+
+class Beat(msgspec.Struct, frozen=True, tag="beat"):
+    """Child -> root, from the work loop: `done` counts finished work, `oldest_s` is the age of the oldest in hand."""
+
+    done: int
+    oldest_s: float
+
+
+class Working(msgspec.Struct, frozen=True, tag="working"):
+    """Child -> root, before an item that could kill it is touched; `item` e.g. `outbox:ID`, `execution:ID`."""
+
+    item: str
+
+
+class Finished(msgspec.Struct, frozen=True, tag="finished"):
+    item: str
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """Root -> child: finish what is in hand within the child's `shutdown`, then exit 0."""
+
+
+Up = Ready | Beat | Working | Finished
+Down = Stop | TreeEvent
+
+_frame_encoder = msgspec.msgpack.Encoder()
+_frame_decoder = msgspec.msgpack.Decoder(Frame)
+_up_decoder: msgspec.msgpack.Decoder[Up] = msgspec.msgpack.Decoder(Up)
+_down_decoder: msgspec.msgpack.Decoder[Down] = msgspec.msgpack.Decoder(Down)
+
+
+def encode(message: Frame | Up | Down) -> bytes:
+    return _frame_encoder.encode(message)
+
+
+def decode_frame(raw: bytes) -> Frame:
+    """Raises msgspec.DecodeError (or its ValidationError) for anything that is not a frame of this version."""
+    frame = _frame_decoder.decode(raw)
+    if frame.v != VERSION:
+        raise msgspec.ValidationError(f"frame version {frame.v}, this program speaks {VERSION}")
+    return frame
+
+
+def decode_up(raw: bytes) -> Up:
+    return _up_decoder.decode(raw)
+
+
+def decode_down(raw: bytes) -> Down:
+    return _down_decoder.decode(raw)
