@@ -1,24 +1,42 @@
 """The configuration: TOML in, frozen structs out (DESIGN §7). Every key has a default but those marked required.
 
-`load` never starts anything; an error names file, line, key, what was found and what was expected (exit 78).
+`load` never starts anything; an error names file, line, key, what was found and what was expected (exit 78). A bare
+number is no duration, an unknown key is an error with a suggestion, `~` is expanded and a relative path refused.
+Nothing here may write: `make_dirs`, called by `healctl start` alone, is the one exception.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
+from supervisor.errors import ConfigError
+from supervisor.incidents.model import Recipe, Target
+from supervisor.schema import Form, Key, Problem, Reader, dotted, line_of, lines
+from supervisor.units import Duration as Duration
+from supervisor.units import Size as Size
 
-class Duration(float):
-    """Seconds; written in TOML as a string with a unit: "250ms", "60s", "5m", "24h", "7d"."""
-
-
-class Size(int):
-    """Bytes; written in TOML as a string with a unit: "512MiB", "100MB"."""
-
+FILE_BYTES_MAX = 1024 * 1024
+PROBLEMS_MAX = 20  # shown at once; more of them would hide the first
+RESERVED = frozenset({"brain-db", "system-memory", "healctl"})  # target ids of our own (DESIGN §7)
 
 NonEmpty = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+PathText = Annotated[str, msgspec.Meta(extra={"form": Form.PATH})]
+Regex = Annotated[str, msgspec.Meta(extra={"form": Form.REGEX})]
+EndpointText = Annotated[str, msgspec.Meta(extra={"form": Form.ENDPOINT})]
+TransportText = Annotated[str, msgspec.Meta(extra={"form": Form.TRANSPORT})]
+SynapseText = Annotated[str, msgspec.Meta(extra={"form": Form.SYNAPSE})]
+LogLevel = Annotated[str, msgspec.Meta(extra={"form": Form.LOG_LEVEL})]
+TargetName = Annotated[str, msgspec.Meta(extra={"form": Form.TARGET_NAME})]
+Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Pause = Annotated[Duration, msgspec.Meta(ge=0)]
+Span = Annotated[Duration, msgspec.Meta(ge=0.01)]
+Interval = Annotated[Duration, msgspec.Meta(ge=0.1)]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -26,48 +44,48 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class HealctlSection(Section, frozen=True):
-    state_dir: str = ""  # default: XDG state, /var/lib/healctl as root
-    runtime_dir: str = ""  # default: XDG runtime, /run/healctl as root
-    log_level: str = "info"  # debug | info | warning | error
+    state_dir: PathText = ""  # default: XDG state, /var/lib/healctl as root
+    runtime_dir: PathText = ""  # default: XDG runtime, /run/healctl as root
+    log_level: LogLevel = "info"  # debug | info | warning | error
 
 
 class StoreSection(Section, frozen=True):
-    brain_db: str = ""  # default: brain.db in state_dir
-    metrics_db: str = ""  # default: metrics.db in state_dir
+    brain_db: PathText = ""  # default: brain.db in state_dir
+    metrics_db: PathText = ""  # default: metrics.db in state_dir
 
 
 class TreeSection(Section, frozen=True):
-    core_intensity: int = 10  # failures of store or healer within the period: then healctl exits 70
-    core_period: Duration = Duration(60)
-    hands_intensity: int = 10
-    hands_period: Duration = Duration(60)
-    probes_intensity: int = 10  # counted per family
-    probes_period: Duration = Duration(60)
-    quarantine_retry: Duration = Duration(300)  # a quarantined worker is tried again this often
-    backoff_first: Duration = Duration(0)  # before the first restart
-    backoff_base: Duration = Duration(0.1)  # before the second, doubling
-    backoff_max: Duration = Duration(3)
-    backoff_reset: Duration = Duration(60)  # this long READY: the next failure counts as the first
-    ready_within: Duration = Duration(10)
-    beat: Duration = Duration(5)
-    beat_within: Duration = Duration(20)  # no beat for this long: the worker hangs
-    progress_within: Duration = Duration(120)  # its oldest work is older than this and nothing gets done: it hangs
-    abort_grace: Duration = Duration(1)  # between SIGABRT (stacks go to the log) and SIGKILL
-    shutdown: Duration = Duration(5)  # between the order to stop and SIGKILL
+    core_intensity: Count = 10  # failures of store or healer within the period: then healctl exits 70
+    core_period: Span = Duration(60)
+    hands_intensity: Count = 10
+    hands_period: Span = Duration(60)
+    probes_intensity: Count = 10  # counted per family
+    probes_period: Span = Duration(60)
+    quarantine_retry: Span = Duration(300)  # a quarantined worker is tried again this often
+    backoff_first: Pause = Duration(0)  # before the first restart
+    backoff_base: Pause = Duration(0.1)  # before the second, doubling
+    backoff_max: Pause = Duration(3)
+    backoff_reset: Span = Duration(60)  # this long READY: the next failure counts as the first
+    ready_within: Span = Duration(10)
+    beat: Span = Duration(5)
+    beat_within: Span = Duration(20)  # no beat for this long: the worker hangs
+    progress_within: Span = Duration(120)  # its oldest work is older than this and nothing gets done: it hangs
+    abort_grace: Span = Duration(1)  # between SIGABRT (stacks go to the log) and SIGKILL
+    shutdown: Span = Duration(5)  # between the order to stop and SIGKILL
 
 
 class PolicySection(Section, frozen=True):
-    confidence_auto_execute: float = 0.8
+    confidence_auto_execute: Share = 0.8
     auto_execute: tuple[str, ...] = ("rb-rotate-logs", "rb-gc-trigger")  # NFR-001's whitelist
-    dismiss_window: Duration = Duration(86400)
-    page_hold: Duration = Duration(60)
-    verify_within: Duration = Duration(30)
-    settle: Duration = Duration(1)
-    clear_readings: int = 3
-    clear_interval: Duration = Duration(30)
-    breaker_per_target: int = 3
-    breaker_total: int = 20
-    breaker_window: Duration = Duration(3600)
+    dismiss_window: Span = Duration(86400)
+    page_hold: Pause = Duration(60)
+    verify_within: Span = Duration(30)
+    settle: Pause = Duration(1)
+    clear_readings: Count = 3
+    clear_interval: Span = Duration(30)
+    breaker_per_target: Count = 3
+    breaker_total: Count = 20
+    breaker_window: Span = Duration(3600)
 
 
 class RestartSection(Section, frozen=True):
@@ -77,26 +95,26 @@ class RestartSection(Section, frozen=True):
 class ProcessSection(Section, frozen=True):
     """`[process.NAME]`. One of pid_file, match, endpoint is required."""
 
-    pid_file: str = ""
-    match: str = ""  # regular expression, searched in the command line (arguments joined by one space)
-    endpoint: str = ""  # http://..., tcp://host:port, unix:/path
-    stop_file: str = ""
-    interval: Duration = Duration(60)
+    pid_file: PathText = ""
+    match: Regex = ""  # regular expression, searched in the command line (arguments joined by one space)
+    endpoint: EndpointText = ""  # http://..., tcp://host:port, unix:/path
+    stop_file: PathText = ""
+    interval: Interval = Duration(60)
     auto_restart: bool = False
     restart: RestartSection | None = None
-    restart_cwd: str = ""
+    restart_cwd: PathText = ""
     restart_env: dict[str, str] = {}
-    restart_output: str = ""  # where the service's stdout and stderr go; default: output/NAME.log in state_dir
+    restart_output: PathText = ""  # where the service's stdout and stderr go; default: output/NAME.log in state_dir
 
 
 class SignalSection(Section, frozen=True):
-    transports: tuple[str, ...] = ()  # step 1: "http://127.0.0.1:8080"
+    transports: tuple[TransportText, ...] = ()  # step 1: "http://127.0.0.1:8080"
     account: str = ""
     recipient: str = ""
 
 
 class SynapseSection(Section, frozen=True):
-    transport: str = "brain_db"  # or "http://127.0.0.1:8031"
+    transport: SynapseText = "brain_db"  # or "http://127.0.0.1:8031"
     sender: str = msgspec.field(name="from", default="helios")
     to: str = "all"
 
@@ -111,12 +129,182 @@ class EscalationSection(Section, frozen=True):
 
 
 class Config(Section, frozen=True):
-    """A whole configuration. `source` is the file it came from, empty for the built-in defaults."""
+    """A whole configuration; where it came from is `locate`'s answer."""
 
     healctl: HealctlSection = HealctlSection()
     store: StoreSection = StoreSection()
     tree: TreeSection = TreeSection()
     policy: PolicySection = PolicySection()
-    process: dict[str, ProcessSection] = {}
+    process: dict[TargetName, ProcessSection] = {}
     notify: NotifySection = NotifySection()
     escalation: EscalationSection = EscalationSection()
+
+
+class Dirs(msgspec.Struct, frozen=True):
+    state_dir: Path
+    runtime_dir: Path
+
+
+def locate(path: Path | None, env: Mapping[str, str]) -> Path | None:
+    """The configuration file in force, by DESIGN §6's order; None: the built-in defaults.
+
+    A file that was named (`-c`, $HEALCTL_CONFIG) must exist; the two standard places may be empty.
+    """
+    if path is not None:
+        return path
+    if env.get("HEALCTL_CONFIG"):
+        return Path(env["HEALCTL_CONFIG"])
+    home = env.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    for candidate in (Path(home, "healctl/healctl.toml"), Path("/etc/healctl/healctl.toml")):
+        if candidate.exists():
+            return candidate
+    return None
+
+
+def load(path: Path | None, env: Mapping[str, str]) -> Config:
+    """The configuration in force (`locate`). Raises ConfigError with every fault that was found."""
+    file = locate(path, env)
+    return Config() if file is None else parse(_read(file), str(file))
+
+
+def _read(file: Path) -> str:
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{file}: cannot be read: {error.strerror}",
+            "name another with -c FILE or $HEALCTL_CONFIG, or write it: etc/healctl.toml lists every key",
+        ) from error
+    if len(raw) > FILE_BYTES_MAX:
+        raise ConfigError(f"{file}: {len(raw)} bytes, expected at most {FILE_BYTES_MAX}")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{file}:{line}: not UTF-8 text: {error.reason}") from error
+
+
+def parse(text: str, source: str) -> Config:
+    """`text` as a Config; `source` names it in errors."""
+    import tomllib
+
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        message, _, place = str(error).partition(" (at ")
+        words = place.rstrip(")").replace(",", "").split()
+        line = words[1] if words[:1] == ["line"] else str(text.count("\n") + 1)
+        raise ConfigError(f"{source}:{line}: not TOML: {message}", "see https://toml.io") from error
+    reader = Reader()
+    config = reader.struct(Config, table, ())
+    problems = reader.problems
+    if config is not None:
+        problems = _contradictions(config)
+    if config is None or problems:
+        raise ConfigError(_report(problems, lines(text), source))
+    return config
+
+
+def _report(problems: list[Problem], where: dict[Key, int], source: str) -> str:
+    at = sorted((line_of(problem.key, where), index) for index, problem in enumerate(problems))
+    out = []
+    for line, index in at[:PROBLEMS_MAX]:
+        problem = problems[index]
+        out.append(f"{source}:{line}: key {dotted(problem.key)}: {problem.text}")
+        if problem.hint:
+            out.append(f"  {problem.hint}")
+    if len(at) > PROBLEMS_MAX:
+        out.append(f"{source}: and {len(at) - PROBLEMS_MAX} more")
+    return "\n".join(out)
+
+
+def _contradictions(config: Config) -> list[Problem]:
+    """What no single key can show: keys that need or exclude one another."""
+    problems: list[Problem] = []
+    for name, section in config.process.items():
+        problems += _process_contradictions(("process", name), section)
+    signal = config.notify.signal
+    if signal.transports and not signal.recipient:
+        hint = 'add recipient = "+15550100" (who is paged), or remove transports'
+        problems.append(Problem(("notify", "signal", "recipient"), "is missing, transports are given", hint))
+    tree = config.tree
+    if tree.beat_within <= tree.beat:
+        hint = f"a worker beats every {float(tree.beat):g} s; allow several beats to be late"
+        text = f"found {float(tree.beat_within):g} s, expected more than tree.beat"
+        problems.append(Problem(("tree", "beat_within"), text, hint))
+    return problems
+
+
+def _process_contradictions(key: Key, section: ProcessSection) -> list[Problem]:
+    problems: list[Problem] = []
+    if key[-1] in RESERVED:
+        problems.append(Problem(key, f'the name "{key[-1]}" is a target of healctl\'s own', "choose another name"))
+    if not (section.pid_file or section.match or section.endpoint):
+        hint = "add pid_file (best), match (a regular expression for its command line) or endpoint"
+        problems.append(Problem(key, "nothing tells whether it lives", hint))
+    if section.auto_restart and section.restart is None:
+        hint = 'add restart = { argv = ["/path/to/program", "argument"] }, or set auto_restart = false'
+        problems.append(Problem((*key, "auto_restart"), "is true, but there is no restart recipe", hint))
+    elif section.auto_restart and not (section.pid_file or section.match):
+        text = "is true, but an endpoint alone cannot tell that nothing is running"
+        hint = "add pid_file or match: starting a service that hangs would run it twice"
+        problems.append(Problem((*key, "auto_restart"), text, hint))
+    if section.match and re_matches_all(section.match):
+        hint = "name the program and its script, e.g. match = 'python3? .*/worker\\.py'"
+        problems.append(Problem((*key, "match"), "matches every command line", hint))
+    return problems
+
+
+def re_matches_all(pattern: str) -> bool:
+    """Whether `pattern` is found in an empty text, and so in every one."""
+    import re
+
+    return re.search(pattern, "") is not None
+
+
+def dirs(config: Config) -> Dirs:
+    """Where state and sockets live. Creates nothing."""
+    state, runtime = config.healctl.state_dir, config.healctl.runtime_dir
+    if os.geteuid() == 0:
+        return Dirs(Path(state or "/var/lib/healctl"), Path(runtime or "/run/healctl"))
+    if not (state and runtime):
+        import platformdirs
+
+        state = state or platformdirs.user_state_dir("healctl", appauthor=False)
+        runtime = runtime or platformdirs.user_runtime_dir("healctl", appauthor=False)
+    return Dirs(Path(state), Path(runtime))
+
+
+def make_dirs(where: Dirs) -> None:
+    """Creates both directories 0700. Raises ConfigError when one cannot be made, is not ours, or others may write it.
+
+    The runtime directory is closed to others even if it existed: whoever can replace a socket commands the healer.
+    """
+    for key, path in (("state_dir", where.state_dir), ("runtime_dir", where.runtime_dir)):
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = path.stat()
+            if found.st_uid != os.geteuid():
+                raise ConfigError(
+                    f"{path} belongs to user {found.st_uid}", f"set {key} in [healctl] to one of your own"
+                )
+            if found.st_mode & 0o022:
+                raise ConfigError(
+                    f"{path} can be written by others (mode {found.st_mode & 0o7777:o})", f"chmod 700 {path}"
+                )
+            if key == "runtime_dir" and found.st_mode & 0o077:
+                path.chmod(0o700)
+        except OSError as error:
+            hint = f"set {key} in [healctl] to a directory that you may write"
+            raise ConfigError(f"{path} cannot be used as {key}: {error.strerror}", hint) from error
+
+
+def targets(config: Config) -> tuple[Target, ...]:
+    """What the engine watches, in the order of the file."""
+    out = []
+    for name, section in config.process.items():
+        recipe = None
+        if section.restart is not None:
+            recipe = Recipe(section.restart.argv, section.restart_cwd, tuple(sorted(section.restart_env.items())))
+        out.append(Target(name, "process", name, section.auto_restart, recipe))
+    return tuple(out)

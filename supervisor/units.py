@@ -1,0 +1,84 @@
+"""Durations and sizes as people write them: a number with its unit, never a bare number.
+
+Pure text in, numbers out. A bare `60` is refused because nobody can tell whether it means seconds or minutes.
+"""
+
+from __future__ import annotations
+
+import re
+
+DURATION_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+SIZE_BYTES = {
+    "B": 1,
+    "kB": 1000,
+    "KB": 1000,
+    "MB": 1000**2,
+    "GB": 1000**3,
+    "TB": 1000**4,
+    "KiB": 1024,
+    "MiB": 1024**2,
+    "GiB": 1024**3,
+    "TiB": 1024**4,
+}
+DURATION_FORM = 'a duration with its unit, like "250ms", "60s", "5m", "24h" or "7d"'
+SIZE_FORM = 'a size with its unit, like "512MiB" or "100MB"'
+
+_TERM = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
+DURATION_S_MAX = 10 * 366 * 86400.0  # ten years: beyond it, a typing error is likelier than an intention
+
+
+class Duration(float):
+    """Seconds; written in TOML as a string with a unit: "250ms", "60s", "5m", "1h30m", "7d"."""
+
+
+class Size(int):
+    """Bytes; written in TOML as a string with a unit: "512MiB", "100MB"."""
+
+
+def _terms(text: str, units: dict[str, float] | dict[str, int]) -> list[tuple[str, str]] | None:
+    """The (number, unit) pairs that `text` wholly consists of, else None."""
+    terms: list[tuple[str, str]] = []
+    position = 0
+    text = text.strip()
+    while position < len(text):
+        match = _TERM.match(text, position)
+        if match is None or match[2] not in units:
+            return None
+        terms.append((match[1], match[2]))
+        position = match.end()
+        while position < len(text) and text[position] == " ":
+            position += 1
+    return terms or None
+
+
+def parse_duration(text: str) -> Duration | None:
+    """Seconds of e.g. "1h30m"; None when it is not a duration (bare numbers, other units, beyond ten years)."""
+    terms = _terms(text, DURATION_S)
+    if terms is None:
+        return None
+    seconds = sum(float(number) * DURATION_S[unit] for number, unit in terms)
+    return Duration(seconds) if seconds <= DURATION_S_MAX else None
+
+
+def parse_size(text: str) -> Size | None:
+    """Bytes of e.g. "512MiB"; None when it is not a size."""
+    terms = _terms(text, SIZE_BYTES)
+    if terms is None or len(terms) != 1:
+        return None
+    number, unit = terms[0]
+    return Size(round(float(number) * SIZE_BYTES[unit]))
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest text that `parse_duration` reads as `seconds` (to the millisecond): 90 -> "1m30s", 0 -> "0s"."""
+    left_ms = round(seconds * 1000)
+    if left_ms == 0:
+        return "0s"
+    if left_ms < 1000 or left_ms % 1000:
+        return f"{left_ms}ms"
+    out = ""
+    for unit in ("d", "h", "m", "s"):
+        count, left_ms = divmod(left_ms, round(DURATION_S[unit] * 1000))
+        if count:
+            out += f"{count}{unit}"
+    return out

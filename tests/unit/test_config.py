@@ -1,0 +1,175 @@
+"""The configuration as a user meets it: what is taken, and what each fault is called."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from supervisor import config
+from supervisor.config import Config, Dirs, Duration
+from supervisor.errors import ConfigError
+from supervisor.units import format_duration, parse_duration, parse_size
+
+WEB = '[process.web]\npid_file = "/run/web.pid"\n'
+
+
+def faults(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config.parse(text, "f.toml")
+    assert caught.value.exit_code == 78
+    return str(caught.value)
+
+
+def test_an_empty_file_is_the_defaults() -> None:
+    assert config.parse("", "f.toml") == Config()
+
+
+def test_a_whole_target() -> None:
+    text = WEB + (
+        'match = "web\\\\.py"\nendpoint = "http://127.0.0.1:1/"\nstop_file = "~/stop"\ninterval = "1m30s"\n'
+        'auto_restart = true\nrestart = { argv = ["/bin/web", "-x"] }\nrestart_cwd = "/"\n'
+        'restart_env = { B = "2", A = "1" }\n'
+    )
+    section = config.parse(text, "f.toml").process["web"]
+    assert section.interval == 90
+    assert section.stop_file == os.path.expanduser("~/stop")
+    (target,) = config.targets(config.parse(text, "f.toml"))
+    assert target.target_id == "web"
+    assert target.auto_restart
+    assert target.recipe is not None
+    assert target.recipe.argv == ("/bin/web", "-x")
+    assert target.recipe.env == (("A", "1"), ("B", "2"))
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "found", "hint"),
+    [
+        (WEB + "interval = 60", 3, "process.web.interval", "found 60, expected a duration", 'interval = "60s"'),
+        (WEB + 'interval = "60"', 3, "process.web.interval", 'found "60", expected a duration', ""),
+        (WEB + 'interval = "0s"', 3, "process.web.interval", "at least 0.1 s", ""),
+        (WEB + 'interval = "9999999d"', 3, "process.web.interval", "expected a duration", ""),
+        (WEB + "pidfile = 1", 3, "process.web.pidfile", "unknown key", 'did you mean "pid_file"?'),
+        ("[polcy]\nx = 1", 1, "polcy", "unknown table", 'did you mean "policy"?'),
+        ("zzz = 1", 1, "zzz", "unknown key", "may hold: healctl, store"),
+        ("[policy]\nsettle = true", 2, "policy.settle", "found true, expected a duration", ""),
+        ("[policy]\nbreaker_total = 0", 2, "policy.breaker_total", "found 0, expected between 1", ""),
+        ("[policy]\nbreaker_total = true", 2, "policy.breaker_total", "expected a whole number", ""),
+        ("[policy]\nconfidence_auto_execute = 1.5", 2, "policy.confidence_auto_execute", "between 0 and 1", ""),
+        ('[policy]\nauto_execute = "x"', 2, "policy.auto_execute", "expected a list of strings", ""),
+        ("[policy]\nauto_execute = [1]", 2, "policy.auto_execute", "found 1, expected a string", ""),
+        ("policy = 3", 1, "policy", "found 3, expected a table", ""),
+        ("process = 3", 1, "process", "found 3, expected a table", ""),
+        ("[process]\nweb = 3", 2, "process.web", "found 3, expected a table", ""),
+        ("[process.web]\n", 1, "process.web", "nothing tells whether it lives", "add pid_file"),
+        ('[process.web]\npid_file = "web.pid"', 2, "process.web.pid_file", "expected an absolute path", "started"),
+        ('[process.web]\npid_file = "~nobodyhere/x"', 2, "process.web.pid_file", "a user that exists", ""),
+        (WEB + 'restart_cwd = "x"', 3, "process.web.restart_cwd", "expected an absolute path", ""),
+        (WEB + 'match = "a("', 3, "process.web.match", "expected a regular expression", "missing )"),
+        ('[process.web]\nmatch = ".*"', 2, "process.web.match", "matches every command line", ""),
+        (WEB + 'endpoint = "ftp://x"', 3, "process.web.endpoint", 'expected "http://HOST', ""),
+        (WEB + 'endpoint = "unix:x"', 3, "process.web.endpoint", "expected an absolute path", ""),
+        (WEB + "restart = { argv = [] }", 3, "process.web.restart.argv", "found [], expected at least 1", ""),
+        (WEB + 'restart = { pm2 = "x" }', 3, "process.web.restart.pm2", "unknown key", "may hold: argv"),
+        (WEB + "restart = {}", 3, "process.web.restart.argv", "is missing", ""),
+        (WEB + "auto_restart = true", 3, "process.web.auto_restart", "no restart recipe", "add restart"),
+        ('[process.Web]\npid_file = "/x"', 1, "process.Web", 'found "Web", expected a name', ""),
+        ('[process."a b"]\npid_file = "/x"', 1, 'process."a b"', "expected a name", ""),
+        ('[process.brain-db]\npid_file = "/x"', 1, "process.brain-db", "target of healctl's own", ""),
+        ('[healctl]\nlog_level = "loud"', 2, "healctl.log_level", "one of debug, info", ""),
+        ('[notify.signal]\ntransports = ["http://a"]', 1, "notify.signal.recipient", "is missing", "recipient ="),
+        ('[notify.signal]\ntransports = ["ftp://a"]', 2, "notify.signal.transports", "expected a signal-cli", ""),
+        ('[notify.synapse]\ntransport = "x"', 2, "notify.synapse.transport", 'expected "brain_db"', ""),
+        ('[tree]\nbeat = "20s"', 1, "tree.beat_within", "expected more than tree.beat", ""),
+    ],
+)
+def test_each_fault_names_file_line_key_found_and_expected(
+    text: str, line: int, key: str, found: str, hint: str
+) -> None:
+    message = faults(text)
+    assert message.startswith(f"f.toml:{line}: key {key}: ")
+    assert found in message
+    assert hint in message
+
+
+def test_auto_restart_with_only_an_endpoint_is_refused() -> None:
+    text = '[process.web]\nendpoint = "tcp://h:1"\nauto_restart = true\nrestart = { argv = ["/bin/web"] }\n'
+    assert "an endpoint alone cannot tell that nothing is running" in faults(text)
+
+
+def test_all_faults_are_told_at_once_in_the_order_of_the_file() -> None:
+    message = faults('[healctl]\nlog_level = "x"\n[process.web]\ninterval = 3\npid_file = 4\n')
+    assert re.findall(r"^f\.toml:(\d+)", message, re.MULTILINE) == ["2", "4", "5"]
+
+
+def test_a_flood_of_faults_is_cut() -> None:
+    message = faults("".join(f"k{n} = 1\n" for n in range(100)))
+    assert message.endswith("f.toml: and 80 more")
+
+
+def test_what_is_not_toml_is_named_with_its_line() -> None:
+    assert faults("[healctl]\nstate_dir = \n").startswith("f.toml:2: not TOML: Invalid value")
+    assert faults('[healctl]\nx = "').startswith("f.toml:2: not TOML: ")
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"), [(b"\n\xff", ":2: not UTF-8"), (b"#" * 2_000_000, "expected at most"), (None, "cannot be read")]
+)
+def test_a_file_that_cannot_be_text(tmp_path: Path, raw: bytes | None, said: str) -> None:
+    file = tmp_path / "healctl.toml"
+    if raw is not None:
+        file.write_bytes(raw)
+    with pytest.raises(ConfigError, match=said):
+        config.load(file, {})
+
+
+def test_the_search_order(tmp_path: Path) -> None:
+    xdg = tmp_path / "xdg/healctl"
+    xdg.mkdir(parents=True)
+    (xdg / "healctl.toml").write_text("")
+    env = {"XDG_CONFIG_HOME": str(tmp_path / "xdg")}
+    assert config.locate(None, env) == xdg / "healctl.toml"
+    assert config.locate(None, {**env, "HEALCTL_CONFIG": "/e.toml"}) == Path("/e.toml")
+    assert config.locate(Path("/c.toml"), {**env, "HEALCTL_CONFIG": "/e.toml"}) == Path("/c.toml")
+
+
+def test_directories_are_made_closed_and_foreign_ones_refused(tmp_path: Path) -> None:
+    where = Dirs(tmp_path / "a/state", tmp_path / "run")
+    where.runtime_dir.mkdir(mode=0o755)
+    config.make_dirs(where)
+    assert where.state_dir.stat().st_mode & 0o777 == 0o700
+    assert where.runtime_dir.stat().st_mode & 0o777 == 0o700
+    where.runtime_dir.chmod(0o777)
+    with pytest.raises(ConfigError, match="can be written by others"):
+        config.make_dirs(where)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be used as state_dir"):
+        config.make_dirs(Dirs(tmp_path / "file", where.runtime_dir))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the root service's directories are root's")
+def test_root_has_the_service_directories() -> None:
+    assert config.dirs(Config()) == Dirs(Path("/var/lib/healctl"), Path("/run/healctl"))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("250ms", 0.25), ("60s", 60), ("5m", 300), ("1.5h", 5400), ("7d", 604800), ("1h30m", 5400), ("1h 30m", 5400),
+     ("60", None), ("", None), ("s", None), ("5 minutes", None), ("-5s", None), ("5s!", None), ("1e3s", None)],
+)  # fmt: skip
+def test_durations(text: str, seconds: float | None) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("512MiB", 2**29), ("100MB", 10**8), ("1.5KiB", 1536), ("5", None), ("1mb", None)]
+)
+def test_sizes(text: str, size: int | None) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("seconds", [0, 0.001, 0.25, 1, 59, 60, 90, 3600, 86400, 90061, 1.5])
+def test_a_duration_survives_its_text(seconds: float) -> None:
+    assert parse_duration(format_duration(seconds)) == Duration(seconds)
