@@ -1,4 +1,4 @@
-"""Messages between processes over ZeroMQ: the only module that touches a socket option.
+"""Messages between processes over ZeroMQ, inside a worker's loop (`supervisor.sockets` makes the sockets).
 
 One `Hub` (ROUTER, bound) or `Link` (DEALER, connected) is one socket inside a worker's asyncio loop. Sockets are
 drained in batches straight from the file descriptor (zmq.asyncio was measured ten times slower), and a handler gets
@@ -20,61 +20,25 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import msgspec
 import zmq
 
 from supervisor.errors import BusError
 from supervisor.messages import MESSAGE_BYTES_MAX, VERSION, Body, Frame, Hello, Nack, decode_frame, encode
+from supervisor.sockets import RESEND_S
+from supervisor.sockets import endpoint as endpoint
+from supervisor.sockets import new_context as new_context
+from supervisor.sockets import open_socket as open_socket
 
 log = logging.getLogger(__name__)
 
 PENDING_MAX = 20_000  # requests of one socket that wait for their answers
 BATCH_MAX = 2_000  # frames handled before the loop gets its turn again
-RESEND_S = (0.25, 0.5, 1.0, 2.0)  # no answer: again after these, the last one for ever
 UNROUTABLE_S = 0.005  # the peer is not connected (it is being restarted): look again soon
 SOURCES_MAX = 1_000  # sources whose malformed frames are counted apart
-HWM = 50_000
-IPC_PATH_BYTES_MAX = 107  # sockaddr_un(7), less the final NUL
 
 Handler = Callable[[list[tuple[str, Frame]]], Awaitable[None] | None]
-
-
-def endpoint(runtime_dir: Path, name: str) -> str:
-    """`ipc://RUNTIME_DIR/NAME.sock`. Raises BusError when the path is too long for a UNIX socket."""
-    path = runtime_dir / f"{name}.sock"
-    if len(os.fsencode(path)) > IPC_PATH_BYTES_MAX:
-        raise BusError(
-            f"{path} is longer than {IPC_PATH_BYTES_MAX} bytes, the limit of a UNIX socket (unix(7))",
-            "set a shorter runtime_dir in [healctl]",
-        )
-    return f"ipc://{path}"
-
-
-def new_context() -> zmq.Context[zmq.Socket[bytes]]:
-    """One per process, made after the fork (a context does not survive one)."""
-    context = zmq.Context(io_threads=1)
-    context.set(zmq.MAX_SOCKETS, 256)
-    return context
-
-
-def open_socket(context: zmq.Context[zmq.Socket[bytes]], kind: int, identity: str = "") -> zmq.Socket[bytes]:
-    """A socket with every option that we depend on set explicitly."""
-    socket = context.socket(kind)
-    socket.setsockopt(zmq.LINGER, 200)
-    socket.setsockopt(zmq.SNDHWM, HWM)
-    socket.setsockopt(zmq.RCVHWM, HWM)
-    socket.setsockopt(zmq.MAXMSGSIZE, 4 * MESSAGE_BYTES_MAX)  # beyond it, libzmq drops the connection
-    socket.setsockopt(zmq.RECONNECT_IVL, 1)  # the default of 100 ms costs 180 ms after each restart
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 20)
-    socket.setsockopt(zmq.IMMEDIATE, 0)
-    if kind == zmq.ROUTER:
-        socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a restarted worker takes its name over at once
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an absent peer is an error we see, not a silent drop
-    if identity:
-        socket.setsockopt(zmq.IDENTITY, identity.encode())
-    return socket
 
 
 class _Pending(msgspec.Struct):
