@@ -20,12 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-
-class Instant(msgspec.Struct, frozen=True):
-    """A moment: `steady_s` for arithmetic, `wall_s` for display (both seconds)."""
-
-    steady_s: float
-    wall_s: float
+from supervisor.incidents.model import Instant
 
 
 class Anchor(msgspec.Struct, frozen=True):
@@ -66,15 +61,12 @@ class SteadyClock:
         self._offset_s = steady - mono
 
     def now(self) -> Instant:
-        return Instant(steady_s=time.monotonic() + self._offset_s, wall_s=time.time())
+        mono = time.monotonic()
+        return Instant(steady_s=mono + self._offset_s, wall_s=time.time(), mono_s=mono)
 
     def anchor(self) -> Anchor:
         mono = time.monotonic()
         return Anchor(boot_id=self._boot_id, mono_s=mono, steady_s=mono + self._offset_s)
-
-    def of_monotonic(self, mono_s: float) -> float:
-        """The steady time at which CLOCK_MONOTONIC read `mono_s` in this boot (seconds)."""
-        return mono_s + self._offset_s
 
 
 def rfc3339(wall_s: float) -> str:

@@ -18,6 +18,7 @@ from enum import StrEnum
 
 import msgspec
 
+from supervisor.clock import Anchor
 from supervisor.incidents.model import (
     Execution,
     HealthReading,
@@ -148,11 +149,15 @@ class Settle(msgspec.Struct, frozen=True, tag="settle"):
 
 
 class Settled(msgspec.Struct, frozen=True, tag="settled"):
-    """`ended`: one line per program, what was found and done. `ok`: none is left in the middle of its work."""
+    """`ended`: one line per program, what was found and done. `ok`: none is left in the middle of its work.
+
+    `running`: a service that was started (or its starter) is alive: it may not be started a second time.
+    """
 
     execution_id: str
     ok: bool
     ended: tuple[str, ...]
+    running: bool = False
 
 
 class PlanRequest(msgspec.Struct, frozen=True, tag="plan_request"):
@@ -201,16 +206,20 @@ class DeliveryReport(msgspec.Struct, frozen=True, tag="delivery_report"):
 class OpenEpoch(msgspec.Struct, frozen=True, tag="open_epoch"):
     """Healer -> store, answered by EpochOpened: from now on only decisions of the new epoch are taken.
 
-    `incarnation` makes asking again harmless: the same incarnation gets the same epoch.
+    `incarnation` makes asking again harmless: the same incarnation gets the same epoch. The windows say how far back
+    the snapshot's `recent_executions` and `recent_closed` reach (seconds before now, by the steady clock).
     """
 
     incarnation: str
-    executions_since_steady_s: float
-    closed_since_steady_s: float
+    executions_window_s: float
+    closed_window_s: float
 
 
 class EpochOpened(msgspec.Struct, frozen=True, tag="epoch_opened"):
+    """`anchor`: the ledger's clock, which the healer goes on with (the store made it durable before answering)."""
+
     snapshot: Snapshot
+    anchor: Anchor
 
 
 class Commit(msgspec.Struct, frozen=True, tag="commit"):

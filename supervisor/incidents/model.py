@@ -11,6 +11,17 @@ from enum import IntEnum, StrEnum
 import msgspec
 
 
+class Instant(msgspec.Struct, frozen=True):
+    """A moment (seconds): `steady_s` for durable arithmetic, `wall_s` for display, `mono_s` to compare with readings.
+
+    `supervisor.clock` makes them and says how the three differ.
+    """
+
+    steady_s: float
+    wall_s: float
+    mono_s: float
+
+
 class AnomalyType(StrEnum):
     """What can be wrong with a target: FR-002's types that a family here detects, then those of our own house."""
 
@@ -186,21 +197,30 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Recipe(msgspec.Struct, frozen=True):
-    """How a service is started again: the target's own configuration, never text from a reading (R11)."""
+    """How a service is started again: the target's own configuration, never text from a reading (R11).
+
+    `output` is the file its stdout and stderr are appended to; empty: output/TARGET.log in the state directory.
+    """
 
     argv: tuple[str, ...]
     cwd: str = ""
     env: tuple[tuple[str, str], ...] = ()
+    output: str = ""
 
 
 class Target(msgspec.Struct, frozen=True):
-    """What the engine knows of a target: its family, and what its owner has reviewed in writing (R3 c)."""
+    """What the engine knows of a target: its family, and what its owner has reviewed in writing (R3 c).
+
+    `pid_file` and `match` are the target's own, by which the executor finds what is alive (`supervisor.identify`).
+    """
 
     target_id: str
     family: str
     label: str
     auto_restart: bool = False
     recipe: Recipe | None = None
+    pid_file: str = ""
+    match: str = ""
 
 
 class StepSpec(msgspec.Struct, frozen=True):
@@ -249,7 +269,7 @@ class RunbookState(msgspec.Struct, frozen=True):
     failures: int = 0
     last_executed_wall_s: float | None = None
     last_succeeded_wall_s: float | None = None
-    note: str = ""
+    demoted: bool = False  # for this target, whatever holds for all (R4)
 
 
 # --- incidents -----------------------------------------------------------------------------------------------------
@@ -305,9 +325,7 @@ class Incident(msgspec.Struct, frozen=True):
     acted_by: ActedBy = ActedBy.NOBODY
     intermittent: bool = False
     clear_readings: int = 0
-    clear_since_steady_s: float | None = None
-    settling: ProcessRef | None = None  # R6: the process that must still be there after `settle`
-    verify_deadline_steady_s: float | None = None
+    clear_counted_steady_s: float | None = None  # when the newest of them was counted
     waiting_for: str = ""  # why nothing is running although something may (a lock, a canary, a hold), in words
     page_id: str | None = None  # the outbox row of its Signal page
     closing_sent: bool = False
@@ -400,6 +418,9 @@ class Execution(msgspec.Struct, frozen=True):
     results: tuple[StepResult, ...] = ()
     ended_wall_s: float | None = None
     verified: bool | None = None  # None: not yet known, or nothing to verify
+    verify_deadline_steady_s: float | None = None  # R6: set when the last step ended
+    settling: ProcessRef | None = None  # R6: the process that must still be there after `settle`
+    settled_steady_s: float | None = None  # from when on it may count as settled
     deaths: int = 0  # how often the executor died with it in work
 
 

@@ -1,0 +1,168 @@
+"""Readings in: open, refresh, or close the one incident of each (anomaly, target) (FR-002, FR-004, R7). Pure."""
+
+from __future__ import annotations
+
+from supervisor.incidents import escalation, remedy, verify
+from supervisor.incidents.lifecycle import Trigger
+from supervisor.incidents.model import (
+    ActedBy,
+    HealthReading,
+    Incident,
+    Severity,
+    State,
+    Status,
+    TimerKind,
+    Verdict,
+)
+from supervisor.incidents.policy import INTERMITTENT_FAMILIES, pick
+from supervisor.incidents.world import OPEN_INCIDENTS_MAX, Key, Turn
+
+RECHECK_S = 6.0  # a reading comes within 5 s (R9); after this, ask again
+REFRESH_S = 1.0  # a re-detection is written at most this often
+OWN_FAMILY = "tree"  # our own workers: root tells, no probe can be asked
+
+
+def on_reading(turn: Turn, reading: HealthReading) -> None:
+    """One reading, whoever asked for it."""
+    world = turn.world
+    asked = world.asked.get(reading.target_id)
+    fresh = not reading.external and asked is not None and reading.taken_mono_s >= asked
+    if fresh:
+        del world.asked[reading.target_id]
+    if not reading.external:
+        world.readings[reading.target_id] = reading
+    verdicts = world.classifier.observe(reading)
+    for verdict in verdicts:
+        on_verdict(turn, verdict, reading, fresh=fresh)
+    if not reading.external:
+        verify.on_target_read(turn, reading, verdicts, fresh=fresh)
+
+
+def on_verdict(turn: Turn, verdict: Verdict, reading: HealthReading | None, *, fresh: bool) -> None:
+    """One verdict. `fresh`: its check began after we asked (R7); only such a one may lead to an action."""
+    incident_id = turn.world.by_key.get((verdict.anomaly, verdict.target_id))
+    incident = turn.incident(incident_id) if incident_id else None
+    if incident is None:
+        if verdict.status is Status.FIRING:
+            _open(turn, verdict)
+        return
+    if reading is not None and reading.external:
+        return
+    if verdict.status is Status.FIRING:
+        incident = _refresh(turn, incident, verdict)
+    if incident.state is State.DIAGNOSING:
+        _diagnosing(turn, incident, verdict, reading, fresh=fresh)
+    elif incident.state is State.ESCALATED:
+        _escalated(turn, incident, verdict, reading, fresh=fresh)
+
+
+def _refresh(turn: Turn, incident: Incident, verdict: Verdict) -> Incident:
+    """R14: a re-detection updates last_seen and detections, and adds no trail entry."""
+    if turn.now.wall_s - incident.last_seen_wall_s < REFRESH_S:
+        return incident
+    return turn.update(
+        incident,
+        last_seen_wall_s=turn.now.wall_s,
+        detections=incident.detections + 1,
+        evidence=verdict.evidence,
+        hint=verdict.hint,
+    )
+
+
+def _open(turn: Turn, verdict: Verdict) -> None:
+    world, now = turn.world, turn.now
+    key = (verdict.anomaly, verdict.target_id)
+    earlier = _earlier(turn, key)
+    if any(i.dismiss_until_steady_s is not None and i.dismiss_until_steady_s > now.steady_s for i in earlier):
+        return
+    if len(world.incidents) >= OPEN_INCIDENTS_MAX:
+        if not world.limit_reported:
+            world.limit_reported = True
+            turn.metric("heal_limit_reached", "open_incidents", "fired")
+        return
+    world.limit_reported = False
+    reopens = sum(1 for i in earlier if i.state is not State.DISMISSED)
+    intermittent = reopens >= world.policy.reopens_intermittent or verdict.family in INTERMITTENT_FAMILIES
+    runbook = pick(world.runbooks.values(), verdict.anomaly)
+    incident = Incident(
+        id=turn.new_id("inc"),
+        anomaly=verdict.anomaly,
+        target_id=verdict.target_id,
+        family=verdict.family,
+        severity=verdict.severity,
+        state=State.DETECTED,
+        detected_steady_s=now.steady_s,
+        detected_wall_s=now.wall_s,
+        changed_wall_s=now.wall_s,
+        last_seen_wall_s=now.wall_s,
+        evidence=verdict.evidence,
+        hint=verdict.hint,
+        runbook_id=runbook.id if runbook else None,
+        intermittent=intermittent,
+    )
+    turn.add_incident(incident)
+    incident = turn.note(incident, "probe", f"detected: {verdict.evidence}")
+    turn.metric("heal_anomaly_detected", verdict.anomaly, "detected", incident.id)
+    note = "a fresh probe will tell whether it is still so"
+    incident = turn.move(incident, Trigger.DIAGNOSE, "engine", note)
+    if incident.severity is Severity.CRITICAL:
+        turn.set_timer(TimerKind.PAGE_HOLD, incident.id, world.policy.page_hold_s)
+    if verdict.family == OWN_FAMILY:
+        remedy.consider(turn, incident, verdict, None)
+    else:
+        turn.set_timer(TimerKind.RECHECK, incident.id, RECHECK_S)
+        turn.ask_probe(verdict.target_id, verdict.family)
+
+
+def _earlier(turn: Turn, key: Key) -> list[Incident]:
+    """Closed incidents of this key that still matter: within the reopening window, or dismissed for longer."""
+    now, window = turn.now, turn.world.policy.reopen_window_s
+    kept = [
+        i
+        for i in turn.world.closed.get(key, ())
+        if (i.resolved_wall_s or 0.0) > now.wall_s - window
+        or (i.dismiss_until_steady_s is not None and i.dismiss_until_steady_s > now.steady_s)
+    ]
+    if kept:
+        turn.world.closed[key] = kept
+    else:
+        turn.world.closed.pop(key, None)
+    return kept
+
+
+def _diagnosing(
+    turn: Turn, incident: Incident, verdict: Verdict, reading: HealthReading | None, *, fresh: bool
+) -> None:
+    """The fresh probe decides: clear means that nothing runs (AC-010), still firing means that policy is asked."""
+    if not fresh:
+        return
+    match verdict.status:
+        case Status.CLEAR:
+            _end(turn, incident, "the fresh probe reads clear: nothing was run")
+        case Status.FIRING:
+            remedy.consider(turn, incident, verdict, reading)
+        case Status.PENDING | Status.UNKNOWN:
+            turn.set_timer(TimerKind.RECHECK, incident.id, REFRESH_S)
+
+
+def _escalated(turn: Turn, incident: Incident, verdict: Verdict, reading: HealthReading | None, *, fresh: bool) -> None:
+    """R7: an incident that waits for a person closes when its probe reads clear (by R6's count)."""
+    if verdict.status is not Status.CLEAR:
+        if incident.clear_readings:
+            incident = turn.update(incident, clear_readings=0, clear_counted_steady_s=None)
+        if verdict.status is Status.FIRING and fresh and incident.id in turn.world.rerun:
+            remedy.consider(turn, incident, verdict, reading)
+        return
+    incident = verify.count_clear(turn, incident)
+    if incident.clear_readings >= verify.clear_needed(turn, incident):
+        _end(turn, incident, "its probe reads clear again")
+    else:
+        turn.set_timer(TimerKind.RECHECK, incident.id, turn.world.policy.clear_interval_s)
+
+
+def _end(turn: Turn, incident: Incident, note: str) -> None:
+    acted = incident.acted_by is not ActedBy.NOBODY
+    incident = turn.move(incident, Trigger.RECOVERED if acted else Trigger.CLEARED, "probe", note)
+    if incident.page_id is not None:
+        escalation.closing(turn, incident)
+    remedy.release(turn, incident.family)

@@ -1,0 +1,310 @@
+"""The incident engine: one event in, one decision out (DESIGN §2.1, §2.5, §3).
+
+Pure: the caller gives the time, commits `Decision.records` as one transaction, and only then carries out
+`Decision.effects`. An event that the engine does not expect (late, doubled, about something that is over) changes
+nothing; one that it must never see raises, and the caller dies and rebuilds it from the ledger.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from supervisor.incidents import commands, detect, escalation, remedy, verify, views
+from supervisor.incidents.model import (
+    AnomalyType,
+    Channel,
+    Execution,
+    ExecutionState,
+    HealthReading,
+    Instant,
+    OutboxState,
+    PutRunbook,
+    Severity,
+    State,
+    Status,
+    StepResult,
+    Timer,
+    TimerKind,
+    Verdict,
+)
+from supervisor.incidents.world import (
+    Answer,
+    Decision,
+    DeliverRow,
+    FetchExecutionState,
+    SettleExecution,
+    Turn,
+    World,
+)
+
+# --- events --------------------------------------------------------------------------------------------------------
+
+
+class ReadingSeen(msgspec.Struct, frozen=True):
+    reading: HealthReading
+
+
+class Started(msgspec.Struct, frozen=True):
+    """The engine has just been rebuilt: register the runbooks, pick up what was going on."""
+
+
+class ExecutorIs(msgspec.Struct, frozen=True):
+    """The living executor's incarnation; empty while there is none."""
+
+    incarnation: str
+
+
+class NotifierIsBack(msgspec.Struct, frozen=True):
+    """A notifier that knows of nothing: everything undelivered is handed to it again."""
+
+
+class ExecutionClaimed(msgspec.Struct, frozen=True):
+    execution_id: str
+    incarnation: str
+
+
+class StepEnded(msgspec.Struct, frozen=True):
+    execution_id: str
+    index: int
+    result: StepResult
+    last: bool
+
+
+class ExecutionNotRun(msgspec.Struct, frozen=True):
+    execution_id: str
+    code: str
+    message: str
+
+
+class ProgramEnded(msgspec.Struct, frozen=True):
+    execution_id: str
+    step_id: str
+    exit_text: str
+    output: str
+
+
+class ExecutionSeen(msgspec.Struct, frozen=True):
+    """An execution as the ledger has it."""
+
+    execution: Execution
+
+
+class ExecutionSettled(msgspec.Struct, frozen=True):
+    execution_id: str
+    ok: bool
+    running: bool
+    ended: tuple[str, ...]
+
+
+class Planned(msgspec.Struct, frozen=True):
+    """The answer of a dry run, already as JSON-ready values."""
+
+    token: str
+    execution: Execution
+    steps: tuple[dict[str, object], ...]
+    error: str
+
+
+class Delivered(msgspec.Struct, frozen=True):
+    """One attempt's outcome; `receipt` is set exactly on success."""
+
+    row_id: str
+    attempts: int
+    receipt: str
+    error: str
+
+
+class OwnPart(msgspec.Struct, frozen=True):
+    """One of our own parts: a worker or an item was quarantined, or the worker is READY again."""
+
+    name: str
+    anomaly: AnomalyType
+    firing: bool
+    evidence: str
+
+
+class TimersDue(msgspec.Struct, frozen=True):
+    """Some timer's time may have come."""
+
+
+class Order(msgspec.Struct, frozen=True):
+    """A person's request (FR-007)."""
+
+    token: str
+    action: str
+    args: bytes
+    actor: str
+
+
+Event = (
+    ReadingSeen
+    | Started
+    | ExecutorIs
+    | NotifierIsBack
+    | ExecutionClaimed
+    | StepEnded
+    | ExecutionNotRun
+    | ProgramEnded
+    | ExecutionSeen
+    | ExecutionSettled
+    | Planned
+    | Delivered
+    | OwnPart
+    | TimersDue
+    | Order
+)
+
+
+class Engine:
+    """Holds the world; `handle` is its only way in."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def handle(self, event: Event, now: Instant) -> Decision:
+        turn = Turn(self.world, now)
+        _handle(turn, event)
+        return turn.decision()
+
+    def next_due_steady_s(self) -> float | None:
+        """When the next timer is due; None when there is none."""
+        return min((timer.due_steady_s for timer in self.world.timers.values()), default=None)
+
+
+def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and flat
+    match event:
+        case ReadingSeen(reading):
+            detect.on_reading(turn, reading)
+        case Started():
+            _started(turn)
+        case ExecutorIs(incarnation):
+            _executor_is(turn, incarnation)
+        case NotifierIsBack():
+            turn.effects.extend(DeliverRow(row) for row in turn.world.outbox.values())
+        case ExecutionClaimed(execution_id, incarnation):
+            verify.on_claimed(turn, execution_id, incarnation)
+        case StepEnded(execution_id, index, result, last):
+            verify.on_step(turn, execution_id, index, result, last=last)
+        case ExecutionNotRun(execution_id, code, message):
+            verify.on_refused(turn, execution_id, code, message)
+        case ProgramEnded(execution_id, step_id, exit_text, output):
+            verify.on_program_exited(turn, execution_id, step_id, exit_text, output)
+        case ExecutionSeen(execution):
+            verify.on_execution_found(turn, execution)
+        case ExecutionSettled(execution_id, ok, running, ended):
+            verify.on_settled(turn, execution_id, ended, ok=ok, running=running)
+        case Planned():
+            _planned(turn, event)
+        case Delivered():
+            _delivered(turn, event)
+        case OwnPart():
+            _own_part(turn, event)
+        case TimersDue():
+            for timer in sorted(turn.world.timers.values(), key=lambda t: t.due_steady_s):
+                if timer.due_steady_s <= turn.now.steady_s:
+                    _timer(turn, timer)
+        case Order(token, action, args, actor):
+            commands.handle(turn, token, action, args, actor)
+
+
+def _started(turn: Turn) -> None:
+    """After a crash or at the first start: nothing of what was going on is lost, nothing is done twice (DESIGN §3)."""
+    for runbook in turn.world.runbooks.values():
+        turn.records.append(PutRunbook(runbook, runbook.version()))
+    for incident in list(turn.world.incidents.values()):
+        if incident.state in (State.DETECTED, State.DIAGNOSING, State.ESCALATED):
+            turn.ask_probe(incident.target_id, incident.family)
+    for execution in turn.world.executions.values():
+        if execution.state is ExecutionState.SUCCEEDED:
+            turn.ask_probe(execution.target.target_id, execution.target.family)
+
+
+def _executor_is(turn: Turn, incarnation: str) -> None:
+    turn.world.executor = incarnation
+    if not incarnation:
+        return
+    for execution in turn.world.executions.values():
+        if execution.state is ExecutionState.INTERRUPTED and execution.id not in turn.world.settled:
+            turn.effects.append(SettleExecution(execution))
+        elif execution.state in (ExecutionState.INTENDED, ExecutionState.CLAIMED):
+            turn.effects.append(FetchExecutionState(execution.id))
+
+
+def _planned(turn: Turn, event: Planned) -> None:
+    from supervisor.errors import HealError
+
+    if event.error:
+        turn.effects.append(Answer(event.token, error=HealError(event.error)))
+        return
+    execution = event.execution
+    clears = bool(event.steps) and all(step["predicts_clear"] for step in event.steps[-1:])
+    body: views.Json = {
+        "runbook_id": execution.runbook.id,
+        "target_id": execution.target.target_id,
+        "mode": "dry_run",
+        "steps": list(event.steps),
+        "estimated_impact": "; ".join(str(step["description"]) for step in event.steps),
+        "predicts_clear": clears,
+        "version": execution.version,
+    }
+    turn.effects.append(Answer(event.token, body=body))
+
+
+def _delivered(turn: Turn, event: Delivered) -> None:
+    """A receipt ends a row; a failure stays visible in it (FR-005: nothing is marked sent without a receipt)."""
+    row = turn.world.outbox.get(event.row_id)
+    if row is None:
+        return
+    attempts = max(row.attempts, event.attempts)
+    if not event.receipt:
+        if (attempts, event.error) != (row.attempts, row.last_error):
+            turn.put_row(row, attempts=attempts, last_error=event.error)
+        return
+    turn.put_row(
+        row,
+        attempts=attempts,
+        state=OutboxState.DELIVERED,
+        receipt=event.receipt,
+        delivered_wall_s=turn.now.wall_s,
+        last_error="",
+    )
+    incident = turn.incident(row.incident_id) if row.incident_id else None
+    if row.channel is Channel.SIGNAL:
+        turn.metric("heal_signal_sent", f"tier{row.tier:d}", "sent", row.incident_id)
+        turn.world.last_signal_wall_s = turn.now.wall_s
+    if incident is not None:
+        turn.note(incident, "notifier", f"{row.channel} {row.kind} delivered ({event.receipt})")
+
+
+def _own_part(turn: Turn, event: OwnPart) -> None:
+    verdict = Verdict(
+        target_id=event.name,
+        family=detect.OWN_FAMILY,
+        anomaly=event.anomaly,
+        status=Status.FIRING if event.firing else Status.CLEAR,
+        severity=Severity.HIGH,
+        evidence=event.evidence,
+        hint="see the log of healctl for its last words",
+    )
+    detect.on_verdict(turn, verdict, None, fresh=True)
+
+
+def _timer(turn: Turn, timer: Timer) -> None:
+    turn.drop_timer(timer.kind, timer.subject)
+    incident = turn.incident(timer.subject)
+    match timer.kind:
+        case TimerKind.VERIFY:
+            verify.verify_due(turn, timer.subject)
+        case TimerKind.EXPIRE:
+            turn.effects.append(FetchExecutionState(timer.subject))
+            if timer.subject in turn.world.executions:
+                turn.set_timer(TimerKind.EXPIRE, timer.subject, verify.ANSWER_S)
+        case TimerKind.HALF_OPEN:
+            remedy.half_open_due(turn, timer.subject)
+        case TimerKind.PAGE_HOLD if incident is not None:
+            escalation.page_hold_due(turn, incident)
+        case TimerKind.REPEAT if incident is not None:
+            escalation.repeat_due(turn, incident)
+        case TimerKind.RECHECK if incident is not None and incident.family != detect.OWN_FAMILY:
+            turn.set_timer(TimerKind.RECHECK, incident.id, detect.RECHECK_S)
+            turn.ask_probe(incident.target_id, incident.family)

@@ -1,0 +1,163 @@
+"""Who is told, when, and how loud (R1, R2): tiers, pages, holds, repeats, closing messages. Pure.
+
+One page per incident; one short closing message if the page went out before the end. Signal and Synapse get rows of
+their own, so neither waits for the other (AC-011).
+"""
+
+from __future__ import annotations
+
+from supervisor.incidents import wording
+from supervisor.incidents.lifecycle import Trigger
+from supervisor.incidents.model import (
+    Channel,
+    Incident,
+    OutboxRow,
+    Severity,
+    State,
+    Tier,
+    TierReason,
+    TimerKind,
+)
+from supervisor.incidents.policy import tier_of
+from supervisor.incidents.world import DeliverRow, Turn
+
+PRIORITY = {Tier.INFORM: "info", Tier.ASK: "action", Tier.PAGE: "urgent"}
+
+
+def escalate(
+    turn: Turn,
+    incident: Incident,
+    reason: TierReason,
+    note: str,
+    *,
+    trigger: Trigger = Trigger.ESCALATE,
+    grouped: bool = False,
+) -> Incident:
+    """To `escalated`, at R1's tier, with its messages. `grouped`: somebody else's page already covers it."""
+    tier = tier_of(reason, incident.severity)
+    incident = turn.move(
+        incident,
+        trigger,
+        "engine",
+        note,
+        tier=tier,
+        tier_reason=reason,
+        escalated_wall_s=turn.now.wall_s,
+        waiting_for="",
+    )
+    fired(turn, incident.id, tier)
+    if not grouped:
+        incident = tell(turn, incident, "page" if tier is Tier.PAGE else wording.KIND[tier])
+    return incident
+
+
+def fired(turn: Turn, incident_id: str, tier: Tier) -> None:
+    """FR-008: `heal_escalation_fired`, for tiers 1 and up only."""
+    if tier >= Tier.INFORM:
+        turn.metric("heal_escalation_fired", f"tier{tier:d}", "fired", incident_id)
+        turn.world.last_escalation_wall_s = turn.now.wall_s
+
+
+def tell(turn: Turn, incident: Incident, kind: str) -> Incident:
+    """The messages of the incident's tier. A page that already went out is not repeated here (R2)."""
+    if incident.tier is Tier.SILENT:
+        return incident
+    send(turn, incident, Channel.SYNAPSE, kind)
+    if incident.tier is not Tier.PAGE or incident.page_id is not None:
+        return incident
+    row = send(turn, incident, Channel.SIGNAL, kind)
+    turn.drop_timer(TimerKind.PAGE_HOLD, incident.id)
+    if incident.open:
+        turn.set_timer(TimerKind.REPEAT, incident.id, turn.world.policy.repeats_s[0])
+        return turn.update(incident, page_id=row.id)
+    return incident
+
+
+def send(turn: Turn, incident: Incident, channel: Channel, kind: str, covers: tuple[str, ...] = ()) -> OutboxRow:
+    """One durable outbox row, delivered after the decision is."""
+    row = OutboxRow(
+        id=turn.new_id("out"),
+        incident_id=incident.id,
+        covers=covers or (incident.id,),
+        channel=channel,
+        tier=incident.tier,
+        kind=kind,
+        priority=PRIORITY[incident.tier],
+        subject=wording.subject(incident, kind),
+        body=wording.body(turn.world, incident, channel, kind),
+        created_wall_s=turn.now.wall_s,
+    )
+    turn.put_row(row)
+    turn.effects.append(DeliverRow(row))
+    return row
+
+
+def resolved(turn: Turn, incident: Incident, reason: TierReason) -> None:
+    """An incident has just ended well after a runbook ran: R1's tier 0, 1 or 3, R2's outcome page."""
+    if incident.page_id is not None:
+        closing(turn, incident)
+        return
+    tier = tier_of(reason, incident.severity)
+    within_hold = turn.now.wall_s - incident.detected_wall_s <= turn.world.policy.page_hold_s
+    if tier is Tier.PAGE and within_hold and not turn.world.policy.page_healed_critical:
+        tier = tier_of(reason, Severity.HIGH)
+    incident = turn.update(incident, tier=tier, tier_reason=reason)
+    fired(turn, incident.id, tier)
+    tell(turn, incident, "outcome")
+
+
+def closing(turn: Turn, incident: Incident) -> None:
+    """R2: one short message when an incident ends whose page went out before."""
+    send(turn, incident, Channel.SYNAPSE, "closing")
+    send(turn, incident, Channel.SIGNAL, "closing")
+
+
+def page_hold_due(turn: Turn, incident: Incident) -> None:
+    """R2: neither verified nor failed within the hold: the page goes out now, with what is known."""
+    if incident.page_id is None and incident.severity is Severity.CRITICAL:
+        incident = turn.update(incident, tier=Tier.PAGE, tier_reason=TierReason.CRITICAL)
+        fired(turn, incident.id, Tier.PAGE)
+        tell(turn, turn.note(incident, "engine", "paged: no outcome within the hold"), "page")
+
+
+def repeat_due(turn: Turn, incident: Incident) -> None:
+    """R2: the page again while nobody acknowledged it: after 1 h, 4 h, then daily."""
+    if incident.acknowledged_wall_s is not None or incident.state not in _REPEATED:
+        return
+    send(turn, incident, Channel.SIGNAL, "repeat")
+    repeats = incident.repeats + 1
+    steps = turn.world.policy.repeats_s
+    turn.set_timer(TimerKind.REPEAT, incident.id, steps[min(repeats, len(steps) - 1)])
+    turn.update(incident, repeats=repeats)
+
+
+_REPEATED = frozenset({State.DIAGNOSING, State.REMEDIATING, State.VERIFYING, State.ESCALATED})
+
+
+def grouped_page(turn: Turn, incidents: list[Incident], cause: str) -> None:
+    """One page for many (DESIGN §2.8): it names every target when they are 20 or fewer."""
+    first = incidents[0]
+    covers = tuple(incident.id for incident in incidents)
+    body = wording.group(turn.world, incidents, cause)
+    ids: list[str] = []
+    for channel in (Channel.SIGNAL, Channel.SYNAPSE):
+        row = OutboxRow(
+            id=turn.new_id("out"),
+            incident_id=first.id,
+            covers=covers,
+            channel=channel,
+            tier=Tier.PAGE,
+            kind="grouped",
+            priority=PRIORITY[Tier.PAGE],
+            subject=f"{len(incidents)} targets of {first.family} failed at once",
+            body=body,
+            created_wall_s=turn.now.wall_s,
+        )
+        turn.put_row(row)
+        turn.effects.append(DeliverRow(row))
+        ids.append(row.id)
+    for incident in incidents:
+        current = turn.incident(incident.id)
+        if current is not None and current.page_id is None:
+            turn.drop_timer(TimerKind.PAGE_HOLD, current.id)
+            turn.update(current, page_id=ids[0])

@@ -1,0 +1,115 @@
+"""What may run by itself (R3), and how loud an outcome is (R1). Pure functions that return reasons, not bools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from supervisor.incidents.model import (
+    AnomalyType,
+    Authority,
+    Effect,
+    Mode,
+    Runbook,
+    RunbookState,
+    Severity,
+    Target,
+    Tier,
+    TierReason,
+    Verdict,
+)
+
+EVERY_TARGET = "*"
+CONFIDENCE_PRIOR = 0.5  # R5
+CONFIDENCE_APPROVED = 0.8  # R5
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """The numbers of `[policy]` and `[escalation]` (seconds, counts), as the engine uses them."""
+
+    confidence_auto_execute: float = 0.8
+    auto_execute: tuple[str, ...] = ("rb-rotate-logs", "rb-gc-trigger")
+    dismiss_window_s: float = 86400.0
+    page_hold_s: float = 60.0
+    verify_within_s: float = 30.0
+    settle_s: float = 1.0
+    clear_readings: int = 3
+    clear_interval_s: float = 30.0
+    breaker_per_target: int = 3
+    breaker_total: int = 20
+    breaker_window_s: float = 3600.0
+    page_healed_critical: bool = True
+    intent_expires_s: float = 60.0  # DESIGN §2.3
+    grounds_max_age_s: float = 5.0  # DESIGN §2.3
+    executions_max: int = 8  # DESIGN §2.7
+    canary_from: int = 5  # DESIGN §2.8: this many targets of a family at once
+    canary_count: int = 3
+    canary_window_s: float = 10.0  # what "at once" means
+    reopen_window_s: float = 3600.0  # R6
+    reopens_intermittent: int = 2  # R6
+    repeats_s: tuple[float, ...] = (3600.0, 4 * 3600.0, 86400.0)  # R2, the last one for ever
+
+
+# R6: what these families report may come and go by itself.
+INTERMITTENT_FAMILIES = frozenset({"fleet", "gateway", "memory"})
+# DESIGN §2.8: when many of these fail at once, the likely cause is the network or us.
+PAUSED_IN_A_STORM = frozenset({"fleet", "gateway"})
+
+
+class Permission(msgspec.Struct, frozen=True):
+    """R3's answer. `authority` is None when the runbook may not run by itself; `why` says so in words."""
+
+    authority: Authority | None
+    why: str
+
+
+def pick(runbooks: Iterable[Runbook], anomaly: AnomalyType) -> Runbook | None:
+    """The runbook registered for this anomaly type (FR-003), the first in the registry's order."""
+    return next((runbook for runbook in runbooks if anomaly in runbook.applies_to), None)
+
+
+def state_for(states: Mapping[tuple[str, str], RunbookState], runbook: Runbook, target_id: str) -> RunbookState | None:
+    """The decision in force: the target's own approval or demotion, else the one for every target."""
+    own = states.get((runbook.id, target_id))
+    if own is not None and (own.mode is Mode.AUTO_EXECUTE or own.demoted):
+        return own
+    return states.get((runbook.id, EVERY_TARGET))
+
+
+def permission(
+    runbook: Runbook, verdict: Verdict, target: Target | None, state: RunbookState | None, policy: Policy
+) -> Permission:
+    """R3: may this runbook run by itself for this target, now?"""
+    if all(step.effect in (Effect.OBSERVE, Effect.PROTECT) for step in runbook.steps):
+        return Permission(Authority.HARMLESS, "it only observes or protects")
+    if runbook.id in policy.auto_execute:
+        return Permission(Authority.WHITELIST, "it is on the whitelist")
+    if runbook.starts_service and target is not None and target.auto_restart and target.recipe is not None:
+        if verdict.not_running:
+            return Permission(Authority.NOT_RUNNING, "auto_restart is set and nothing of it is running")
+        refusal = "auto_restart never ends a live process"
+    else:
+        refusal = "it is not approved for this target"
+    if state is not None and state.mode is Mode.AUTO_EXECUTE:
+        if state.version != runbook.version():
+            return Permission(None, "it was changed after its approval")
+        if state.confidence < policy.confidence_auto_execute:
+            return Permission(None, f"its confidence {state.confidence:.2f} is below {policy.confidence_auto_execute}")
+        return Permission(Authority.APPROVED, "it is approved")
+    return Permission(None, refusal)
+
+
+def tier_of(reason: TierReason, severity: Severity) -> Tier:
+    """R1's table. Severity critical is tier 3 whatever the reason."""
+    if severity is Severity.CRITICAL:
+        return Tier.PAGE
+    match reason:
+        case TierReason.VERIFIED_SILENTLY:
+            return Tier.SILENT
+        case TierReason.SUMMARY_ASKED | TierReason.TELLS_ONLY:
+            return Tier.INFORM
+        case TierReason.NEEDS_APPROVAL:
+            return Tier.ASK
+        case _:
+            return Tier.PAGE

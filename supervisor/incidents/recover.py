@@ -1,0 +1,79 @@
+"""The engine's memory from the ledger's snapshot: after any crash everything goes on where it was (DESIGN §3). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from supervisor.incidents.model import (
+    Mode,
+    Runbook,
+    Snapshot,
+    State,
+    Target,
+    TierReason,
+    TrailEntry,
+)
+from supervisor.incidents.policy import Policy, state_for
+from supervisor.incidents.world import World, is_over
+
+
+def rebuild(
+    snapshot: Snapshot,
+    boot_id: str,
+    policy: Policy,
+    runbooks: Iterable[Runbook],
+    targets: Iterable[Target],
+    trails: dict[str, list[TrailEntry]],
+) -> World:
+    """The world as the ledger knows it. `trails`: the entries of every open incident."""
+    world = World(
+        boot_id=boot_id,
+        ledger_id=snapshot.ledger_id,
+        epoch=snapshot.epoch,
+        policy=policy,
+        runbooks={runbook.id: runbook for runbook in runbooks},
+        targets={target.target_id: target for target in targets},
+        trails=trails,
+        last_remediation_wall_s=snapshot.last_remediation_wall_s,
+        last_escalation_wall_s=snapshot.last_escalation_wall_s,
+        last_signal_wall_s=snapshot.last_signal_wall_s,
+    )
+    for incident in snapshot.open_incidents:
+        world.incidents[incident.id] = incident
+        world.by_key[incident.anomaly, incident.target_id] = incident.id
+        world.by_target.setdefault(incident.target_id, set()).add(incident.id)
+    for incident in snapshot.recent_closed:
+        world.closed.setdefault((incident.anomaly, incident.target_id), []).append(incident)
+    every = {e.id: e for e in (*snapshot.recent_executions, *snapshot.executions)}
+    for execution in every.values():
+        if not is_over(execution):
+            world.executions[execution.id] = execution
+        else:
+            world.ended[execution.id] = execution
+    for execution in sorted(every.values(), key=lambda e: e.created_steady_s):
+        world.history.append((execution.created_steady_s, execution.runbook.id, execution.resource))
+    world.outbox = {row.id: row for row in snapshot.outbox}
+    world.runbook_states = {(state.runbook_id, state.target_id): state for state in snapshot.runbook_states}
+    world.timers = {(timer.kind, timer.subject): timer for timer in snapshot.timers}
+    world.breakers = {(breaker.runbook_id, breaker.resource): breaker for breaker in snapshot.breakers}
+    world.pauses = {pause.family: pause for pause in snapshot.pauses}
+    _approved_meanwhile(world)
+    return world
+
+
+def _approved_meanwhile(world: World) -> None:
+    """An approval is durable before the incident that waited for it runs: a crash in between must not lose the run."""
+    for incident in world.incidents.values():
+        if incident.state is not State.ESCALATED:
+            continue
+        runbook = world.runbooks.get(incident.runbook_id or "")
+        if runbook is None:
+            continue
+        if incident.tier_reason is TierReason.NEEDS_APPROVAL:
+            state = state_for(world.runbook_states, runbook, incident.target_id)
+            if state is not None and state.mode is Mode.AUTO_EXECUTE and state.version == runbook.version():
+                world.rerun.add(incident.id)
+        elif incident.tier_reason is TierReason.BREAKER_OPEN and any(
+            breaker.half_open and breaker.runbook_id == runbook.id for breaker in world.breakers.values()
+        ):
+            world.rerun.add(incident.id)

@@ -1,0 +1,229 @@
+"""From "still firing" to an intent: permission, canaries, locks, breakers (DESIGN §2.3, §2.7, §2.8).
+
+Pure. `consider` is the only place from which an automatic execution begins, and it is only called with a fresh
+failing reading in hand (NFR-002); `begin` is the only place that writes an intent.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from supervisor.incidents import breaker as breakers
+from supervisor.incidents import storm
+from supervisor.incidents.escalation import escalate
+from supervisor.incidents.lifecycle import Trigger
+from supervisor.incidents.model import (
+    ActedBy,
+    Authority,
+    Breaker,
+    Effect,
+    Execution,
+    ExecutionState,
+    HealthReading,
+    Incident,
+    Runbook,
+    State,
+    Target,
+    TierReason,
+    TimerKind,
+    Verdict,
+)
+from supervisor.incidents.policy import permission, pick, state_for
+from supervisor.incidents.world import DispatchExecution, Turn
+
+EXPIRE_MARGIN_S = 2.0  # after an intent's expiry: a claim that was granted in time is known by then
+
+
+def consider(turn: Turn, incident: Incident, verdict: Verdict, reading: HealthReading | None) -> None:
+    """It is still firing: may something run, and may it run now? (R1, R3)"""
+    world = turn.world
+    runbook = pick(world.runbooks.values(), incident.anomaly)
+    if runbook is None:
+        _stop(turn, incident, TierReason.NO_RUNBOOK, "no runbook for this anomaly")
+        return
+    target = world.targets.get(incident.target_id)
+    if target is None or (runbook.starts_service and target.recipe is None):
+        _stop(turn, incident, TierReason.CANNOT_EXECUTE, f"{runbook.id} cannot run: no restart recipe is configured")
+        return
+    verdict_of_policy = permission(runbook, verdict, target, state_for(world.runbook_states, runbook, incident.target_id),
+                                   world.policy)  # fmt: skip
+    authority = verdict_of_policy.authority
+    if authority is None:
+        note = f"{runbook.id} may not run by itself: {verdict_of_policy.why}"
+        _stop(turn, incident, TierReason.NEEDS_APPROVAL, note)
+        return
+    if changes(runbook) and storm.holds(turn, incident):
+        return
+    resource = resource_of(runbook, target)
+    holder = world.holder_of(resource)
+    if holder is not None:
+        _wait(turn, incident, f"{resource} is in use by {holder.id}")
+        return
+    if (
+        sum(1 for e in world.executions.values() if e.state is not ExecutionState.SUCCEEDED)
+        >= world.policy.executions_max
+    ):
+        _wait(turn, incident, f"{world.policy.executions_max} repairs are running")
+        return
+    if _breaker_forbids(turn, incident, runbook, resource):
+        return
+    grounds = reading.taken_mono_s if reading is not None else turn.now.mono_s
+    begin(turn, runbook, target, authority, grounds, incident, f"running {runbook.id}: {verdict_of_policy.why}")
+
+
+def begin(
+    turn: Turn,
+    runbook: Runbook,
+    target: Target,
+    authority: Authority,
+    grounds_mono_s: float | None,
+    incident: Incident | None,
+    note: str,
+    execution_id: str = "",
+    actor: str = "engine",
+) -> Execution:
+    """Writes the intent; it is dispatched once it is durable."""
+    world, now = turn.world, turn.now
+    execution = Execution(
+        id=execution_id or turn.new_id("exe"),
+        incident_id=incident.id if incident else None,
+        runbook=runbook,
+        version=runbook.version(),
+        target=target,
+        resource=resource_of(runbook, target),
+        authority=authority,
+        state=ExecutionState.INTENDED,
+        created_steady_s=now.steady_s,
+        created_wall_s=now.wall_s,
+        boot_id=world.boot_id,
+        expires_mono_s=now.mono_s + world.policy.intent_expires_s,
+        grounds_mono_s=grounds_mono_s,
+    )
+    if incident is not None:
+        world.rerun.discard(incident.id)
+        acted = ActedBy.PERSON if authority is Authority.PERSON else ActedBy.RUNBOOK
+        turn.drop_timer(TimerKind.RECHECK, incident.id)
+        turn.move(
+            incident,
+            Trigger.RUN,
+            actor,
+            note,
+            runbook_id=runbook.id,
+            execution_id=execution.id,
+            waiting_for="",
+            acted_by=acted,
+            clear_readings=0,
+            clear_counted_steady_s=None,
+        )
+    turn.put_execution(execution)
+    breakers.began(world, now.steady_s, runbook.id, execution.resource)
+    storm.began(world, execution, target.family)
+    turn.set_timer(TimerKind.EXPIRE, execution.id, world.policy.intent_expires_s + EXPIRE_MARGIN_S)
+    turn.metric("heal_remediation_started", runbook.id, "started", execution.incident_id)
+    world.last_remediation_wall_s = now.wall_s
+    turn.effects.append(DispatchExecution(execution))
+    return execution
+
+
+def resource_of(runbook: Runbook, target: Target) -> str:
+    return runbook.resource.replace("{target}", target.target_id)
+
+
+def changes(runbook: Runbook) -> bool:
+    """It alters the system: what a storm or a pause holds back."""
+    return any(step.effect in (Effect.CHANGE, Effect.DESTROY) for step in runbook.steps)
+
+
+def _stop(turn: Turn, incident: Incident, reason: TierReason, note: str) -> None:
+    """Nothing may run: a person decides. One that already waits for a person just goes on waiting."""
+    turn.world.rerun.discard(incident.id)
+    turn.drop_timer(TimerKind.RECHECK, incident.id)
+    if incident.state is State.DIAGNOSING:
+        escalate(turn, incident, reason, note)
+
+
+def _wait(turn: Turn, incident: Incident, why: str) -> None:
+    """Something is in the way; `release` asks again when it is gone, a slow recheck is the backstop."""
+    turn.set_timer(TimerKind.RECHECK, incident.id, turn.world.policy.clear_interval_s)
+    if incident.waiting_for != why:
+        turn.update(incident, waiting_for=why)
+
+
+def _breaker_forbids(turn: Turn, incident: Incident, runbook: Runbook, resource: str) -> bool:
+    world, now = turn.world, turn.now
+    if breakers.half_open(world, runbook.id, resource) is not None and incident.id in world.rerun:
+        return False
+    opened = breakers.standing(world, runbook.id, resource) or _open_breaker(turn, runbook, resource)
+    if opened is None:
+        return False
+    note = f"breaker open: {opened.reason}; one more try in {(opened.half_open_steady_s - now.steady_s) / 60:.0f} min"
+    _stop(turn, incident, TierReason.BREAKER_OPEN, note)
+    return True
+
+
+def _open_breaker(turn: Turn, runbook: Runbook, resource: str) -> Breaker | None:
+    """Opens the breaker when its room is used up (DESIGN §2.8)."""
+    due = breakers.exhausted(turn.world, turn.now.steady_s, runbook.id, resource)
+    if due is None:
+        return None
+
+    opened = msgspec.structs.replace(due, opened_wall_s=turn.now.wall_s)
+    turn.put_breaker(opened)
+    turn.set_timer(TimerKind.HALF_OPEN, f"{opened.runbook_id} {opened.resource}", turn.world.policy.breaker_window_s)
+    return opened
+
+
+def after_failure(turn: Turn, execution: Execution) -> TierReason | None:
+    """A failed run may be the one that used up the breaker's room: then that is what the page says."""
+    breaker = breakers.half_open(turn.world, execution.runbook.id, execution.resource)
+    if breaker is not None:
+        turn.drop_breaker(breaker.runbook_id, breaker.resource)
+    opened = _open_breaker(turn, execution.runbook, execution.resource)
+    if opened is None and breaker is not None:
+        import msgspec
+
+        again = msgspec.structs.replace(
+            breaker,
+            half_open=False,
+            opened_steady_s=turn.now.steady_s,
+            half_open_steady_s=turn.now.steady_s + turn.world.policy.breaker_window_s,
+        )
+        turn.put_breaker(again)
+        turn.set_timer(TimerKind.HALF_OPEN, f"{again.runbook_id} {again.resource}", turn.world.policy.breaker_window_s)
+        opened = again
+    return TierReason.BREAKER_OPEN if opened is not None else None
+
+
+def half_open_due(turn: Turn, subject: str) -> None:
+    """The breaker lets one try through: every incident that it stopped is probed afresh first."""
+
+    runbook_id, _, resource = subject.partition(" ")
+    breaker = turn.world.breakers.get((runbook_id, resource))
+    if breaker is None:
+        return
+    turn.put_breaker(msgspec.structs.replace(breaker, half_open=True))
+    stopped = [
+        i
+        for i in turn.world.incidents.values()
+        if i.state is State.ESCALATED and i.tier_reason is TierReason.BREAKER_OPEN and i.runbook_id == runbook_id
+    ]
+    for incident in stopped:
+        target = turn.world.targets.get(incident.target_id)
+        runbook = turn.world.runbooks.get(runbook_id)
+        if target is None or runbook is None:
+            continue
+        if resource in (breakers.WHOLE_RUNBOOK, resource_of(runbook, target)):
+            turn.world.rerun.add(incident.id)
+            turn.ask_probe(incident.target_id, incident.family)
+
+
+def release(turn: Turn, family: str) -> None:
+    """Something ended: whoever waited for a lock, a place or a canary is probed afresh and considered again."""
+    storm.over(turn, family)
+    room = turn.world.policy.executions_max
+    for incident in list(turn.world.incidents.values()):
+        if room <= 0:
+            return
+        if incident.waiting_for and incident.state in (State.DIAGNOSING, State.ESCALATED):
+            turn.ask_probe(incident.target_id, incident.family)
+            room -= 1

@@ -1,0 +1,105 @@
+"""Canaries (DESIGN §2.8): when many targets of a family fail at once, the first repairs must verify before the rest.
+
+Pure. If a canary does not verify, or the family is one whose common cause is likely the network or us, automatic
+`change` pauses for the family and one grouped page goes out.
+"""
+
+from __future__ import annotations
+
+from supervisor.incidents import escalation
+from supervisor.incidents.model import Execution, FamilyPause, Incident, State, TierReason
+from supervisor.incidents.policy import PAUSED_IN_A_STORM
+from supervisor.incidents.world import Storm, Turn, World
+
+_UNSETTLED = frozenset({State.DETECTED, State.DIAGNOSING, State.REMEDIATING, State.VERIFYING})
+
+
+def holds(turn: Turn, incident: Incident) -> bool:
+    """True when this incident must not run now; it then waits, or has been escalated with its family."""
+    world = turn.world
+    if incident.family in world.pauses:
+        _covered(turn, incident)
+        return True
+    storm = _storm(turn, incident)
+    if storm is None:
+        return False
+    if incident.family in PAUSED_IN_A_STORM:
+        pause(turn, incident.family, "so many at once: the likely cause is the network, or healctl itself")
+        return True
+    storm.members.add(incident.id)
+    if len(storm.canaries) < world.policy.canary_count or len(storm.verified) >= world.policy.canary_count:
+        return False
+    why = f"the first {world.policy.canary_count} repairs of {incident.family} must verify first"
+    if incident.waiting_for != why:
+        turn.update(incident, waiting_for=why)
+    return True
+
+
+def began(world: World, execution: Execution, family: str) -> None:
+    storm = world.storms.get(family)
+    if storm is not None and len(storm.canaries) < world.policy.canary_count:
+        storm.canaries.append(execution.id)
+
+
+def verified(world: World, execution: Execution) -> None:
+    storm = world.storms.get(execution.target.family)
+    if storm is not None and execution.id in storm.canaries:
+        storm.verified.add(execution.id)
+
+
+def failed(turn: Turn, execution: Execution) -> bool:
+    """True when this failure was a canary's: the family is paused, and the grouped page covers the incident."""
+    family = execution.target.family
+    storm = turn.world.storms.get(family)
+    if storm is None or execution.id not in storm.canaries:
+        return False
+    pause(turn, family, f"the repair of {execution.target.target_id}, tried first, did not hold")
+    return True
+
+
+def pause(turn: Turn, family: str, why: str) -> None:
+    """No automatic change for this family from here on; everybody who waits is escalated under one page."""
+    turn.put_pause(FamilyPause(family, turn.now.wall_s, why))
+    turn.world.storms.pop(family, None)
+    hit = [i for i in turn.world.incidents.values() if i.family == family and i.state is not State.ESCALATED]
+    for incident in [i for i in hit if i.state is State.DIAGNOSING]:
+        escalation.escalate(turn, incident, TierReason.CANARY_FAILED, f"{family} is paused: {why}", grouped=True)
+    if hit:
+        current = [turn.incident(i.id) or i for i in hit]
+        escalation.grouped_page(turn, current, why)
+
+
+def over(turn: Turn, family: str) -> None:
+    """Ends the storm, and the pause, once nothing of the family is left to settle."""
+    mine = [i for i in turn.world.incidents.values() if i.family == family]
+    if not any(i.state in _UNSETTLED for i in mine):
+        turn.world.storms.pop(family, None)
+    if not mine:
+        turn.drop_pause(family)
+
+
+def _storm(turn: Turn, incident: Incident) -> Storm | None:
+    world = turn.world
+    storm = world.storms.get(incident.family)
+    if storm is not None:
+        return storm
+    since = turn.now.steady_s - world.policy.canary_window_s
+    at_once = [
+        i
+        for i in world.incidents.values()
+        if i.family == incident.family and i.state in _UNSETTLED and i.detected_steady_s >= since
+    ]
+    if len(at_once) < world.policy.canary_from:
+        return None
+    storm = Storm(members={i.id for i in at_once})
+    running = [e for e in world.executions.values() if e.incident_id in storm.members]
+    storm.canaries = [e.id for e in running[: world.policy.canary_count]]
+    world.storms[incident.family] = storm
+    return storm
+
+
+def _covered(turn: Turn, incident: Incident) -> None:
+    """A later one of a paused family: escalated with a page of its own, since the grouped one has left."""
+    if incident.state is State.DIAGNOSING:
+        why = turn.world.pauses[incident.family].reason
+        escalation.escalate(turn, incident, TierReason.CANARY_FAILED, f"{incident.family} is paused: {why}")

@@ -1,0 +1,203 @@
+"""What people read (NFR-003, R1, R2): plain words, no jargon, under 600 characters on Signal. Pure.
+
+Text that comes from readings or programs is `clean`ed: no control characters, one line, bounded. Synapse bodies avoid
+the words and marks that make the site's REST side create memory rows (SITE.md).
+"""
+
+from __future__ import annotations
+
+import re
+
+from supervisor.incidents.model import (
+    AnomalyType,
+    Channel,
+    Execution,
+    Incident,
+    State,
+    Tier,
+    TierReason,
+)
+from supervisor.incidents.world import World
+
+SIGNAL_CHARS_MAX = 600
+QUOTE_CHARS_MAX = 160
+GROUP_NAMES_MAX = 20
+
+KIND = {Tier.SILENT: "", Tier.INFORM: "summary", Tier.ASK: "approval", Tier.PAGE: "page"}
+
+_WHAT = {
+    AnomalyType.PROCESS_DEAD: "{target} is down",
+    AnomalyType.PROCESS_ZOMBIE: "{target} left a zombie process",
+    AnomalyType.WORKER_QUARANTINED: "healctl's own part {target} keeps failing",
+    AnomalyType.ITEM_QUARANTINED: "healctl set {target} aside: handling it killed a worker twice",
+    AnomalyType.PROBE_UNAVAILABLE: "healctl cannot check {target}",
+}
+_STATE = {
+    State.DETECTED: "just detected",
+    State.DIAGNOSING: "being looked at",
+    State.REMEDIATING: "being repaired",
+    State.VERIFYING: "repaired, being checked",
+    State.REMEDIATION_FAILED: "repair failed",
+    State.ESCALATED: "waiting for you",
+    State.RESOLVED: "resolved",
+    State.SELF_RESOLVED: "recovered by itself",
+    State.DISMISSED: "dismissed",
+}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]+")
+_MEMORY_MARKS = re.compile(r"@(?=remember|insight|decision|atom)", re.IGNORECASE)
+_MEMORY_WORDS = re.compile(r"\b(because|triggers?)\b", re.IGNORECASE)
+
+
+def clean(text: str, limit: int = QUOTE_CHARS_MAX) -> str:
+    """Text from a reading or a program, harmless and short enough to quote."""
+    text = _CONTROL.sub(" ", text).strip()
+    text = re.sub(r" {2,}", " ", text)
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def what(incident: Incident) -> str:
+    return _WHAT[incident.anomaly].format(target=clean(incident.target_id, 60))
+
+
+def subject(incident: Incident, kind: str) -> str:
+    """One line; `kind` is the outbox row's."""
+    if kind in ("outcome", "closing"):
+        return f"{what(incident)}: {_STATE[incident.state]}"
+    if kind == "approval":
+        return f"{what(incident)}: approve {incident.runbook_id}?"
+    return what(incident)
+
+
+def body(world: World, incident: Incident, channel: Channel, kind: str) -> str:
+    """The whole text for one channel."""
+    if channel is Channel.SIGNAL:
+        text = _closing(incident) if kind == "closing" else _signal(world, incident, kind)
+        return clean_lines(text, SIGNAL_CHARS_MAX)
+    return _MEMORY_WORDS.sub(_softer, _MEMORY_MARKS.sub("(at)", _synapse(world, incident, kind)))
+
+
+def clean_lines(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def _softer(match: re.Match[str]) -> str:
+    return "since" if match.group().lower() == "because" else "causes"
+
+
+def _signal(world: World, incident: Incident, kind: str) -> str:
+    execution = _execution(world, incident)
+    head = "Still open: " if kind == "repeat" else ""
+    parts = [
+        f"{head}{what(incident)}. {_sentence(incident.evidence)}",
+        _tried(incident, execution),
+        _decide(incident),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _tried(incident: Incident, execution: Execution | None) -> str:
+    """What was tried and what came of it."""
+    if execution is None or incident.tier_reason in (TierReason.NO_RUNBOOK, TierReason.CANNOT_EXECUTE):
+        return "Nothing was tried." if incident.open else "Nothing was done."
+    last = execution.results[-1] if execution.results else None
+    did = f"Tried {execution.runbook.label} ({execution.runbook.id})"
+    if incident.state is State.RESOLVED:
+        return f"{did}: it works again, verified."
+    if incident.state in (State.REMEDIATING, State.VERIFYING):
+        return f"{did}: not finished yet."
+    if last is not None and not last.success:
+        return f"{did}: it failed. {_sentence(last.output)}"
+    if execution.verified is False:
+        return f"{did}: the steps worked, but it is still not well."
+    return f"{did}: it was interrupted, the result is unknown."
+
+
+def _decide(incident: Incident) -> str:
+    """Exactly what is the person's to decide, with the shortest command for it."""
+    match incident.state, incident.tier_reason:
+        case ((State.RESOLVED | State.SELF_RESOLVED | State.DISMISSED), _):
+            return "Nothing to decide."
+        case ((State.DETECTED | State.DIAGNOSING | State.REMEDIATING | State.VERIFYING), _):
+            return "Nothing to decide yet; `healctl heal status` shows how it goes."
+        case _, TierReason.NEEDS_APPROVAL:
+            return (
+                f"Decide: let healctl repair it with `healctl heal approve {incident.runbook_id} "
+                f"--target {incident.target_id}`, or look yourself and "
+                f"`healctl heal dismiss {incident.id} --reason ...`."
+            )
+        case _, TierReason.BREAKER_OPEN:
+            return (
+                "Automatic repair has stopped; one more try comes within the hour. Decide: find out why it does not "
+                f"last, or try now with `healctl heal execute {incident.runbook_id} --target {incident.target_id} "
+                "--confirm`."
+            )
+        case _, (TierReason.NO_RUNBOOK | TierReason.CANNOT_EXECUTE):
+            return (
+                f"Decide: repair it by hand ({clean(incident.hint, 80)}), or "
+                f"`healctl heal dismiss {incident.id} --reason ...`."
+            )
+        case _:
+            return (
+                "Decide: repair it by hand, or try again with "
+                f"`healctl heal execute {incident.runbook_id} --target {incident.target_id} --confirm`."
+            )
+
+
+def _closing(incident: Incident) -> str:
+    return f"Over: {what(incident)}. It is {_STATE[incident.state]}."
+
+
+def _synapse(world: World, incident: Incident, kind: str) -> str:
+    """NFR-003: anomaly, action taken, verification status, current state."""
+    execution = _execution(world, incident)
+    lines = [
+        f"Anomaly: {what(incident)} ({incident.anomaly}, {incident.severity}). {_sentence(incident.evidence)}",
+        f"Action: {_tried(incident, execution)}",
+        f"Verification: {_verification(execution)}",
+        f"State: {incident.state} ({_STATE[incident.state]})",
+        f"Incident: {incident.id}",
+    ]
+    if kind == "approval":
+        lines += _proposal(world, incident)
+    elif incident.open:
+        lines.append(_decide(incident))
+    return "\n".join(lines)
+
+
+def _proposal(world: World, incident: Incident) -> list[str]:
+    """R1, tier 2: the proposed steps and how to approve them."""
+    runbook = world.runbooks.get(incident.runbook_id or "")
+    steps = ", ".join(step.step_id for step in runbook.steps) if runbook else ""
+    return [f"Proposed: {incident.runbook_id}: {steps}", _decide(incident)]
+
+
+def _verification(execution: Execution | None) -> str:
+    if execution is None:
+        return "nothing ran"
+    if execution.verified is None:
+        return "not yet known"
+    return "passed" if execution.verified else "failed"
+
+
+def _execution(world: World, incident: Incident) -> Execution | None:
+    wanted = incident.execution_id or ""
+    return world.executions.get(wanted) or world.ended.get(wanted)
+
+
+def _sentence(text: str) -> str:
+    text = clean(text)
+    return text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
+
+
+def group(world: World, incidents: list[Incident], cause: str) -> str:
+    """DESIGN §5: a grouped page names every target when they are 20 or fewer."""
+    del world
+    names = [clean(incident.target_id, 40) for incident in incidents]
+    listed = ", ".join(names[:GROUP_NAMES_MAX])
+    more = f" and {len(names) - GROUP_NAMES_MAX} more" if len(names) > GROUP_NAMES_MAX else ""
+    family = incidents[0].family
+    text = (
+        f"{len(names)} {family} targets failed at once: {listed}{more}.\n{_sentence(cause)} Automatic repair of "
+        f"{family} targets is paused.\nDecide: find the common cause, or repair one with `healctl heal execute`."
+    )
+    return clean_lines(text, SIGNAL_CHARS_MAX * 2)

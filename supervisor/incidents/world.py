@@ -1,0 +1,357 @@
+"""The engine's memory (`World`) and one decision in the making (`Turn`).
+
+A `Turn` changes the world and notes the same change as a record, so that memory and ledger cannot differ: whoever
+wants to change an incident, an execution, a timer ... does it through the turn. Effects leave only after the records
+are durable (DESIGN §2.1); `ask_probe` alone may go at once, since it changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from supervisor.incidents.classify import Classifier
+from supervisor.incidents.lifecycle import Trigger, advance
+from supervisor.incidents.model import (
+    AddMetric,
+    AddTrail,
+    AnomalyType,
+    Breaker,
+    DropBreaker,
+    DropPause,
+    DropTimer,
+    Execution,
+    FamilyPause,
+    HealthReading,
+    Incident,
+    Instant,
+    Metric,
+    OutboxRow,
+    OutboxState,
+    PutBreaker,
+    PutExecution,
+    PutIncident,
+    PutOutbox,
+    PutPause,
+    PutRunbookState,
+    Record,
+    Runbook,
+    RunbookState,
+    SetTimer,
+    State,
+    StepResult,
+    Target,
+    Timer,
+    TimerKind,
+    TrailEntry,
+)
+from supervisor.incidents.policy import Policy
+
+TRAIL_MAX = 500  # entries of one incident; beyond it only its transitions are still written
+OPEN_INCIDENTS_MAX = 10_000
+OUTPUT_CHARS_MAX = 4_000  # of a step's output in the trail
+HISTORY_MAX = 10_000  # executions remembered for the breakers
+
+Key = tuple[AnomalyType, str]
+
+
+# --- effects: what leaves the engine ---------------------------------------------------------------------------------
+
+
+class AskProbe(msgspec.Struct, frozen=True):
+    """Read this target now; the answer comes back as an ordinary reading."""
+
+    target_id: str
+    family: str
+
+
+class DispatchExecution(msgspec.Struct, frozen=True):
+    execution: Execution
+
+
+class SettleExecution(msgspec.Struct, frozen=True):
+    execution: Execution
+
+
+class FetchExecutionState(msgspec.Struct, frozen=True):
+    execution_id: str
+
+
+class PlanExecution(msgspec.Struct, frozen=True):
+    """A dry run: `token` names who asked."""
+
+    execution: Execution
+    reading: HealthReading | None
+    token: str
+
+
+class DeliverRow(msgspec.Struct, frozen=True):
+    row: OutboxRow
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The reply to a person's request: `body` is JSON-ready, or an error that the caller may see."""
+
+    token: str
+    body: dict[str, Any] | None = None
+    error: Exception | None = None
+
+
+Effect = DispatchExecution | SettleExecution | FetchExecutionState | PlanExecution | DeliverRow | Answer
+
+
+@dataclass
+class Storm:
+    """Many targets of one family failed at once: the first repairs must verify before the rest go on (DESIGN §2.8)."""
+
+    members: set[str] = field(default_factory=set)  # incidents
+    canaries: list[str] = field(default_factory=list)  # executions
+    verified: set[str] = field(default_factory=set)
+
+
+@dataclass
+class World:
+    """Everything the engine knows. Rebuilt from the ledger after a crash (`recover`)."""
+
+    boot_id: str
+    ledger_id: str
+    epoch: int
+    policy: Policy
+    runbooks: dict[str, Runbook]
+    targets: dict[str, Target]
+    sender: str = "helios"
+    counter: int = 0
+    classifier: Classifier = field(default_factory=Classifier)
+    incidents: dict[str, Incident] = field(default_factory=dict)  # open ones
+    by_key: dict[Key, str] = field(default_factory=dict)
+    by_target: dict[str, set[str]] = field(default_factory=dict)
+    closed: dict[Key, list[Incident]] = field(default_factory=dict)  # within the reopening window, or dismissed
+    trails: dict[str, list[TrailEntry]] = field(default_factory=dict)
+    executions: dict[str, Execution] = field(default_factory=dict)  # not over, or not yet verified
+    ended: dict[str, Execution] = field(default_factory=dict)  # over, within the breaker window
+    history: deque[tuple[float, str, str]] = field(default_factory=deque)  # (steady, runbook, resource)
+    outbox: dict[str, OutboxRow] = field(default_factory=dict)  # undelivered
+    runbook_states: dict[tuple[str, str], RunbookState] = field(default_factory=dict)
+    timers: dict[tuple[TimerKind, str], Timer] = field(default_factory=dict)
+    breakers: dict[tuple[str, str], Breaker] = field(default_factory=dict)
+    pauses: dict[str, FamilyPause] = field(default_factory=dict)
+    storms: dict[str, Storm] = field(default_factory=dict)
+    readings: dict[str, HealthReading] = field(default_factory=dict)  # newest per target
+    asked: dict[str, float] = field(default_factory=dict)  # target -> mono_s of the newest question
+    rerun: set[str] = field(default_factory=set)  # escalated incidents that may run now
+    waiters: dict[str, list[str]] = field(default_factory=dict)  # execution -> tokens of people who wait for it
+    executor: str = ""  # incarnation of the living executor
+    settled: set[str] = field(default_factory=set)  # interrupted executions whose programs are over
+    exited: set[str] = field(default_factory=set)  # executions whose start command ended with a failure
+    limit_reported: bool = False
+    last_remediation_wall_s: float | None = None
+    last_escalation_wall_s: float | None = None
+    last_signal_wall_s: float | None = None
+
+    def holder_of(self, resource: str) -> Execution | None:
+        """The execution that holds this resource: one that runs, or whose result is not yet verified."""
+        return next((execution for execution in self.executions.values() if execution.resource == resource), None)
+
+
+@dataclass
+class Decision:
+    """What one event led to: `records` in one transaction, then `effects`; `probes` may go at once."""
+
+    records: list[Record]
+    effects: list[Effect]
+    probes: list[AskProbe]
+
+
+class Turn:
+    """One event being handled at one instant."""
+
+    def __init__(self, world: World, now: Instant) -> None:
+        self.world = world
+        self.now = now
+        self.records: list[Record] = []
+        self.effects: list[Effect] = []
+        self._probes: dict[str, AskProbe] = {}
+
+    def decision(self) -> Decision:
+        return Decision(self.records, self.effects, list(self._probes.values()))
+
+    def new_id(self, prefix: str) -> str:
+        """Ids are derived, not drawn: the same history gives the same ids (replay), no two ledgers share them."""
+        self.world.counter += 1
+        seed = f"{self.world.ledger_id}:{self.world.epoch}:{self.world.counter}"
+        return f"{prefix}_{hashlib.sha256(seed.encode()).hexdigest()[:12]}"
+
+    # -- incidents --
+
+    def incident(self, incident_id: str) -> Incident | None:
+        return self.world.incidents.get(incident_id)
+
+    def add_incident(self, incident: Incident) -> None:
+        world = self.world
+        world.incidents[incident.id] = incident
+        world.by_key[incident.anomaly, incident.target_id] = incident.id
+        world.by_target.setdefault(incident.target_id, set()).add(incident.id)
+        self.records.append(PutIncident(incident))
+
+    def update(self, incident: Incident, **changes: Any) -> Incident:
+        """A change of an incident that is not a transition."""
+        new = msgspec.structs.replace(incident, **changes)
+        if new.open:
+            self.world.incidents[new.id] = new
+        self.records.append(PutIncident(new))
+        return new
+
+    def move(self, incident: Incident, trigger: Trigger, actor: str, note: str, **changes: Any) -> Incident:
+        """A transition, with its trail entry. Raises IllegalTransition before anything has changed."""
+        state = advance(incident.state, trigger)
+        new = msgspec.structs.replace(incident, state=state, changed_wall_s=self.now.wall_s, **changes)
+        if not new.open:
+            new = msgspec.structs.replace(new, resolved_wall_s=self.now.wall_s, waiting_for="")
+        new = self._note(new, actor, note, transition=True)
+        self.records.append(PutIncident(new))
+        if not new.open:
+            self._close(new)
+        return new
+
+    def note(
+        self, incident: Incident, actor: str, note: str, result: StepResult | None = None, **more: Any
+    ) -> Incident:
+        """A trail entry without a transition."""
+        new = self._note(incident, actor, note, result=result, **more)
+        if new is not incident:
+            self.records.append(PutIncident(new))
+        return new
+
+    def _note(
+        self,
+        incident: Incident,
+        actor: str,
+        note: str,
+        *,
+        transition: bool = False,
+        result: StepResult | None = None,
+        execution_id: str | None = None,
+    ) -> Incident:
+        n = incident.trail_length
+        if n >= TRAIL_MAX and not transition:
+            return incident
+        if n == TRAIL_MAX - 1 and not transition:
+            note = f"trail full at {TRAIL_MAX} entries: from here on only transitions are written"
+            result = None
+        entry = TrailEntry(
+            incident_id=incident.id,
+            n=n,
+            at_wall_s=self.now.wall_s,
+            state=incident.state,
+            actor=actor,
+            note=note,
+            step_id=result.step_id if result else None,
+            execution_id=execution_id,
+            success=result.success if result else None,
+            output=result.output[:OUTPUT_CHARS_MAX] if result else None,
+            duration_ms=result.duration_ms if result else None,
+        )
+        self.records.append(AddTrail(entry))
+        new = msgspec.structs.replace(incident, trail_length=n + 1)
+        if new.open:
+            self.world.trails.setdefault(incident.id, []).append(entry)
+            self.world.incidents[new.id] = new
+        return new
+
+    def _close(self, incident: Incident) -> None:
+        world = self.world
+        key = (incident.anomaly, incident.target_id)
+        world.incidents.pop(incident.id, None)
+        world.by_key.pop(key, None)
+        world.trails.pop(incident.id, None)
+        world.rerun.discard(incident.id)
+        mine = world.by_target.get(incident.target_id, set())
+        mine.discard(incident.id)
+        if not mine:
+            world.by_target.pop(incident.target_id, None)
+        world.closed.setdefault(key, []).append(incident)
+        for kind in (TimerKind.PAGE_HOLD, TimerKind.REPEAT, TimerKind.RECHECK):
+            self.drop_timer(kind, incident.id)
+
+    # -- the rest of the ledger --
+
+    def put_execution(self, execution: Execution, **changes: Any) -> Execution:
+        """Writes it; one that is over (ended, and nothing left to verify) leaves the active table."""
+        new = msgspec.structs.replace(execution, **changes)
+        world = self.world
+        if is_over(new):
+            world.executions.pop(new.id, None)
+            world.ended[new.id] = new
+        else:
+            world.executions[new.id] = new
+        self.records.append(PutExecution(new))
+        return new
+
+    def put_row(self, row: OutboxRow, **changes: Any) -> OutboxRow:
+        new = msgspec.structs.replace(row, **changes)
+        if new.state is OutboxState.PENDING:
+            self.world.outbox[new.id] = new
+        else:
+            self.world.outbox.pop(new.id, None)
+        self.records.append(PutOutbox(new))
+        return new
+
+    def put_runbook_state(self, state: RunbookState) -> None:
+        self.world.runbook_states[state.runbook_id, state.target_id] = state
+        self.records.append(PutRunbookState(state))
+
+    def set_timer(self, kind: TimerKind, subject: str, after_s: float) -> None:
+        timer = Timer(kind, subject, self.now.steady_s + after_s)
+        self.world.timers[kind, subject] = timer
+        self.records.append(SetTimer(timer))
+
+    def drop_timer(self, kind: TimerKind, subject: str) -> None:
+        if self.world.timers.pop((kind, subject), None) is not None:
+            self.records.append(DropTimer(kind, subject))
+
+    def put_breaker(self, breaker: Breaker) -> None:
+        self.world.breakers[breaker.runbook_id, breaker.resource] = breaker
+        self.records.append(PutBreaker(breaker))
+
+    def drop_breaker(self, runbook_id: str, resource: str) -> None:
+        if self.world.breakers.pop((runbook_id, resource), None) is not None:
+            self.records.append(DropBreaker(runbook_id, resource))
+
+    def put_pause(self, pause: FamilyPause) -> None:
+        self.world.pauses[pause.family] = pause
+        self.records.append(PutPause(pause))
+
+    def drop_pause(self, family: str) -> None:
+        if self.world.pauses.pop(family, None) is not None:
+            self.records.append(DropPause(family))
+
+    def metric(self, name: str, stage: str, result: str, incident_id: str | None = None) -> None:
+        """FR-008, in SITE.md's form."""
+        self.records.append(AddMetric(Metric(self.new_id("met"), name, stage, result, self.now.wall_s, incident_id)))
+
+    def ask_probe(self, target_id: str, family: str) -> None:
+        """A fresh reading of our own (R7): one whose check begins from now on."""
+        self.world.asked[target_id] = self.now.mono_s
+        self._probes[target_id] = AskProbe(target_id, family)
+
+
+def is_over(execution: Execution) -> bool:
+    """Ended, and nothing about it is still to be verified: its resource is free."""
+    from supervisor.incidents.model import ExecutionState
+
+    match execution.state:
+        case ExecutionState.INTENDED | ExecutionState.CLAIMED | ExecutionState.INTERRUPTED:
+            return False
+        case ExecutionState.SUCCEEDED:
+            return execution.verified is not None or not execution.runbook.verifies
+        case _:
+            return True
+
+
+def waits_in(state: State) -> bool:
+    """A person or a lock may let an incident in this state run."""
+    return state in (State.DIAGNOSING, State.ESCALATED)
