@@ -2,7 +2,7 @@
 
 `load` never starts anything; an error names file, line, key, what was found and what was expected (exit 78). A bare
 number is no duration, an unknown key is an error with a suggestion, `~` is expanded and a relative path refused.
-Nothing here may write: `make_dirs`, called by `healctl start` alone, is the one exception.
+Nothing here may write: `make_state_dir`, called by `healctl start` alone, is the one exception.
 """
 
 from __future__ import annotations
@@ -275,28 +275,21 @@ def dirs(config: Config) -> Dirs:
     return Dirs(Path(state), Path(runtime))
 
 
-def make_dirs(where: Dirs) -> None:
-    """Creates both directories 0700. Raises ConfigError when one cannot be made, is not ours, or others may write it.
+def make_state_dir(path: Path) -> None:
+    """Creates it 0700. Raises ConfigError when it cannot be made, is not ours, or others may write it.
 
-    The runtime directory is closed to others even if it existed: whoever can replace a socket commands the healer.
+    (The runtime directory is the lock's: `supervisor.tree.lock` makes and checks it.)
     """
-    for key, path in (("state_dir", where.state_dir), ("runtime_dir", where.runtime_dir)):
-        try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = path.stat()
-            if found.st_uid != os.geteuid():
-                raise ConfigError(
-                    f"{path} belongs to user {found.st_uid}", f"set {key} in [healctl] to one of your own"
-                )
-            if found.st_mode & 0o022:
-                raise ConfigError(
-                    f"{path} can be written by others (mode {found.st_mode & 0o7777:o})", f"chmod 700 {path}"
-                )
-            if key == "runtime_dir" and found.st_mode & 0o077:
-                path.chmod(0o700)
-        except OSError as error:
-            hint = f"set {key} in [healctl] to a directory that you may write"
-            raise ConfigError(f"{path} cannot be used as {key}: {error.strerror}", hint) from error
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.stat()
+    except OSError as error:
+        hint = "set state_dir in [healctl] to a directory that you may write"
+        raise ConfigError(f"{path} cannot be used as state_dir: {error.strerror}", hint) from error
+    if found.st_uid != os.geteuid():
+        raise ConfigError(f"{path} belongs to user {found.st_uid}", "set state_dir in [healctl] to one of your own")
+    if found.st_mode & 0o022:
+        raise ConfigError(f"{path} can be written by others (mode {found.st_mode & 0o7777:04o})", f"chmod 700 {path}")
 
 
 def targets(config: Config) -> tuple[Target, ...]:

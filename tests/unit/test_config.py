@@ -135,18 +135,16 @@ def test_the_search_order(tmp_path: Path) -> None:
     assert config.locate(Path("/c.toml"), {**env, "HEALCTL_CONFIG": "/e.toml"}) == Path("/c.toml")
 
 
-def test_directories_are_made_closed_and_foreign_ones_refused(tmp_path: Path) -> None:
-    where = Dirs(tmp_path / "a/state", tmp_path / "run")
-    where.runtime_dir.mkdir(mode=0o755)
-    config.make_dirs(where)
-    assert where.state_dir.stat().st_mode & 0o777 == 0o700
-    assert where.runtime_dir.stat().st_mode & 0o777 == 0o700
-    where.runtime_dir.chmod(0o777)
+def test_the_state_directory_is_made_closed_and_an_open_one_refused(tmp_path: Path) -> None:
+    state = tmp_path / "a/state"
+    config.make_state_dir(state)
+    assert state.stat().st_mode & 0o777 == 0o700
+    state.chmod(0o777)
     with pytest.raises(ConfigError, match="can be written by others"):
-        config.make_dirs(where)
+        config.make_state_dir(state)
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be used as state_dir"):
-        config.make_dirs(Dirs(tmp_path / "file", where.runtime_dir))
+        config.make_state_dir(tmp_path / "file")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the root service's directories are root's")

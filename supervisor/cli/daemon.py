@@ -1,0 +1,166 @@
+"""`healctl start | stop | status | check`: the daemon itself, and its configuration.
+
+`start` becomes the root of the tree, which must stay forkable: nothing here may make a ZeroMQ context or a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import supervisor
+from supervisor.cli import output
+from supervisor.cli.options import settings, with_config, with_output
+from supervisor.errors import AlreadyRunning, HealError
+
+if TYPE_CHECKING:
+    from supervisor.config import Config, Dirs
+
+EXAMPLE = """\
+  [process.web]
+  pid_file = "/run/web.pid"
+  auto_restart = true
+  restart = { argv = ["/usr/local/bin/web", "--daemon"] }"""
+STATUS_S = 5.0
+
+
+@click.command(epilog="\b\nExamples:\n  healctl start\n  healctl start -c healctl.toml --detach")
+@click.option("--detach", is_flag=True, help="Return when every worker is ready; the log goes to a file.")
+@with_config
+def start(detach: bool) -> int:
+    """Run the daemon, by default in the foreground, until `healctl stop` or Ctrl-C.
+
+    With no configuration at all it runs too, and says how to add what it shall watch.
+    """
+    from supervisor import config
+    from supervisor.cli.client import is_running
+
+    chosen = settings()
+    loaded = chosen.load()
+    where = config.dirs(loaded)
+    if is_running(where.runtime_dir):
+        raise AlreadyRunning(
+            f"healctl is already running in {where.runtime_dir}",
+            "healctl status shows it, healctl stop ends it; another one needs its own runtime_dir",
+        )
+    config.make_state_dir(where.state_dir)
+    _introduce(loaded, where, config.locate(chosen.config_path, os.environ))
+    from supervisor.tree import root
+
+    if detach:
+        return root.detach(loaded, where.state_dir, where.runtime_dir)
+    return root.run(loaded, where.state_dir, where.runtime_dir)
+
+
+def _introduce(loaded: Config, where: Dirs, file: Path | None) -> None:
+    from supervisor.units import format_duration
+
+    output.note(f"healctl {supervisor.__version__}, configuration: {file or 'built-in defaults'}")
+    output.note(f"state in {where.state_dir}, sockets in {where.runtime_dir}")
+    for name, section in loaded.process.items():
+        restarts = "restarts it by itself" if section.auto_restart else "asks before it restarts it"
+        output.note(f"watching {name}: at every death, and every {format_duration(section.interval)}; {restarts}")
+    if not loaded.process:
+        home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+        place = file or ("/etc/healctl/healctl.toml" if os.geteuid() == 0 else f"{home}/healctl/healctl.toml")
+        output.note(
+            f"watching nothing of yours yet, only its own workers; to add a target, write to {place}:\n{EXAMPLE}"
+        )
+    if not loaded.notify.signal.transports:
+        output.note("nobody can be paged: [notify.signal] names no transport; pages wait, and stand in healctl status")
+
+
+@click.command(epilog="\b\nExample:\n  healctl stop --timeout 1m")
+@click.option("--timeout", default="30s", show_default=True, metavar="DURATION", help="How long to wait for its end.")
+@with_config
+def stop(timeout: str) -> None:
+    """Stop the daemon and wait until it is gone. Services that it healed live on."""
+    from supervisor import proc
+    from supervisor.cli.client import not_running
+    from supervisor.tree.lock import holder
+    from supervisor.units import DURATION_FORM, parse_duration
+
+    limit_s = parse_duration(timeout)
+    if limit_s is None:
+        raise click.BadParameter(f"found {timeout!r}, expected {DURATION_FORM}", param_hint="--timeout")
+    runtime_dir = settings().dirs().runtime_dir
+    ref = holder(runtime_dir)
+    pidfd = proc.open_pidfd(ref) if ref is not None else None
+    if ref is None or pidfd is None:
+        raise not_running(runtime_dir)
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(int(limit_s * 1000)):
+            raise HealError(f"healctl (pid {ref.pid}) is still stopping after {timeout}", "look at its log")
+    except ProcessLookupError:
+        pass  # it ended by itself in between: that is what was asked for
+    except PermissionError as error:
+        raise HealError(
+            f"healctl (pid {ref.pid}) belongs to another user", "stop it as that user, or as root"
+        ) from error
+    finally:
+        os.close(pidfd)
+    output.note(f"healctl (pid {ref.pid}) has stopped")
+
+
+def _show_tree(answer: dict[str, Any]) -> None:
+    rows = [
+        (c["name"], c["state"], c["pid"], c["restarts"], output.local_time(c["since"]), c["last_exit"])
+        for c in answer["children"]
+    ]
+    output.table(("WORKER", "STATE", "PID", "RESTARTS", "SINCE", "LAST EXIT"), rows)
+    outbox = answer["outbox"]
+    line = f"Outbox: {outbox['pending']} pending"
+    if outbox["pending"]:
+        line += f", oldest {outbox['oldest_s']:.0f} s, last error: {output.plain(outbox['last_error'])}"
+    output.say(line)
+    for projection in (answer.get("store") or {}).get("projections", ()):
+        behind = f"{projection['behind']} behind" if projection["behind"] else "up to date"
+        error = f", {output.plain(projection['last_error'])}" if projection["last_error"] else ""
+        output.say(f"{projection['name']} ({output.plain(projection['path'])}): {behind}{error}")
+    for breaker in answer["breakers"]:
+        where = f"{output.plain(breaker['runbook_id'])} on {output.plain(breaker['resource'])}"
+        output.say(f"Breaker {breaker['state']}: {where} since {output.local_time(breaker['opened_at'])}")
+    for pause in answer["pauses"]:
+        output.say(f"Paused: {output.plain(pause['family'])}: {output.plain(pause['reason'])}")
+    output.say(f"Targets: {answer['targets']}. Version {answer['version']}.")
+
+
+@click.command(epilog="\b\nExample:\n  healctl status --json | jq .children")
+@with_output
+def status() -> None:
+    """Show the daemon's own workers, its store, what waits to be sent, breakers and pauses."""
+    from supervisor.cli.heal import ask
+
+    ask("tree", None, _show_tree, STATUS_S)
+
+
+@click.command(
+    epilog="\b\nExamples:\n  healctl check\n  healctl check -c new.toml && healctl stop && healctl start -c new.toml"
+)
+@click.option("--configured", is_flag=True, help="Only tell, by exit 0 or 1, whether there is a configuration file.")
+@with_output
+def check(configured: bool) -> int:
+    """Check the configuration in force without starting anything; exit 78 names every fault."""
+    import msgspec
+
+    from supervisor import config
+
+    chosen = settings()
+    file = config.locate(chosen.config_path, os.environ)
+    if configured:
+        return 0 if file is not None else 1
+    loaded = chosen.load()
+    names = [target.target_id for target in config.targets(loaded)]
+    if chosen.json:
+        output.show_json(msgspec.json.encode({"ok": True, "file": str(file) if file else None, "targets": names}))
+    else:
+        output.say(f"{file or 'built-in defaults'}: ok, {len(names)} targets: {', '.join(names) or 'none'}")
+    return 0

@@ -1,0 +1,173 @@
+"""`healctl heal ...`: the actions of `cortex_heal` (FR-007), with the site's JSON (SITE.md) and tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+import msgspec
+
+from supervisor.cli import output
+from supervisor.cli.options import settings, with_output
+
+ACT_S = 120.0  # an execution's steps and its verification take as long as their own limits allow
+PLAN_S = 30.0
+
+Answer = dict[str, Any]
+
+
+def ask(action: str, args: dict[str, Any] | None, show: Callable[[Answer], None], deadline_s: float = 10.0) -> Answer:
+    """Asks the daemon and shows the answer, as JSON or by `show`."""
+    from supervisor.cli.client import Control
+
+    chosen = settings()
+    with Control(chosen.dirs().runtime_dir) as control:
+        body = control.ask(action, args, deadline_s)
+    answer: Answer = msgspec.json.decode(body)
+    if chosen.json:
+        output.show_json(body)
+    else:
+        show(answer)
+    return answer
+
+
+class Actions(click.Group):
+    """`list_runbooks` and `list-runbooks` are one command (DESIGN §6)."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, cmd_name.replace("-", "_"))
+
+
+@click.group(
+    cls=Actions,
+    epilog="""\b
+Examples:
+  healctl heal status
+  healctl heal dry_run rb-restart-service --target web
+  healctl heal execute rb-restart-service --target web --confirm
+  healctl heal status --json | jq .open_incidents
+""",
+)
+def heal() -> None:
+    """Incidents and runbooks. Names may be written with _ or -."""
+
+
+def _show_status(answer: Answer) -> None:
+    incidents = answer["open_incidents"]
+    if not incidents:
+        output.say("No open incidents.")
+    else:
+        names = ("id", "target_id", "anomaly_type", "severity", "state", "runbook_id", "escalation_tier")
+        rows = [[*(i.get(n) for n in names), output.local_time(i.get("detected_at"))] for i in incidents]
+        output.table(("INCIDENT", "TARGET", "ANOMALY", "SEVERITY", "STATE", "RUNBOOK", "TIER", "SINCE"), rows)
+        for incident in incidents:
+            if trail := incident.get("audit_trail"):
+                output.say(f"{output.plain(incident['id'])}: {output.plain(trail[-1].get('note'))}")
+    summary = answer["runbook_summary"]
+    output.say(f"Runbooks: {summary['total']} ({summary['auto_execute']} auto_execute, {summary['dry_run']} dry_run)")
+
+
+@heal.command(epilog="\b\nExample:\n  healctl heal status -o table")
+@with_output
+def status() -> None:
+    """Show all open incidents with their state and progress."""
+    ask("status", None, _show_status)
+
+
+def _show_runbooks(answer: Answer) -> None:
+    rows = [
+        (
+            r["id"],
+            r["mode"],
+            f"{r['confidence']:.2f}",
+            ",".join(r["applies_to"]),
+            output.local_time(r["last_executed_at"]),
+            r["label"],
+        )
+        for r in answer["runbooks"]
+    ]
+    output.table(("RUNBOOK", "MODE", "CONFIDENCE", "APPLIES TO", "LAST EXECUTED", "LABEL"), rows)
+
+
+@heal.command("list_runbooks", epilog="\b\nExample:\n  healctl heal list-runbooks")
+@with_output
+def list_runbooks() -> None:
+    """Show all runbooks with mode, confidence and last use."""
+    ask("list_runbooks", None, _show_runbooks)
+
+
+def _show_approved(answer: Answer) -> None:
+    when = answer.get("approved_at")
+    since = f", approved at {output.local_time(when)}" if when else ""
+    output.say(f"{output.plain(answer['runbook_id'])} is now {output.state(answer['mode'])}{since}")
+
+
+@heal.command(
+    epilog="\b\nExamples:\n  healctl heal approve rb-restart-service --target web\n"
+    "  healctl heal approve rb-restart-service --revoke"
+)
+@click.argument("runbook")
+@click.option("--target", metavar="T", help="Only for this target (default: for all).")
+@click.option("--revoke", is_flag=True, help="Take the approval back.")
+@with_output
+def approve(runbook: str, target: str | None, revoke: bool) -> None:
+    """Let RUNBOOK run by itself; incidents that wait for it go on at once."""
+    args: dict[str, Any] = {"runbook_id": runbook}
+    if target:
+        args["target_id"] = target
+    if revoke:
+        args["revoke"] = True
+    ask("approve", args, _show_approved)
+
+
+def _show_plan(answer: Answer) -> None:
+    output.say(
+        f"{output.plain(answer['runbook_id'])} for {output.plain(answer['target_id'])} ({answer['mode']}) would:"
+    )
+    for number, step in enumerate(answer["steps"], 1):
+        output.say(f"  {number}. {output.plain(step['description'])}")
+    output.say(f"Impact: {output.plain(answer['estimated_impact'])}")
+
+
+@heal.command("dry_run", epilog="\b\nExample:\n  healctl heal dry_run rb-restart-service --target web")
+@click.argument("runbook")
+@click.option("--target", required=True, metavar="T", help="The target to plan for.")
+@with_output
+def dry_run(runbook: str, target: str) -> None:
+    """Show what RUNBOOK would do; changes nothing."""
+    ask("dry_run", {"runbook_id": runbook, "target_id": target}, _show_plan, PLAN_S)
+
+
+def _show_execution(answer: Answer) -> None:
+    for step in answer["steps_executed"]:
+        output.say(f"{output.plain(step['step_id'])}: {output.state(step['status'])} ({step['duration_ms']:.0f} ms)")
+        for line in str(step.get("output") or "").splitlines():
+            output.say(f"  {output.plain(line)}")
+    verified = "yes" if answer["verification_passed"] else "no"
+    output.say(f"Verified: {verified}. Needs you: {'yes' if answer['escalation_needed'] else 'no'}.")
+
+
+@heal.command(epilog="\b\nExample:\n  healctl heal execute rb-restart-service --target web --confirm")
+@click.argument("runbook")
+@click.option("--target", required=True, metavar="T", help="The target to act on.")
+@click.option("--confirm", is_flag=True, help="Really do it; refused (exit 5) without.")
+@with_output
+def execute(runbook: str, target: str, confirm: bool) -> int:
+    """Run RUNBOOK now, anomaly or not: it may end a live process first. Exit 1 unless it was verified."""
+    args = {"runbook_id": runbook, "target_id": target, "confirm": confirm}
+    return 0 if ask("execute", args, _show_execution, ACT_S)["success"] else 1
+
+
+def _show_dismissed(answer: Answer) -> None:
+    until = output.local_time(answer["dismiss_until"])
+    output.say(f"{output.plain(answer['incident_id'])} is dismissed; it stays quiet until {until}")
+
+
+@heal.command(epilog='\b\nExample:\n  healctl heal dismiss inc-01 --reason "maintenance until tonight"')
+@click.argument("incident")
+@click.option("--reason", required=True, metavar="R", help="Why; kept in the audit trail.")
+@with_output
+def dismiss(incident: str, reason: str) -> None:
+    """Close INCIDENT as not worth acting on, and keep quiet about it for the dismiss window."""
+    ask("dismiss", {"incident_id": incident, "reason": reason}, _show_dismissed)

@@ -1,0 +1,96 @@
+"""What goes to the terminal: JSON or tables on stdout, diagnostics on stderr, and nothing a service printed raw.
+
+Text that came from a service (its output, its command line) may hold terminal escapes: `plain` makes them visible.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+COLOURS = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
+STATE_COLOURS = {
+    "resolved": "green",
+    "self_resolved": "green",
+    "ready": "green",
+    "escalated": "red",
+    "remediation_failed": "red",
+    "critical": "red",
+    "quarantined": "red",
+    "high": "yellow",
+    "backoff": "yellow",
+    "remediating": "yellow",
+    "verifying": "yellow",
+}
+CELL_MAX = 60
+
+
+def say(text: str = "") -> None:
+    """One line on stdout, at once (a pipe's reader must not wait for a full buffer)."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """One line on stderr."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def plain(value: object) -> str:
+    """`value` on one line without control characters."""
+    text = "-" if value is None or value == "" else str(value)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def coloured(text: str, colour: str) -> str:
+    """`text` in a colour when stdout is a terminal and NO_COLOR (no-color.org) is unset."""
+    if not colour or os.environ.get("NO_COLOR") or not sys.stdout.isatty():
+        return text
+    return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m"
+
+
+def state(word: object) -> str:
+    text = plain(word)
+    return coloured(text, STATE_COLOURS.get(text, ""))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Aligned columns; long cells are cut, known states coloured."""
+    cells = [[plain(cell)[:CELL_MAX] for cell in row] for row in rows]
+    widths = [max(len(name), *(len(row[i]) for row in cells), 0) for i, name in enumerate(header)]
+    say(coloured("  ".join(n.ljust(w) for n, w in zip(header, widths, strict=True)).rstrip(), "bold"))
+    for row in cells:
+        parts = [
+            coloured(cell, STATE_COLOURS.get(cell, "")) + " " * (width - len(cell))
+            for cell, width in zip(row, widths, strict=True)
+        ]
+        say("  ".join(parts).rstrip())
+
+
+def show_json(body: bytes) -> None:
+    """JSON as the daemon sent it: indented for people, one line for programs."""
+    say((msgspec.json.format(body, indent=2) if sys.stdout.isatty() else body).decode())
+
+
+def show_error(*, json: bool, message: str, code: str, hint: str) -> None:
+    """A refusal: an object on stdout for programs (SITE.md's `error`), words on stderr for people."""
+    if json:
+        body: dict[str, Any] = {"error": message, "code": code}
+        if hint:
+            body["hint"] = hint
+        say(msgspec.json.encode(body).decode())
+        return
+    note(f"healctl: {message}" + (f"\n  {hint}" if hint else ""))
+
+
+def local_time(text: object) -> str:
+    """RFC 3339 UTC to whole seconds, for columns: `2026-02-18T09:30:00.123Z` -> `2026-02-18 09:30:00Z`."""
+    whole = plain(text)
+    return whole[:19].replace("T", " ") + "Z" if len(whole) >= 20 and whole[10:11] == "T" else whole
