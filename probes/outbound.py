@@ -1,0 +1,64 @@
+"""Readings on their way to the healer: each is sent until it is acknowledged, and the newest of a target wins.
+
+At most one message per target waits for its answer, so the queue is bounded by the number of targets however long the
+healer is away, and readings of one target never overtake each other. It keeps nothing on disk: a new healer asks for
+everything (`Resync`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+
+from supervisor.bus import Link
+from supervisor.incidents.model import HealthReading
+from supervisor.messages import Body, Nack, Readings
+
+log = logging.getLogger(__name__)
+
+BATCH_MAX = 200
+
+
+class Outbound:
+    """Sends what `put` is given; readings put in one turn of the loop share their messages."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._loop = asyncio.get_running_loop()
+        self._newest: dict[str, HealthReading] = {}
+        self._underway: set[str] = set()
+        self._flushing = False
+
+    def put(self, reading: HealthReading) -> None:
+        self._newest[reading.target_id] = reading
+        self._flush_soon()
+
+    @property
+    def waiting(self) -> int:
+        """Targets with a reading that is not acknowledged yet."""
+        return len(self._underway | self._newest.keys())
+
+    def _flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        ready = [name for name in self._newest if name not in self._underway]
+        for start in range(0, len(ready), BATCH_MAX):
+            names = ready[start : start + BATCH_MAX]
+            self._underway.update(names)
+            answer = self._link.ask(Readings(tuple(self._newest.pop(name) for name in names)))
+            answer.add_done_callback(partial(self._answered, names))
+
+    def _answered(self, names: list[str], answer: asyncio.Future[Body]) -> None:
+        if answer.cancelled():  # the link was closed
+            return
+        self._underway.difference_update(names)
+        body = answer.result()
+        if isinstance(body, Nack):
+            log.warning("the healer refused readings of %s: %s", ", ".join(names[:5]), body.message)
+        if self._newest:
+            self._flush_soon()

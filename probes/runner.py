@@ -1,0 +1,219 @@
+"""The worker of one probe family: reads its targets when they are due and sends the readings to the healer.
+
+Every read ends within 5 s (R9): one that does not return is cancelled and reported as unavailable. The worker never
+judges a reading and never acts on one. Before a target is touched the root is told (`reading:TARGET`), so that a
+target that kills its probe twice is left alone and reported (DESIGN §1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+
+import msgspec
+
+from probes.base import DEADLINE_S, Probe, Source, begin
+from probes.outbound import Outbound
+from probes.process import ProcessProbe
+from probes.schedule import Schedule
+from supervisor import clock
+from supervisor.bus import Link, endpoint, new_context
+from supervisor.incidents.model import HealthReading, Unavailable
+from supervisor.messages import Ack, Frame, Nack, ProbeNow, Readings, Resync
+from supervisor.worker import Boot, Worker
+
+log = logging.getLogger(__name__)
+
+READS_MAX = 64  # at once: a bound on descriptors and on the time to the first death seen in a storm
+
+# A new family is one module and one line here.
+FAMILIES: dict[str, Callable[[Boot], Probe]] = {
+    "process": lambda boot: ProcessProbe(boot.config.process, boot.root_pid),
+}
+
+
+class _Flight(msgspec.Struct, eq=False):
+    """One read under way."""
+
+    target_id: str
+    began_s: float
+    task: asyncio.Task[HealthReading]
+    deadline: asyncio.TimerHandle
+
+
+def item_of(target_id: str) -> str:
+    """The name under which the root knows a target in work."""
+    return f"reading:{target_id}"
+
+
+class ProbeWorker(Worker):
+    """`boot.name` is the family."""
+
+    def __init__(self, boot: Boot, uplink: socket.socket) -> None:
+        super().__init__(boot, uplink)
+        self._flights: dict[str, _Flight] = {}
+        self._abandoned: dict[asyncio.Task[HealthReading], float] = {}  # cancelled, not ended yet; began (s)
+        self._suspects: set[str] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._pumping = False
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._probe = FAMILIES[self.boot.name](self.boot)
+        self._sources: dict[str, Source] = {source.source_id: source for source in self._probe.sources()}
+        self._suspects = {name for name in self._sources if item_of(name) in self.boot.suspects}
+        self._suspects -= {name for name in self._sources if item_of(name) in self.boot.quarantined}
+        intervals = {name: source.poll_interval_ms / 1000 for name, source in self._sources.items()}
+        self._schedule = Schedule(intervals, clock.monotonic_s())
+        self._context = new_context()
+        address = endpoint(self.boot.runtime_dir, "healer")
+        self._link = Link(self._context, address, self.boot.name, self._on_frames, self.boot.incarnation)
+        self._outbound = Outbound(self._link)
+        self._probe.watch(self._read_soon)
+        self._pump_soon()
+
+    async def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        tasks = [flight.task for flight in self._flights.values()]
+        for flight in list(self._flights.values()):
+            self._give_up(flight)
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)
+        self._probe.close()
+        self._link.close()
+        self._context.destroy(linger=0)
+
+    def oldest_work_s(self) -> float:
+        began = [flight.began_s for flight in self._flights.values()] + list(self._abandoned.values())
+        return clock.monotonic_s() - min(began) if began else 0.0
+
+    # -- what is asked of us --
+
+    def _on_frames(self, batch: list[tuple[str, Frame]]) -> None:
+        for _, frame in batch:
+            match frame.body:
+                case ProbeNow(target_id=target_id):
+                    self._probe_now(frame, target_id)
+                case Resync():
+                    now_s = clock.monotonic_s()
+                    for name in self._sources:
+                        if name not in self._flights:  # a read under way will be sent as it is
+                            self._schedule.soon(name, now_s)
+                    self._link.post(Ack(), re=frame.id)
+                case _:
+                    log.debug("a %s is not for a probe", type(frame.body).__name__)
+        self._pump_soon()
+
+    def _probe_now(self, frame: Frame, target_id: str) -> None:
+        if target_id not in self._schedule:
+            nack = Nack("unknown_id", f"{self.boot.name} has no target {target_id!r}", "see `healctl check`", 4)
+            self._link.post(nack, re=frame.id)
+        elif not self._schedule.ask(target_id, frame.id, clock.monotonic_s()):
+            self._link.post(Nack("busy", f"too many questions about {target_id!r} wait already"), re=frame.id)
+        elif self._schedule.serves_nobody(target_id):
+            self._restart(target_id)
+
+    def _read_soon(self, target_id: str, in_s: float) -> None:
+        """The probe's wish; 0 is an event, and a read that began before it may have missed it."""
+        if in_s <= 0:
+            self._restart(target_id)
+        self._schedule.soon(target_id, clock.monotonic_s() + max(in_s, 0.0))
+        self._pump_soon()
+
+    def _restart(self, target_id: str) -> None:
+        flight = self._flights.get(target_id)
+        if flight is not None:
+            self._give_up(flight)
+            self._schedule.abandon(target_id, clock.monotonic_s())
+
+    # -- reading --
+
+    def _pump_soon(self) -> None:
+        if not self._pumping:
+            self._pumping = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Begins what is due, then sleeps until the next is. Suspects go first, each alone: whoever kills this
+        process is then known for sure."""
+        self._pumping = False
+        now_s = clock.monotonic_s()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._suspects:
+            if not self._flights:
+                suspect = min(self._suspects)
+                self._schedule.begin(suspect, now_s)
+                self._begin(suspect, now_s)
+            return
+        for target_id in self._schedule.take(now_s, READS_MAX - len(self._flights)):
+            self._begin(target_id, now_s)
+        due_s = self._schedule.next_s()
+        if due_s is not None and len(self._flights) < READS_MAX:
+            self._timer = self._loop.call_at(due_s, self._pump)
+
+    def _begin(self, target_id: str, now_s: float) -> None:
+        if item_of(target_id) in self.boot.quarantined:
+            began = begin(self._sources[target_id], self.boot.name)
+            why = "reading this target killed its probe twice; it is left alone"
+            self._deliver(began.cannot(Unavailable.ERROR, why))
+            return
+        self.working(item_of(target_id))
+        task = self._loop.create_task(self._probe.read(target_id, DEADLINE_S))
+        deadline = self._loop.call_at(now_s + DEADLINE_S, self._too_late, target_id)
+        flight = _Flight(target_id, now_s, task, deadline)
+        self._flights[target_id] = flight
+        task.add_done_callback(lambda _: self._landed(flight))
+
+    def _landed(self, flight: _Flight) -> None:
+        if self._flights.get(flight.target_id) is not flight:
+            self._ended_late(flight.task)
+            return
+        flight.deadline.cancel()
+        del self._flights[flight.target_id]
+        self.finished(item_of(flight.target_id))
+        self._suspects.discard(flight.target_id)
+        error = asyncio.CancelledError() if flight.task.cancelled() else flight.task.exception()
+        if error is None:
+            self._deliver(flight.task.result())
+        else:
+            log.error("%s: the probe raised, which it must not", flight.target_id, exc_info=error)
+            self._deliver(self._cannot(flight, Unavailable.ERROR, f"{type(error).__name__}: {error}"))
+        self._pump_soon()
+
+    def _too_late(self, target_id: str) -> None:
+        flight = self._flights[target_id]
+        self._give_up(flight)
+        self._suspects.discard(target_id)
+        self._deliver(self._cannot(flight, Unavailable.DEADLINE, f"the check did not end within {DEADLINE_S:g} s"))
+        self._pump_soon()
+
+    def _give_up(self, flight: _Flight) -> None:
+        flight.deadline.cancel()
+        flight.task.cancel()
+        self._abandoned[flight.task] = flight.began_s
+        del self._flights[flight.target_id]
+        self.finished(item_of(flight.target_id))
+
+    def _ended_late(self, task: asyncio.Task[HealthReading]) -> None:
+        self._abandoned.pop(task, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a read that was given up raised", exc_info=error)
+
+    def _cannot(self, flight: _Flight, reason: Unavailable, error: str) -> HealthReading:
+        began = begin(self._sources[flight.target_id], self.boot.name)
+        behind_s = began.mono_s - flight.began_s
+        began = msgspec.structs.replace(began, mono_s=flight.began_s, wall_s=began.wall_s - behind_s)
+        return began.cannot(reason, error)
+
+    def _deliver(self, reading: HealthReading) -> None:
+        self.done += 1
+        finished = self._schedule.end(reading.target_id)
+        for question in finished.answers:
+            self._link.post(Readings((reading,)), re=question)
+        if finished.owed:
+            self._outbound.put(reading)
