@@ -1,0 +1,93 @@
+"""What a step is: one atomic piece of a runbook, with a plan that only reads and a run that acts (FR-003).
+
+A step must never build a command from a reading (R11), start a program other than through `Context.programs`, signal a
+process without a fence, or report success for something it did not see happen: it raises `StepFailed` instead.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+
+from supervisor.errors import HealError
+from supervisor.incidents.model import Effect, Execution, ProcessRef, Recipe, StepSpec, Target
+from supervisor.messages import StepPlan
+
+if TYPE_CHECKING:
+    from remediators.command import Programs
+
+
+class StepFailed(HealError):
+    """The step did not do what it is for; the message becomes its recorded output."""
+
+    code = "step_failed"
+
+
+class Fenced(StepFailed):
+    """Acting would have hit a live process that this execution may not touch, or doubled a service (R3, R15)."""
+
+    code = "fence"
+
+
+class NoRecipe(StepFailed):
+    """The target has no restart recipe: there is nothing that may be started for it (R11)."""
+
+    code = "no_recipe"
+
+
+class Context(msgspec.Struct, frozen=True):
+    """What a step may know and use. `exclude`: our own pids, never the target's, whatever a pid file says."""
+
+    execution: Execution
+    programs: Programs
+    state_dir: Path
+    exclude: frozenset[int]
+
+    @property
+    def target(self) -> Target:
+        return self.execution.target
+
+    @property
+    def recipe(self) -> Recipe:
+        """Raises NoRecipe."""
+        if self.target.recipe is None:
+            raise NoRecipe(
+                f"{self.target.target_id} has no restart recipe", f"set restart in [process.{self.target.target_id}]"
+            )
+        return self.target.recipe
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What a step that succeeded has to say. `process`: what it started and left running."""
+
+    output: str
+    artifacts: tuple[str, ...] = ()
+    process: ProcessRef | None = None
+
+
+class Step(ABC):
+    """One kind of step. `effect` is the least that a runbook may declare for it (R3).
+
+    `leaves_running`: the programs it starts are services or their starters; after a crash of ours they are left alive.
+    """
+
+    kind: ClassVar[str]
+    effect: ClassVar[Effect]
+    leaves_running: ClassVar[bool] = False
+
+    def __init__(self, spec: StepSpec) -> None:
+        self.spec = spec
+
+    @abstractmethod
+    def plan(self, ctx: Context) -> StepPlan:
+        """The dry run: reads only. `predicts_clear` is False when something seen now would make the step fail.
+
+        Raises StepFailed when no plan can be made at all.
+        """
+
+    @abstractmethod
+    async def run(self, ctx: Context) -> Outcome:
+        """Acts. Raises StepFailed, or OSError; the executor cancels it at its timeout and ends what it started."""

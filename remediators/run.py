@@ -1,0 +1,180 @@
+"""One execution, from its claim to its last step's report (DESIGN §2.3).
+
+The order is the safety: checks, claim at the store, `Claimed`, then each step, whose report must be durable before the
+next one begins. Whatever is not certain ends the run: it never retries a step, and never runs one unclaimed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import msgspec
+
+from remediators import registry
+from remediators.base import Context, Outcome, Step, StepFailed
+from remediators.command import Programs
+from remediators.watches import Watches, tell
+from supervisor import clock, crashpoint, proc
+from supervisor.bus import Link
+from supervisor.errors import HealError
+from supervisor.incidents.model import Authority, Execution, Program, StepResult
+from supervisor.messages import (
+    Ack,
+    Body,
+    Claim,
+    ClaimAnswer,
+    Claimed,
+    Nack,
+    PlanAnswer,
+    ProgramStarted,
+    StepPlan,
+    StepReport,
+)
+
+log = logging.getLogger(__name__)
+
+GROUNDS_S_MAX = 5.0  # DESIGN §2.3: an older reading is no grounds for an action
+OUTPUT_CHARS_MAX = 64 * 1024
+
+
+class Refusal(HealError):
+    """The execution may not run; nothing has run. `code` is ExecutionRefused's."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Ties(msgspec.Struct, frozen=True):
+    """What a run needs of its process: both links, who we are, where our files are, which pids are ours."""
+
+    healer: Link
+    store: Link
+    incarnation: str
+    state_dir: Path
+    exclude: frozenset[int]
+    watches: Watches
+
+
+class Run:
+    """Runs one execution once. `step_began_mono_s` and `step_timeout_s` tell how long the present step has had."""
+
+    def __init__(self, ties: Ties, execution: Execution) -> None:
+        self.execution = execution
+        self.step_began_mono_s: float | None = None
+        self.step_timeout_s = 0.0
+        self._ties = ties
+
+    async def run(self) -> None:
+        """Everything, from the checks on. Raises Refusal when nothing has run; step failures are reported."""
+        check(self.execution)
+        await self._claim()
+        check_grounds(self.execution)  # the store may have kept us waiting; still nothing has run
+        # Not awaited: the work is ours by the ledger; that the healer knows it too can come later.
+        tell(self._ties.healer, Claimed(self.execution.id, self._ties.incarnation))
+        specs = self.execution.runbook.steps
+        for index, spec in enumerate(specs):
+            result = await self._step(registry.step_of(spec))
+            last = not result.success or index == len(specs) - 1
+            crashpoint.reach("result.before")
+            answer = await self._ties.healer.ask(StepReport(self.execution.id, index, result, last))
+            crashpoint.reach("result.after")
+            if isinstance(answer, Nack):
+                log.error("execution %s: the healer refused step %s: %s", self.execution.id, spec.step_id, answer)
+                return
+            if last:
+                return
+
+    async def _claim(self) -> None:
+        crashpoint.reach("claim.before")
+        answer = await self._ties.store.ask(Claim(self.execution.id, self._ties.incarnation))
+        crashpoint.reach("claim.after")
+        if not isinstance(answer, ClaimAnswer):
+            raise Refusal("not_claimed", f"the store answered the claim with {_words(answer)}")
+        if not answer.granted:
+            raise Refusal("not_claimed", answer.reason or "another executor has claimed it")
+
+    async def _step(self, step: Step) -> StepResult:
+        """One step with its deadline. Whatever it started and did not mean to leave running is over afterwards."""
+        began_s = clock.monotonic_s()
+        self.step_began_mono_s, self.step_timeout_s = began_s, step.spec.timeout_s
+        programs = Programs(step.spec.step_id, self._record)
+        outcome: Outcome | None = None
+        failure = ""
+        try:
+            async with asyncio.timeout(step.spec.timeout_s) as deadline:
+                outcome = await step.run(Context(self.execution, programs, self._ties.state_dir, self._ties.exclude))
+        except TimeoutError as error:  # the step's deadline, or the system's own ETIMEDOUT
+            failure = f"timed out after {step.spec.timeout_s:g} s" if deadline.expired() else f"failed: {error}"
+        except (HealError, OSError) as error:
+            failure = str(error)
+        except asyncio.CancelledError:  # we are being stopped; what runs goes on, and is settled by our successor
+            programs.let_go()
+            raise
+        except Exception as error:
+            log.exception("execution %s, step %s: a defect of ours", self.execution.id, step.spec.step_id)
+            failure = f"a defect of healctl: {type(error).__name__}: {error}"
+        if outcome is None and (ended := await programs.end_all()):
+            failure = f"{failure}; {ended}"
+        programs.let_go()
+        for left in programs.left_running:
+            self._ties.watches.add(self.execution.id, step.spec.step_id, left, began_s + step.spec.timeout_s)
+        self.step_began_mono_s = None
+        return StepResult(
+            step_id=step.spec.step_id,
+            success=outcome is not None,
+            output=(outcome.output if outcome is not None else failure)[:OUTPUT_CHARS_MAX],
+            duration_ms=(clock.monotonic_s() - began_s) * 1000,
+            artifacts=outcome.artifacts if outcome is not None else (),
+            process=outcome.process if outcome is not None else None,
+        )
+
+    async def _record(self, program: Program) -> None:
+        answer = await self._ties.store.ask(ProgramStarted(self.execution.id, program))
+        if not isinstance(answer, Ack):
+            raise StepFailed(f"{program.argv[0]} was not started: the store answered {_words(answer)}")
+
+
+def check(execution: Execution) -> None:
+    """Raises Refusal when the execution may not even be claimed."""
+    if execution.boot_id != proc.this_boot():
+        raise Refusal("expired", "it was decided before this machine's last boot")
+    late_s = clock.monotonic_s() - execution.expires_mono_s
+    if late_s >= 0:
+        raise Refusal("expired", f"it expired {late_s:.1f} s ago; a new decision is needed")
+    check_grounds(execution)
+    if execution.target.recipe is None:
+        raise Refusal("no_recipe", f"{execution.target.target_id} has no restart recipe")
+
+
+def check_grounds(execution: Execution) -> None:
+    """Only a person needs no reading (FR-007); every other execution rests on one that is at most 5 s old."""
+    if execution.authority is Authority.PERSON:
+        return
+    if execution.grounds_mono_s is None:
+        raise Refusal("stale_grounds", "it rests on no reading at all")
+    age_s = clock.monotonic_s() - execution.grounds_mono_s
+    if age_s > GROUNDS_S_MAX:
+        raise Refusal("stale_grounds", f"the reading it rests on is {age_s:.1f} s old, at most {GROUNDS_S_MAX:g} s")
+
+
+def plan(ties: Ties, execution: Execution) -> PlanAnswer:
+    """What every step would do now. Reads only: it starts, ends, creates and records nothing."""
+    plans: list[StepPlan] = []
+    programs = Programs("", _record_nothing)
+    context = Context(execution, programs, ties.state_dir, ties.exclude)
+    try:
+        plans.extend(registry.step_of(spec).plan(context) for spec in execution.runbook.steps)
+    except (HealError, OSError) as error:
+        return PlanAnswer(ok=False, steps=tuple(plans), error=str(error))
+    return PlanAnswer(ok=True, steps=tuple(plans))
+
+
+async def _record_nothing(program: Program) -> None:
+    raise StepFailed(f"a plan wanted to start {program.argv[0]}; a plan reads only")
+
+
+def _words(answer: Body) -> str:
+    return f"{answer.code}: {answer.message}" if isinstance(answer, Nack) else type(answer).__name__

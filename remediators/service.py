@@ -1,0 +1,213 @@
+"""The steps about one service: end what is left of it, start it, or run its recipe as a command to its end.
+
+They find what is alive by the target's own pid file and match (`supervisor.identify`), never by a reading. Two rules
+stand above all: a live process is ended only on a person's word or a person's approval (R3), and a service is never
+started a second time beside itself (R15).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+
+from remediators import command, fence
+from remediators.base import Context, Fenced, Outcome, Step, StepFailed
+from supervisor import identify, proc
+from supervisor.incidents.model import Authority, Effect, ProcessRef
+from supervisor.messages import StepPlan
+
+STOP_GRACE_S = 10.0  # between TERM and KILL, at most half of the step's timeout
+STOP_ROUNDS_MAX = 5  # after the main process, what matches its command line: workers that it leaves behind
+OUTPUT_BYTES_MAX = 1024 * 1024  # our own default output file is set aside beyond this when the service starts
+LAST_WORDS_BYTES = 4096
+
+_MAY_END = frozenset({Authority.APPROVED, Authority.PERSON})
+
+
+class StopService(Step):
+    """Ends what is alive of the target: TERM, a grace, KILL, all through fences; a no-op when nothing is.
+
+    Its effect is `change`, not `destroy`: it kills only what the next step brings back, and only by R3 (d) or a
+    person's `execute`. Under any other authority a live process is a fence, and the step fails.
+    """
+
+    kind = "stop-service"
+    effect = Effect.CHANGE
+
+    def plan(self, ctx: Context) -> StepPlan:
+        live = _alive(ctx)
+        name = ctx.target.target_id
+        if not live:
+            return StepPlan(self.spec.step_id, f"nothing of {name} is alive: nothing to end", True)
+        may = ctx.execution.authority in _MAY_END
+        text = f"end {_described(live)} of {name}: SIGTERM, after {self._grace_s():g} s SIGKILL"
+        if not may:
+            text = f"{_described(live)} of {name} is alive, and this may not end it: the step would fail"
+        return StepPlan(self.spec.step_id, text, may)
+
+    async def run(self, ctx: Context) -> Outcome:
+        live = _alive(ctx)
+        name = ctx.target.target_id
+        if not live:
+            return Outcome(f"nothing of {name} was alive: nothing ended")
+        if ctx.execution.authority not in _MAY_END:
+            raise Fenced(
+                f"fence: {_described(live)} of {name} is alive; nothing was ended, nothing was started",
+                "only a person's execute, or an approved runbook, may end a live process",
+            )
+        children = {ref: _name(ref) for main in live for ref in fence.family(main)}
+        total = fence.Ending()
+        for round_number in range(STOP_ROUNDS_MAX):
+            total += await fence.end(live, self._grace_s() if round_number == 0 else fence.SESSION_GRACE_S)
+            live = _alive(ctx)
+            if not live:
+                break
+        if live:
+            raise StepFailed(f"{name} is still alive: {_described(live)}; {total.text()}")
+        left = [f"{ref.pid} ({text})" for ref, text in children.items() if _lives(ref)]
+        also = f"; its children still run: {', '.join(left)}" if left else ""
+        return Outcome(f"{name}: {total.text()}{also}")
+
+    def _grace_s(self) -> float:
+        return min(STOP_GRACE_S, self.spec.timeout_s / 2)
+
+
+class StartService(Step):
+    """Starts the target's recipe and leaves it running; done as soon as the program runs. It waits for no readiness:
+
+    whether the service is well is what verification asks (R6). A starter that has already ended well is a success too.
+    """
+
+    kind = "start-service"
+    effect = Effect.CHANGE
+    leaves_running = True
+
+    def plan(self, ctx: Context) -> StepPlan:
+        recipe = ctx.recipe
+        problem = command.missing_program(recipe)
+        text = f"start {command.words(recipe.argv)} in {recipe.cwd or '/'}; its output goes to {_output_path(ctx)}"
+        return StepPlan(self.spec.step_id, f"{text}: this would fail: {problem}" if problem else text, not problem)
+
+    async def run(self, ctx: Context) -> Outcome:
+        recipe = ctx.recipe
+        _refuse_second(ctx)
+        path = _output_path(ctx)
+        fd = _open_output(path, ours=not recipe.output)
+        try:
+            written = os.fstat(fd).st_size
+            held = await ctx.programs.hold(recipe, fd)
+        finally:
+            os.close(fd)
+        _refuse_second(ctx)  # recording may have taken a while; nothing has run yet
+        await ctx.programs.release(held)
+
+        def last_words() -> str:
+            return _tail(path, written)
+
+        pid = held.process.pid
+        if _lives(held.process):
+            ctx.programs.leave_running(held, last_words)
+            return Outcome(f"started {command.words(recipe.argv)} as process {pid}", (str(path),), held.process)
+        code = await held.ended()
+        if code == 0:
+            return Outcome(f"{command.words(recipe.argv)} (process {pid}) has started it and ended well", (str(path),))
+        raise StepFailed(f"{command.words(recipe.argv)}: {command.exit_text(code)} at once\n{last_words()}".rstrip())
+
+
+class RunRecipe(Step):
+    """Runs the target's recipe to its end (`systemctl restart x`, `pm2 restart x`): exit 0 is the success."""
+
+    kind = "run-recipe"
+    effect = Effect.CHANGE
+
+    def plan(self, ctx: Context) -> StepPlan:
+        recipe = ctx.recipe
+        problem = command.missing_program(recipe)
+        text = f"run {command.words(recipe.argv)} in {recipe.cwd or '/'} to its end"
+        return StepPlan(self.spec.step_id, f"{text}: this would fail: {problem}" if problem else text, not problem)
+
+    async def run(self, ctx: Context) -> Outcome:
+        code, output = await command.run_to_completion(ctx.programs, ctx.recipe)
+        text = f"{command.words(ctx.recipe.argv)}: {command.exit_text(code)}\n{output}".rstrip()
+        if code != 0:
+            raise StepFailed(text)
+        return Outcome(text)
+
+
+def _alive(ctx: Context) -> list[ProcessRef]:
+    """What is alive of the target now. Raises StepFailed when nobody can tell."""
+    try:
+        return identify.live_processes(ctx.target.pid_file, ctx.target.match, ctx.exclude)
+    except PermissionError as error:
+        raise StepFailed(f"fence: cannot tell whether {ctx.target.target_id} is alive: {error.strerror}") from error
+
+
+def _refuse_second(ctx: Context) -> None:
+    """Raises Fenced when the service is alive, or when only a probe could tell and R3 (c) is the authority."""
+    target = ctx.target
+    if not target.pid_file and not target.match:
+        if ctx.execution.authority is Authority.NOT_RUNNING:
+            raise Fenced(
+                f"fence: {target.target_id} has neither pid_file nor match: nobody can tell that it is not running",
+                f"set one of them in [process.{target.target_id}], or approve the runbook",
+            )
+        return
+    live = _alive(ctx)
+    if live:
+        raise Fenced(f"fence: {target.target_id} is alive ({_described(live)}); it was not started a second time")
+
+
+def _described(refs: list[ProcessRef]) -> str:
+    return "process " + ", ".join(f"{ref.pid} ({_name(ref)})" for ref in refs)
+
+
+def _name(ref: ProcessRef) -> str:
+    status = proc.same(ref)
+    return "gone" if status is None else status.name
+
+
+def _lives(ref: ProcessRef) -> bool:
+    status = proc.same(ref)
+    return status is not None and status.live
+
+
+def _output_path(ctx: Context) -> Path:
+    """The recipe's output file, or ours; a target's name is a TOML key and may hold anything, a slash too."""
+    if ctx.recipe.output:
+        return Path(ctx.recipe.output)
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", ctx.target.target_id).lstrip(".")[:100] or "_"
+    return ctx.state_dir / "output" / f"{name}.log"
+
+
+def _open_output(path: Path, *, ours: bool) -> int:
+    """Open for appending, mode 0600. Only our own default file is set aside (to .1) when it has grown too large.
+
+    Raises StepFailed for what is not a regular file, OSError for the rest.
+    """
+    if ours:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size > OUTPUT_BYTES_MAX:
+            path.replace(path.with_name(f"{path.name}.1"))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    try:
+        fd = os.open(path, flags, 0o600)
+    except OSError as error:
+        raise StepFailed(f"cannot write its output to {path}: {error.strerror}", "see restart_output") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise StepFailed(f"its output {path} is not a regular file", "see restart_output")
+    os.set_blocking(fd, True)
+    return fd
+
+
+def _tail(path: Path, start: int) -> str:
+    """The last words written after offset `start`."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(min(start, size), size - LAST_WORDS_BYTES))
+            return file.read(LAST_WORDS_BYTES).decode(errors="replace")
+    except OSError as error:
+        return f"(its output {path} cannot be read: {error.strerror})"
