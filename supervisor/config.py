@@ -10,15 +10,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from supervisor.errors import ConfigError
-from supervisor.incidents.model import Recipe, Target
-from supervisor.schema import Form, Key, Problem, Reader, dotted, line_of, lines
 from supervisor.units import Duration as Duration
+from supervisor.units import Form
 from supervisor.units import Size as Size
+
+if TYPE_CHECKING:
+    from supervisor.incidents.model import Target
+    from supervisor.schema import Key, Problem
 
 FILE_BYTES_MAX = 1024 * 1024
 PROBLEMS_MAX = 20  # shown at once; more of them would hide the first
@@ -167,6 +170,24 @@ def load(path: Path | None, env: Mapping[str, str]) -> Config:
     return Config() if file is None else parse(_read(file), str(file))
 
 
+def load_dirs(path: Path | None, env: Mapping[str, str]) -> Dirs:
+    """Where the daemon of the configuration in force lives, for a client that asks it something.
+
+    Reads `[healctl]` alone: a fault elsewhere must not keep anybody from asking or stopping a running daemon.
+    """
+    file = locate(path, env)
+    if file is None:
+        return dirs(Config())
+    from supervisor.schema import Reader
+
+    text = _read(file)
+    reader = Reader()
+    section = reader.value(HealctlSection, _toml(text, str(file)).get("healctl", {}), ("healctl",))
+    if reader.problems:
+        raise ConfigError(_report(reader.problems, text, str(file)))
+    return dirs(Config(healctl=section))
+
+
 def _read(file: Path) -> str:
     try:
         raw = file.read_bytes()
@@ -186,26 +207,34 @@ def _read(file: Path) -> str:
 
 def parse(text: str, source: str) -> Config:
     """`text` as a Config; `source` names it in errors."""
+    from supervisor.schema import Reader
+
+    reader = Reader()
+    config = reader.struct(Config, _toml(text, source), ())
+    problems = reader.problems
+    if config is not None:
+        problems = _contradictions(config)
+    if config is None or problems:
+        raise ConfigError(_report(problems, text, source))
+    return config
+
+
+def _toml(text: str, source: str) -> dict[str, Any]:
     import tomllib
 
     try:
-        table = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         message, _, place = str(error).partition(" (at ")
         words = place.rstrip(")").replace(",", "").split()
         line = words[1] if words[:1] == ["line"] else str(text.count("\n") + 1)
         raise ConfigError(f"{source}:{line}: not TOML: {message}", "see https://toml.io") from error
-    reader = Reader()
-    config = reader.struct(Config, table, ())
-    problems = reader.problems
-    if config is not None:
-        problems = _contradictions(config)
-    if config is None or problems:
-        raise ConfigError(_report(problems, lines(text), source))
-    return config
 
 
-def _report(problems: list[Problem], where: dict[Key, int], source: str) -> str:
+def _report(problems: list[Problem], text: str, source: str) -> str:
+    from supervisor.schema import dotted, line_of, lines
+
+    where = lines(text)
     at = sorted((line_of(problem.key, where), index) for index, problem in enumerate(problems))
     out = []
     for line, index in at[:PROBLEMS_MAX]:
@@ -220,6 +249,8 @@ def _report(problems: list[Problem], where: dict[Key, int], source: str) -> str:
 
 def _contradictions(config: Config) -> list[Problem]:
     """What no single key can show: keys that need or exclude one another."""
+    from supervisor.schema import Problem
+
     problems: list[Problem] = []
     for name, section in config.process.items():
         problems += _process_contradictions(("process", name), section)
@@ -236,6 +267,8 @@ def _contradictions(config: Config) -> list[Problem]:
 
 
 def _process_contradictions(key: Key, section: ProcessSection) -> list[Problem]:
+    from supervisor.schema import Problem
+
     problems: list[Problem] = []
     if key[-1] in RESERVED:
         problems.append(Problem(key, f'the name "{key[-1]}" is a target of healctl\'s own', "choose another name"))
@@ -294,6 +327,8 @@ def make_state_dir(path: Path) -> None:
 
 def targets(config: Config) -> tuple[Target, ...]:
     """What the engine watches, in the order of the file."""
+    from supervisor.incidents.model import Recipe, Target
+
     out = []
     for name, section in config.process.items():
         recipe = None

@@ -28,30 +28,14 @@ from supervisor.incidents.model import (
     Snapshot,
     StepResult,
 )
-
-VERSION = 1
-MESSAGE_BYTES_MAX = 16 * 1024 * 1024
-
-
-class Ack(msgspec.Struct, frozen=True, tag="ack"):
-    """The frame `re` was taken (for records: is durable)."""
-
-
-class Hello(msgspec.Struct, frozen=True, tag="hello"):
-    """First frame of a connecting worker: whatever waits for it may be sent now. `incarnation` is this process."""
-
-    name: str
-    incarnation: str
-
-
-class Nack(msgspec.Struct, frozen=True, tag="nack"):
-    """The frame `re` was understood and refused; `code` is a word for programs, `message` for people."""
-
-    code: str
-    message: str
-    hint: str = ""
-    exit_code: int = 1
-
+from supervisor.wire import MESSAGE_BYTES_MAX as MESSAGE_BYTES_MAX
+from supervisor.wire import VERSION as VERSION
+from supervisor.wire import Ack as Ack
+from supervisor.wire import Event as Event
+from supervisor.wire import Hello as Hello
+from supervisor.wire import Nack as Nack
+from supervisor.wire import Reply as Reply
+from supervisor.wire import Request as Request
 
 # --- probes <-> healer ---------------------------------------------------------------------------------------------
 
@@ -305,30 +289,6 @@ class TreeEvent(msgspec.Struct, frozen=True, tag="tree_event"):
     items: tuple[str, ...] = ()
     last_words: str = ""
     delay_s: float = 0.0
-
-
-class Event(msgspec.Struct, frozen=True, tag="event"):
-    """The feed (`events --follow`, the dashboard). A gap in `seq` means: take a new snapshot."""
-
-    seq: int
-    kind: str
-    at_wall_s: float
-    data: bytes
-
-
-# --- command line -> healer ----------------------------------------------------------------------------------------
-
-
-class Request(msgspec.Struct, frozen=True, tag="request"):
-    """`action` is a word of the healer's control table; `args` its JSON object (bytes). Answer: Reply or Nack."""
-
-    action: str
-    args: bytes = b"{}"
-    actor: str = "operator"
-
-
-class Reply(msgspec.Struct, frozen=True, tag="reply"):
-    body: bytes
 
 
 Body = (

@@ -8,28 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from supervisor.units import DURATION_FORM, SIZE_FORM, Duration, Size, parse_duration, parse_size
+from supervisor.units import DURATION_FORM, SIZE_FORM, Duration, Form, Size, parse_duration, parse_size
 
 Key = tuple[str, ...]
 T = TypeVar("T", bound=msgspec.Struct)
-
-
-class Form(StrEnum):
-    """What a string must look like; put into a field's type by `msgspec.Meta(extra={"form": Form.X})`."""
-
-    PATH = "path"
-    REGEX = "regex"
-    ENDPOINT = "endpoint"
-    TRANSPORT = "transport"
-    SYNAPSE = "synapse"
-    LOG_LEVEL = "log_level"
-    TARGET_NAME = "target_name"
 
 
 _PREFIXES = {

@@ -1,11 +1,12 @@
-"""Durations and sizes as people write them: a number with its unit, never a bare number.
+"""Durations, sizes and the other forms of a configured text, as people write them.
 
-Pure text in, numbers out. A bare `60` is refused because nobody can tell whether it means seconds or minutes.
+Pure: text in, numbers out. A bare `60` is refused because nobody can tell whether it means seconds or minutes.
 """
 
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 
 DURATION_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 SIZE_BYTES = {
@@ -25,6 +26,18 @@ SIZE_FORM = 'a size with its unit, like "512MiB" or "100MB"'
 
 _TERM = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
 DURATION_S_MAX = 10 * 366 * 86400.0  # ten years: beyond it, a typing error is likelier than an intention
+
+
+class Form(StrEnum):
+    """What a string must look like; put into a field's type by `msgspec.Meta(extra={"form": Form.X})`."""
+
+    PATH = "path"
+    REGEX = "regex"
+    ENDPOINT = "endpoint"
+    TRANSPORT = "transport"
+    SYNAPSE = "synapse"
+    LOG_LEVEL = "log_level"
+    TARGET_NAME = "target_name"
 
 
 class Duration(float):

@@ -1,26 +1,24 @@
 """One question to the daemon, one answer: a plain DEALER on the healer's control socket.
 
 The question is sent again, with the same id, until it is answered or the deadline has passed; the daemon answers an
-id it knows with the same answer. Nothing here starts, stops or writes anything.
+id it knows with the same answer. Nothing here starts, stops or writes anything, and nothing here imports what one
+question does not need: this module's imports are most of what `healctl heal status` costs.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import zmq
 
-from supervisor import clock
 from supervisor.errors import HealError, NotRunning
-from supervisor.messages import VERSION, Frame, Nack, Reply, Request, decode_frame, encode
 from supervisor.sockets import RESEND_S, endpoint, new_context, open_socket
+from supervisor.wire import VERSION, Nack, Reply, Request, Said, decode
 
 DEADLINE_S = 10.0
-LOOK_AGAIN_S = 0.05
 
 
 class RemoteError(HealError):
@@ -32,17 +30,25 @@ class RemoteError(HealError):
         self.exit_code = nack.exit_code
 
 
+class NoAnswer(HealError):
+    """A daemon runs, but its healer did not answer in time."""
+
+    code = "no_answer"
+
+
 class Control:
     """A connection to the healer. Use it as a context manager: a socket left open would leak its thread."""
 
     def __init__(self, runtime_dir: Path) -> None:
         self._runtime_dir = runtime_dir
-        self._address = endpoint(runtime_dir, "control")
+        address = endpoint(runtime_dir, "control")
+        if not os.path.exists(address.removeprefix("ipc://")) and not is_running(runtime_dir):
+            raise not_running(runtime_dir)
         self._name = f"cli.{os.getpid()}.{os.urandom(4).hex()}"
         self._counter = 0
         self._context = new_context()
         self._socket = open_socket(self._context, zmq.DEALER, identity=self._name)
-        self._connected = False
+        self._socket.connect(address)
 
     def __enter__(self) -> Control:
         return self
@@ -51,24 +57,25 @@ class Control:
         self._context.destroy(linger=0)
 
     def ask(self, action: str, args: dict[str, Any] | None = None, deadline_s: float = DEADLINE_S) -> bytes:
-        """The answer's JSON. Raises RemoteError, NotRunning, or HealError when no answer came in time."""
-        until = clock.monotonic_s() + deadline_s
-        if not self._connected:
-            wait_for_listener(self._runtime_dir, until)
-            self._socket.connect(self._address)
-            self._connected = True
+        """The answer's JSON. Raises RemoteError, NotRunning when nobody is there, NoAnswer when none came in time."""
         self._counter += 1
         frame_id = f"{self._name}.{self._counter}"
-        raw = encode(Frame(VERSION, frame_id, "", Request(action, msgspec.json.encode(args or {}))))
-        attempt = 0
-        while (now := clock.monotonic_s()) < until:
+        raw = msgspec.msgpack.encode(Said(VERSION, frame_id, "", Request(action, msgspec.json.encode(args or {}))))
+        waited_s, attempt = 0.0, 0
+        while waited_s < deadline_s:
             self._send(raw)
-            again = min(until, now + RESEND_S[min(attempt, len(RESEND_S) - 1)])
-            attempt += 1
-            body = self._receive(frame_id, again)
+            wait_s = min(RESEND_S[min(attempt, len(RESEND_S) - 1)], deadline_s - waited_s)
+            body = self._receive(frame_id, wait_s)
             if body is not None:
                 return body
-        raise self._silent(action, deadline_s)
+            if attempt == 0 and not is_running(self._runtime_dir):
+                raise not_running(self._runtime_dir)  # the socket file of one that was killed
+            waited_s += wait_s
+            attempt += 1
+        raise NoAnswer(
+            f'"{action}" got no answer within {deadline_s:g} s, though healctl runs',
+            "its healer may be restarting or busy: see its log, and try again",
+        )
 
     def _send(self, raw: bytes) -> None:
         try:
@@ -76,55 +83,21 @@ class Control:
         except zmq.Again:
             return  # the queue is full or nobody is connected: `ask` sends again
 
-    def _receive(self, frame_id: str, until: float) -> bytes | None:
-        """The answer to `frame_id`, None when it has not come by then. Answers to earlier questions are dropped."""
-        while (left_s := until - clock.monotonic_s()) > 0:
-            if not self._socket.poll(max(1, int(left_s * 1000))):
-                return None
+    def _receive(self, frame_id: str, wait_s: float) -> bytes | None:
+        """The answer to `frame_id`, None when nothing came for that long. Answers to earlier questions are dropped."""
+        while self._socket.poll(max(1, int(wait_s * 1000))):
             try:
-                frame = decode_frame(self._socket.recv())
+                said = decode(self._socket.recv())
             except msgspec.DecodeError as error:
-                raise HealError(
-                    f"the daemon's answer cannot be read: {error}",
-                    "is it of another version? healctl stop, then healctl start",
-                ) from error
-            if frame.re != frame_id:
+                hint = "is it of another version? healctl stop, then healctl start"
+                raise HealError(f"the daemon's answer cannot be read: {error}", hint) from error
+            if said.re != frame_id:
                 continue
-            if isinstance(frame.body, Nack):
-                raise RemoteError(frame.body)
-            if isinstance(frame.body, Reply):
-                return frame.body.body
+            if isinstance(said.body, Nack):
+                raise RemoteError(said.body)
+            if isinstance(said.body, Reply):
+                return said.body.body
         return None
-
-    def _silent(self, action: str, deadline_s: float) -> HealError:
-        if not is_running(self._runtime_dir):
-            return not_running(self._runtime_dir)
-        error = HealError(f'"{action}" got no answer within {deadline_s:g} s', "healctl runs; its log tells more")
-        error.code = "timeout"
-        return error
-
-
-def wait_for_listener(runtime_dir: Path, until: float) -> None:
-    """Returns when the control socket accepts. Raises NotRunning at once when no daemon holds the directory."""
-    import time
-
-    while not _listens(runtime_dir / "control.sock"):
-        if not is_running(runtime_dir):
-            raise not_running(runtime_dir)
-        if clock.monotonic_s() >= until:
-            raise HealError(
-                "healctl runs, but its healer does not take questions", "it may be restarting: see its log, try again"
-            )
-        time.sleep(LOOK_AGAIN_S)
-
-
-def _listens(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(os.fspath(path))
-        except OSError:
-            return False
-    return True
 
 
 def is_running(runtime_dir: Path) -> bool:

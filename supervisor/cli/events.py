@@ -18,8 +18,8 @@ from supervisor.cli import output
 from supervisor.cli.client import Control, is_running
 from supervisor.cli.options import settings, with_output
 from supervisor.errors import HealError, NotRunning
-from supervisor.messages import Event, decode_frame
 from supervisor.sockets import endpoint, new_context, open_socket
+from supervisor.wire import Event, decode
 
 LOOK_MS = 500
 SNAPSHOT = "snapshot"
@@ -63,7 +63,7 @@ class Feed:
         if not self._socket.poll(timeout_ms):
             return []
         try:
-            body = decode_frame(self._socket.recv()).body
+            body = decode(self._socket.recv()).body
         except msgspec.DecodeError as error:
             hint = "is the daemon of another version? healctl stop, then healctl start"
             raise HealError(f"the feed cannot be read: {error}", hint) from error

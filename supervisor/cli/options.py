@@ -37,7 +37,7 @@ class Settings:
         """Where the daemon of that configuration lives. Raises ConfigError."""
         from supervisor import config
 
-        return config.dirs(self.load())
+        return config.load_dirs(self.config_path, os.environ)
 
 
 def settings() -> Settings:
