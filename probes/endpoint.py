@@ -57,8 +57,8 @@ class _Answer(msgspec.Struct):
     """What makes a JSON-RPC answer one: either of the two, and our id."""
 
     id: str | int | None = None
-    result: msgspec.Raw | None = None
-    error: msgspec.Raw | None = None
+    result: msgspec.Raw = msgspec.Raw()
+    error: msgspec.Raw = msgspec.Raw()
 
 
 _decoder = msgspec.json.Decoder(_Answer)
@@ -177,7 +177,7 @@ async def _version(address: Address, reader: asyncio.StreamReader, writer: async
             answer = _decoder.decode(line)
         except (msgspec.DecodeError, RecursionError):
             return Answer(Endpoint.BAD_ANSWER, f"{address.text}: answered {line[:60]!r}, which is not JSON-RPC")
-        if answer.id == "healctl" and (answer.result is not None or answer.error is not None):
+        if answer.id == "healctl" and (bytes(answer.result) or bytes(answer.error)):
             return Answer(Endpoint.OK)
     return Answer(Endpoint.BAD_ANSWER, f"{address.text}: {LINES_MAX} lines, and none is the answer")
 

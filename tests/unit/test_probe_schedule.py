@@ -1,4 +1,4 @@
-"""The probes' schedule: spread polls, wishes, and questions that only a later read answers. Pure, so time is a number."""
+"""The schedule of the probes: spread polls, wishes, and questions that only a later read answers. Pure."""
 
 from __future__ import annotations
 

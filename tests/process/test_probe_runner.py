@@ -1,0 +1,505 @@
+"""The probe worker against a real bus: events, questions, a healer that goes away, deadlines, poison, bad frames."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from probes import runner
+from probes.base import Probe, ReadSoon, Source, begin
+from probes.runner import ProbeWorker
+from supervisor import clock
+from supervisor.bus import Hub, endpoint, new_context
+from supervisor.config import Config, Duration, ProcessSection
+from supervisor.incidents.model import Endpoint, HealthReading, ProcessData, Unavailable
+from supervisor.messages import (
+    Ack,
+    Body,
+    Finished,
+    Frame,
+    Hello,
+    Nack,
+    ProbeNow,
+    Readings,
+    Resync,
+    Stop,
+    Working,
+    decode_up,
+    encode,
+)
+from supervisor.worker import Boot
+
+WITHIN_S = 5.0
+
+
+class Healer:
+    """The healer's end of the bus: takes and acknowledges readings, and lets a test wait for one."""
+
+    def __init__(self, runtime_dir: Path) -> None:
+        self.readings: list[HealthReading] = []
+        self.arrived_s: list[float] = []
+        self.frames: list[Frame] = []
+        self.context = new_context()
+        self.runtime_dir = runtime_dir
+        self._news = asyncio.Event()
+        self.hub: Hub | None = None
+        self.open()
+
+    def open(self) -> None:
+        self.hub = Hub(self.context, endpoint(self.runtime_dir, "healer"), "healer", self._on_frames)
+
+    def close(self) -> None:
+        if self.hub is not None:
+            self.hub.close()
+            self.hub = None
+
+    def _on_frames(self, batch: list[tuple[str, Frame]]) -> None:
+        assert self.hub is not None
+        now_s = clock.monotonic_s()
+        for source, frame in batch:
+            if isinstance(frame.body, Readings):
+                self.frames.append(frame)
+                self.readings += frame.body.readings
+                self.arrived_s += [now_s] * len(frame.body.readings)
+                self.hub.answer(source, frame, Ack())
+            else:
+                assert isinstance(frame.body, Hello)
+        self._news.set()
+
+    async def until(self, wanted: Callable[[HealthReading], bool], since: int = 0) -> HealthReading:
+        """The first reading from number `since` on that is `wanted`."""
+        async with asyncio.timeout(WITHIN_S):
+            while True:
+                for reading in self.readings[since:]:
+                    if wanted(reading):
+                        return reading
+                self._news.clear()
+                await self._news.wait()
+
+    async def request(self, body: Body) -> Body:
+        assert self.hub is not None
+        async with asyncio.timeout(WITHIN_S):
+            return await self.hub.request("process", body)
+
+
+class Lab:
+    """A running worker, its healer, and the root's end of its socket pair."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.root, self._uplink = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.root.setblocking(False)
+
+    async def run(
+        self,
+        sections: dict[str, ProcessSection],
+        script: Callable[[Healer, ProbeWorker], Awaitable[None]],
+        *,
+        suspects: frozenset[str] = frozenset(),
+        quarantined: frozenset[str] = frozenset(),
+    ) -> None:
+        boot = Boot(
+            name="process",
+            incarnation="test.1",
+            config=Config(process=sections),
+            state_dir=self.directory,
+            runtime_dir=self.directory,
+            root_pid=0,
+            suspects=suspects,
+            quarantined=quarantined,
+        )
+        healer = Healer(self.directory)
+        worker = ProbeWorker(boot, self._uplink)
+        living = asyncio.get_running_loop().create_task(worker.main())
+        try:
+            await script(healer, worker)
+        finally:
+            self.root.send(encode(Stop()))
+            async with asyncio.timeout(WITHIN_S):
+                await living
+            asyncio.get_running_loop().remove_reader(self._uplink.fileno())
+            healer.close()
+            healer.context.destroy(linger=0)
+
+    def told(self) -> list[str]:
+        """What the root was told of items, in order."""
+        words = []
+        while True:
+            try:
+                message = decode_up(self.root.recv(65536))
+            except BlockingIOError:
+                return words
+            if isinstance(message, Working):
+                words.append(f"+{message.item}")
+            elif isinstance(message, Finished):
+                words.append(f"-{message.item}")
+
+    def close(self) -> None:
+        self.root.close()
+        self._uplink.close()
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    directory = Path(tempfile.mkdtemp(prefix="hc"))
+    made = Lab(directory)
+    yield made
+    made.close()
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    running: list[subprocess.Popen[bytes]] = []
+
+    def begin(*argv: str) -> subprocess.Popen[bytes]:
+        child = subprocess.Popen(argv, stdout=subprocess.PIPE)
+        running.append(child)
+        return child
+
+    yield begin
+    for child in running:
+        child.kill()
+        child.communicate()
+
+
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
+def pid_file(lab: Lab, name: str, child: subprocess.Popen[bytes]) -> ProcessSection:
+    path = lab.directory / f"{name}.pid"
+    path.write_text(f"{child.pid}\n")
+    return ProcessSection(pid_file=str(path))
+
+
+def facts(reading: HealthReading) -> ProcessData:
+    assert reading.available, reading.error
+    assert isinstance(reading.data, ProcessData)
+    return reading.data
+
+
+def alive(reading: HealthReading) -> bool:
+    return facts(reading).alive is True
+
+
+def dead(reading: HealthReading) -> bool:
+    return facts(reading).alive is False
+
+
+@pytest.mark.req("R8", "AC-001")
+def test_a_death_is_told_by_the_kernel_not_by_the_poll(lab: Lab, start: Start) -> None:
+    child = start("sleep", "60")
+
+    async def script(healer: Healer, worker: ProbeWorker) -> None:
+        await healer.until(alive)
+        killed_s = clock.monotonic_s()
+        child.kill()
+        reading = await healer.until(dead)
+        assert reading.taken_mono_s >= killed_s
+        assert clock.monotonic_s() - killed_s < 1.0  # the poll is a minute away
+        assert worker.done >= 2
+
+    asyncio.run(lab.run({"svc": pid_file(lab, "svc", child)}, script))
+
+
+@pytest.mark.req("R8")
+def test_a_restart_by_somebody_else_is_seen_and_watched_in_turn(lab: Lab, start: Start) -> None:
+    first = start("sleep", "60")
+    section = pid_file(lab, "svc", first)
+
+    async def script(healer: Healer, worker: ProbeWorker) -> None:
+        await healer.until(alive)
+        first.kill()
+        await healer.until(dead)
+        seen = len(healer.readings)
+        second = start("sleep", "60")
+        pid_file(lab, "svc", second)
+        reading = await healer.until(alive, seen)
+        assert facts(reading).process is not None
+        assert facts(reading).process.pid == second.pid  # type: ignore[union-attr]
+        seen = len(healer.readings)
+        second.kill()
+        await healer.until(dead, seen)
+
+    asyncio.run(lab.run({"svc": section}, script))
+
+
+@pytest.mark.req("R7")
+def test_probe_now_is_answered_by_exactly_one_fresh_reading(lab: Lab, start: Start) -> None:
+    sections = {name: pid_file(lab, name, start("sleep", "60")) for name in ("a", "b")}
+
+    async def script(healer: Healer, worker: ProbeWorker) -> None:
+        await healer.until(lambda reading: reading.target_id == "a")
+        await healer.until(lambda reading: reading.target_id == "b")
+        asked_s, seen = clock.monotonic_s(), len(healer.readings)
+        answer = await healer.request(ProbeNow("b"))
+        assert isinstance(answer, Readings)
+        (reading,) = answer.readings
+        assert reading.target_id == "b"
+        assert reading.taken_mono_s >= asked_s
+        assert len(healer.readings) == seen  # not sent a second time
+        nack = await healer.request(ProbeNow("nobody"))
+        assert isinstance(nack, Nack)
+        assert nack.code == "unknown_id"
+
+    asyncio.run(lab.run(sections, script))
+
+
+@pytest.mark.req("R8")
+def test_resync_reads_everything_again(lab: Lab, start: Start) -> None:
+    sections = {name: pid_file(lab, name, start("sleep", "60")) for name in ("a", "b", "c")}
+
+    async def script(healer: Healer, worker: ProbeWorker) -> None:
+        for name in sections:
+            await healer.until(lambda reading, name=name: reading.target_id == name)  # type: ignore[misc]
+        seen = len(healer.readings)
+        assert isinstance(await healer.request(Resync()), Ack)
+        for name in sections:
+            await healer.until(lambda reading, name=name: reading.target_id == name, seen)  # type: ignore[misc]
+
+    asyncio.run(lab.run(sections, script))
+
+
+def test_a_healer_that_was_away_gets_the_newest_of_each_target(lab: Lab, start: Start) -> None:
+    child = start("sleep", "60")
+    sections = {"svc": pid_file(lab, "svc", child)}
+
+    async def script(healer: Healer, worker: ProbeWorker) -> None:
+        await healer.until(alive)
+        healer.close()
+        seen, done = len(healer.readings), worker.done
+        child.kill()
+        async with asyncio.timeout(WITHIN_S):
+            while worker.done < done + 4:  # the death, and looks for a restart
+                await asyncio.sleep(0.01)
+        assert worker._outbound.waiting == 1
+        healer.open()
+        reading = await healer.until(dead, seen)
+        await healer.until(lambda newer: newer.taken_mono_s > reading.taken_mono_s, seen)
+        times = [each.taken_mono_s for each in healer.readings]
+        assert times == sorted(times)
+
+    asyncio.run(lab.run(sections, script))
+
+
+@pytest.mark.req("FR-001")
+def test_a_failing_endpoint_is_asked_again_soon(lab: Lab, start: Start) -> None:
+    section = ProcessSection(endpoint="tcp://127.0.0.1:1")
+
+    async def script(healer: Healer, worker: ProbeWorker) -> None:
+        first = await healer.until(lambda reading: facts(reading).endpoint_failures == 1)
+        second = await healer.until(lambda reading: facts(reading).endpoint_failures == 2)
+        assert facts(second).endpoint is Endpoint.REFUSED
+        assert 0.9 < second.taken_mono_s - first.taken_mono_s < 2.0
+
+    asyncio.run(lab.run({"svc": section}, script))
+
+
+def test_a_death_interrupts_a_read_that_waits_for_the_endpoint(lab: Lab, start: Start) -> None:
+    """The endpoint's 3 s are no reason to report a death 3 s late."""
+    code = (
+        "import socket,time; s=socket.socket(); s.bind(('127.0.0.1',0)); s.listen();"
+        " print(s.getsockname()[1],flush=True); time.sleep(60)"
+    )
+    child = start(sys.executable, "-c", code)
+    assert child.stdout is not None
+    port = int(child.stdout.readline())
+    base = pid_file(lab, "svc", child)
+    section = ProcessSection(pid_file=base.pid_file, endpoint=f"http://127.0.0.1:{port}")
+
+    async def script(healer: Healer, worker: ProbeWorker) -> None:
+        async with asyncio.timeout(WITHIN_S):
+            while not worker._flights:
+                await asyncio.sleep(0.001)
+            # The process is watched before its endpoint is asked.
+            while not worker._probe._watch._held:  # type: ignore[attr-defined]
+                await asyncio.sleep(0.001)
+        killed_s = clock.monotonic_s()
+        child.kill()
+        await healer.until(dead)
+        assert clock.monotonic_s() - killed_s < 1.0
+
+    asyncio.run(lab.run({"svc": section}, script))
+
+
+class Scripted:
+    """A probe whose reads do what a test says; for what a real one must never do."""
+
+    family = "process"
+
+    def __init__(self, reads: dict[str, Callable[[], Awaitable[None]]]) -> None:
+        self._reads = reads
+
+    def sources(self) -> tuple[Source, ...]:
+        return tuple(Source(name, 60_000, 60_000) for name in self._reads)
+
+    async def read(self, target_id: str, deadline_s: float) -> HealthReading:
+        began = begin(Source(target_id, 60_000, 60_000), self.family)
+        await self._reads[target_id]()
+        return began.tells(ProcessData(alive=True))
+
+    def watch(self, read_soon: ReadSoon) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, reads: dict[str, Callable[[], Awaitable[None]]]) -> None:
+    def make(boot: Boot) -> Probe:
+        return Scripted(reads)
+
+    monkeypatch.setitem(runner.FAMILIES, "process", make)
+
+
+async def at_once() -> None:
+    return
+
+
+async def never() -> None:
+    await asyncio.Event().wait()
+
+
+async def raises() -> None:
+    raise RuntimeError("broken probe")
+
+
+@pytest.mark.req("FR-001", "R9")
+def test_a_read_that_does_not_end_is_reported_at_the_deadline(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "DEADLINE_S", 0.2)
+    release = asyncio.Event()
+
+    async def deaf() -> None:
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                continue
+
+    scripted(monkeypatch, {"never": never, "deaf": deaf, "good": at_once})
+
+    async def script(healer: Healer, worker: ProbeWorker) -> None:
+        for name in ("never", "deaf"):
+            reading = await healer.until(lambda reading, name=name: reading.target_id == name)  # type: ignore[misc]
+            assert not reading.available
+            assert reading.reason is Unavailable.DEADLINE
+            assert 150 < reading.took_ms < 2000
+        assert worker.oldest_work_s() > 0.1  # the one that ignores its end is still owned up to
+        release.set()
+        async with asyncio.timeout(WITHIN_S):
+            while worker.oldest_work_s():
+                await asyncio.sleep(0.01)
+        assert alive(await healer.until(lambda reading: reading.target_id == "good"))
+
+    asyncio.run(lab.run({}, script))
+
+
+@pytest.mark.req("FR-001", "R9")
+def test_a_probe_that_raises_is_a_reading_that_says_so(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, {"bad": raises, "good": at_once})
+
+    async def script(healer: Healer, worker: ProbeWorker) -> None:
+        reading = await healer.until(lambda reading: reading.target_id == "bad")
+        assert not reading.available
+        assert "broken probe" in reading.error
+        await healer.until(lambda reading: reading.target_id == "good")
+
+    asyncio.run(lab.run({}, script))
+
+
+def test_a_question_does_not_take_the_answer_of_an_older_read(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = 0
+
+    async def slow_once() -> None:
+        nonlocal begun
+        begun += 1
+        if begun == 1:
+            await never()
+
+    scripted(monkeypatch, {"slow": slow_once})
+
+    async def script(healer: Healer, worker: ProbeWorker) -> None:
+        async with asyncio.timeout(WITHIN_S):
+            while begun == 0:
+                await asyncio.sleep(0.001)
+        asked_s = clock.monotonic_s()
+        answer = await healer.request(ProbeNow("slow"))
+        assert isinstance(answer, Readings)
+        assert answer.readings[0].taken_mono_s >= asked_s
+        assert clock.monotonic_s() - asked_s < 2.0
+        await healer.until(lambda reading: reading.target_id == "slow")  # the poll it gave way to is still owed
+
+    asyncio.run(lab.run({}, script))
+
+
+def test_a_poison_target_is_left_alone_and_suspects_are_read_one_by_one(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["a", "bad", "c", "odd1", "odd2"]
+    scripted(monkeypatch, dict.fromkeys(names, at_once))
+
+    async def script(healer: Healer, worker: ProbeWorker) -> None:
+        for name in names:
+            reading = await healer.until(lambda reading, name=name: reading.target_id == name)  # type: ignore[misc]
+            assert reading.available == (name != "bad")
+
+    suspects = frozenset({"reading:odd1", "reading:odd2", "reading:gone"})
+    asyncio.run(lab.run({}, script, suspects=suspects, quarantined=frozenset({"reading:bad"})))
+    told = lab.told()
+    assert told[:4] == ["+reading:odd1", "-reading:odd1", "+reading:odd2", "-reading:odd2"]
+    assert "+reading:bad" not in told
+    assert sorted(told) == sorted([f"{sign}reading:{name}" for name in names if name != "bad" for sign in "+-"])
+
+
+def test_malformed_and_unexpected_frames_do_no_harm(lab: Lab, start: Start) -> None:
+    section = pid_file(lab, "svc", start("sleep", "60"))
+
+    async def script(healer: Healer, worker: ProbeWorker) -> None:
+        await healer.until(alive)
+        assert healer.hub is not None
+        for raw in (b"", b"\xc1", os.urandom(2000), b"x" * 100_000):
+            healer.hub._send_parts("process", raw)
+        healer.hub.send("process", Hello("x", "y"))
+        healer.hub.send("process", Readings(()))
+        assert isinstance(await healer.request(ProbeNow("svc")), Readings)
+        assert isinstance(await healer.request(ProbeNow("\0" * 10_000)), Nack)
+
+    asyncio.run(lab.run({"svc": section}, script))
+
+
+def test_no_targets_is_a_quiet_life(lab: Lab) -> None:
+    async def script(healer: Healer, worker: ProbeWorker) -> None:
+        assert isinstance(await healer.request(Resync()), Ack)
+        assert worker._schedule.next_s() is None
+
+    asyncio.run(lab.run({}, script))
+
+
+@pytest.mark.req("R12")
+def test_a_young_zombie_is_looked_at_again_after_ten_seconds(lab: Lab, start: Start) -> None:
+    """The wish itself; the ten seconds are the schedule's, and tested there."""
+    child = start("sleep", "60")
+    section = pid_file(lab, "svc", child)
+    section = ProcessSection(pid_file=section.pid_file, interval=Duration(600))
+
+    async def script(healer: Healer, worker: ProbeWorker) -> None:
+        await healer.until(alive)
+        os.kill(child.pid, signal.SIGKILL)
+        reading = await healer.until(lambda reading: bool(facts(reading).zombies))
+        zombie = facts(reading).zombies[0]
+        assert zombie.seen_for_s < 1.0
+        assert zombie.parent_pid == os.getpid()
+        assert time.monotonic() < (worker._schedule.next_s() or 0) < time.monotonic() + 10.2
+
+    asyncio.run(lab.run({"svc": section}, script))
