@@ -73,7 +73,7 @@ def handle(turn: Turn, token: str, action: str, args: bytes, actor: str) -> None
             raise UsageError(f"unknown action {action!r}", f"known: {', '.join(sorted(TABLE))}")
         kind, run = entry
         try:
-            parsed = msgspec.json.decode(args, type=kind)
+            parsed: Any = msgspec.json.decode(args, type=kind)
         except (msgspec.DecodeError, RecursionError) as error:
             raise UsageError(f"{action}: {error}") from error
         body = run(turn, token, parsed, actor)

@@ -37,6 +37,8 @@ from supervisor.incidents.world import (
     World,
 )
 
+TIMERS_PER_TURN_MAX = 100  # the rest in the next turn: one decision stays small
+
 # --- events --------------------------------------------------------------------------------------------------------
 
 
@@ -168,7 +170,8 @@ class Engine:
 
     def next_due_steady_s(self) -> float | None:
         """When the next timer is due; None when there is none."""
-        return min((timer.due_steady_s for timer in self.world.timers.values()), default=None)
+        timer = self.world.next_alarm()
+        return timer.due_steady_s if timer is not None else None
 
 
 def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and flat
@@ -200,9 +203,11 @@ def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and f
         case OwnPart():
             _own_part(turn, event)
         case TimersDue():
-            for timer in sorted(turn.world.timers.values(), key=lambda t: t.due_steady_s):
-                if timer.due_steady_s <= turn.now.steady_s:
-                    _timer(turn, timer)
+            for _ in range(TIMERS_PER_TURN_MAX):
+                timer = turn.world.next_alarm()
+                if timer is None or timer.due_steady_s > turn.now.steady_s:
+                    return
+                _timer(turn, timer)
         case Order(token, action, args, actor):
             commands.handle(turn, token, action, args, actor)
 
@@ -287,6 +292,10 @@ def _own_part(turn: Turn, event: OwnPart) -> None:
         hint="see the log of healctl for its last words",
     )
     detect.on_verdict(turn, verdict, None, fresh=True)
+    kind, _, row_id = event.name.partition(":")
+    row = turn.world.outbox.get(row_id) if kind == "outbox" else None
+    if row is not None and event.firing:
+        turn.put_row(row, state=OutboxState.QUARANTINED, last_error=event.evidence)
 
 
 def _timer(turn: Turn, timer: Timer) -> None:

@@ -54,7 +54,8 @@ def rebuild(
         world.history.append((execution.created_steady_s, execution.runbook.id, execution.resource))
     world.outbox = {row.id: row for row in snapshot.outbox}
     world.runbook_states = {(state.runbook_id, state.target_id): state for state in snapshot.runbook_states}
-    world.timers = {(timer.kind, timer.subject): timer for timer in snapshot.timers}
+    for timer in snapshot.timers:
+        world.arm(timer)
     world.breakers = {(breaker.runbook_id, breaker.resource): breaker for breaker in snapshot.breakers}
     world.pauses = {pause.family: pause for pause in snapshot.pauses}
     _approved_meanwhile(world)

@@ -45,11 +45,11 @@ def consider(turn: Turn, incident: Incident, verdict: Verdict, reading: HealthRe
     if target is None or (runbook.starts_service and target.recipe is None):
         _stop(turn, incident, TierReason.CANNOT_EXECUTE, f"{runbook.id} cannot run: no restart recipe is configured")
         return
-    verdict_of_policy = permission(runbook, verdict, target, state_for(world.runbook_states, runbook, incident.target_id),
-                                   world.policy)  # fmt: skip
-    authority = verdict_of_policy.authority
+    decided = state_for(world.runbook_states, runbook, incident.target_id)
+    allowed = permission(runbook, verdict, target, decided, world.policy)
+    authority = allowed.authority
     if authority is None:
-        note = f"{runbook.id} may not run by itself: {verdict_of_policy.why}"
+        note = f"{runbook.id} may not run by itself: {allowed.why}"
         _stop(turn, incident, TierReason.NEEDS_APPROVAL, note)
         return
     if changes(runbook) and storm.holds(turn, incident):
@@ -59,16 +59,14 @@ def consider(turn: Turn, incident: Incident, verdict: Verdict, reading: HealthRe
     if holder is not None:
         _wait(turn, incident, f"{resource} is in use by {holder.id}")
         return
-    if (
-        sum(1 for e in world.executions.values() if e.state is not ExecutionState.SUCCEEDED)
-        >= world.policy.executions_max
-    ):
+    running = sum(1 for e in world.executions.values() if e.state is not ExecutionState.SUCCEEDED)
+    if running >= world.policy.executions_max:
         _wait(turn, incident, f"{world.policy.executions_max} repairs are running")
         return
     if _breaker_forbids(turn, incident, runbook, resource):
         return
     grounds = reading.taken_mono_s if reading is not None else turn.now.mono_s
-    begin(turn, runbook, target, authority, grounds, incident, f"running {runbook.id}: {verdict_of_policy.why}")
+    begin(turn, runbook, target, authority, grounds, incident, f"running {runbook.id}: {allowed.why}")
 
 
 def begin(

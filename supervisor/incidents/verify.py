@@ -1,4 +1,4 @@
-"""What the executor reports, and whether the repair held (R6): reports in, `resolved` or `remediation_failed` out. Pure."""
+"""What the executor reports, and whether the repair held (R6): `resolved`, or `remediation_failed`. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from supervisor.incidents.model import (
 )
 from supervisor.incidents.policy import CONFIDENCE_PRIOR, state_for
 from supervisor.incidents.views import execution_answer
-from supervisor.incidents.world import Answer, DispatchExecution, SettleExecution, Turn
+from supervisor.incidents.world import Answer, DispatchExecution, FetchExecutionState, SettleExecution, Turn
 
 PROBE_FIRST_S = 0.02  # the first look again while a repair has not yet shown
 PROBE_SLOWEST_S = 1.0
@@ -97,7 +97,10 @@ def steps_done(turn: Turn, execution: Execution) -> None:
 def on_refused(turn: Turn, execution_id: str, code: str, message: str) -> None:
     """The executor ran nothing. Stale grounds or expiry need a new decision; anything else a person."""
     execution = turn.world.executions.get(execution_id)
-    if execution is None or execution.results or execution.state is ExecutionState.SUCCEEDED:
+    if execution is None or execution.state is not ExecutionState.INTENDED:
+        return
+    if code == "not_claimed":  # the ledger knows who has it, or why nobody may
+        turn.effects.append(FetchExecutionState(execution_id))
         return
     turn.drop_timer(TimerKind.EXPIRE, execution_id)
     if code in ("expired", "stale_grounds"):

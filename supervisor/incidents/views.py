@@ -3,6 +3,7 @@ since they leave the house as JSON right away."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -129,9 +130,10 @@ def wilson_lower(successes: int, failures: int) -> float:
     n = successes + failures
     if n == 0:
         return 0.0
-    z2 = 1.96**2
+    z = 1.96
+    z2 = z * z
     p = successes / n
-    spread = 1.96 * ((p * (1 - p) + z2 / (4 * n)) / n) ** 0.5
+    spread = z * math.sqrt((p * (1 - p) + z2 / (4 * n)) / n)
     return round(max(0.0, (p + z2 / (2 * n) - spread) / (1 + z2 / n)), 3)
 
 

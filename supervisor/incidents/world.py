@@ -8,6 +8,7 @@ are durable (DESIGN §2.1); `ask_probe` alone may go at once, since it changes n
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -137,6 +138,7 @@ class World:
     outbox: dict[str, OutboxRow] = field(default_factory=dict)  # undelivered
     runbook_states: dict[tuple[str, str], RunbookState] = field(default_factory=dict)
     timers: dict[tuple[TimerKind, str], Timer] = field(default_factory=dict)
+    alarms: list[tuple[float, TimerKind, str]] = field(default_factory=list)  # heap; a stale one is skipped
     breakers: dict[tuple[str, str], Breaker] = field(default_factory=dict)
     pauses: dict[str, FamilyPause] = field(default_factory=dict)
     storms: dict[str, Storm] = field(default_factory=dict)
@@ -151,6 +153,20 @@ class World:
     last_remediation_wall_s: float | None = None
     last_escalation_wall_s: float | None = None
     last_signal_wall_s: float | None = None
+
+    def arm(self, timer: Timer) -> None:
+        self.timers[timer.kind, timer.subject] = timer
+        heapq.heappush(self.alarms, (timer.due_steady_s, timer.kind, timer.subject))
+
+    def next_alarm(self) -> Timer | None:
+        """The timer that is due first, None when there is none."""
+        while self.alarms:
+            due_s, kind, subject = self.alarms[0]
+            timer = self.timers.get((kind, subject))
+            if timer is not None and timer.due_steady_s == due_s:
+                return timer
+            heapq.heappop(self.alarms)
+        return None
 
     def holder_of(self, resource: str) -> Execution | None:
         """The execution that holds this resource: one that runs, or whose result is not yet verified."""
@@ -306,7 +322,7 @@ class Turn:
 
     def set_timer(self, kind: TimerKind, subject: str, after_s: float) -> None:
         timer = Timer(kind, subject, self.now.steady_s + after_s)
-        self.world.timers[kind, subject] = timer
+        self.world.arm(timer)
         self.records.append(SetTimer(timer))
 
     def drop_timer(self, kind: TimerKind, subject: str) -> None:

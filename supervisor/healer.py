@@ -1,0 +1,363 @@
+"""The process around the incident engine: sockets in, decisions to the store, effects out (DESIGN §2.1, §3).
+
+An event becomes a decision; its records go to the store as one commit; only when that is acknowledged are steps
+dispatched, messages handed on, answers and events sent. Whatever brought a report is acknowledged only then, too. An
+error in the engine ends this process: the next one rebuilds everything from the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from supervisor import __version__, proc
+from supervisor.bus import Hub, Link, Publisher, nack_of
+from supervisor.clock import SteadyClock
+from supervisor.committer import Committer
+from supervisor.config import Config, targets
+from supervisor.crashpoint import reach
+from supervisor.desk import Desk
+from supervisor.errors import HealError, StoreError
+from supervisor.incidents import engine as e
+from supervisor.incidents import views
+from supervisor.incidents.model import Channel, HealthReading, TrailEntry
+from supervisor.incidents.policy import Policy
+from supervisor.incidents.recover import rebuild
+from supervisor.incidents.world import (
+    Answer,
+    AskProbe,
+    Decision,
+    DeliverRow,
+    DispatchExecution,
+    Effect,
+    FetchExecutionState,
+    PlanExecution,
+    SettleExecution,
+)
+from supervisor.messages import (
+    Ack,
+    Body,
+    Claimed,
+    Deliver,
+    DeliveryReport,
+    Dispatch,
+    EpochOpened,
+    ExecutionFound,
+    ExecutionRefused,
+    FetchExecution,
+    FetchTrail,
+    Frame,
+    Hello,
+    OpenEpoch,
+    PlanAnswer,
+    PlanRequest,
+    ProbeNow,
+    ProgramExited,
+    Readings,
+    Request,
+    Resync,
+    Settle,
+    Settled,
+    StepReport,
+    StoreStatus,
+    TrailFound,
+    TreeEvent,
+)
+from supervisor.newsdesk import NewsDesk
+from supervisor.sockets import endpoint, new_context
+from supervisor.treetable import TreeTable
+from supervisor.worker import Boot, Worker
+
+log = logging.getLogger(__name__)
+
+TRAILS_PER_FETCH = 500
+PLAN_WITHIN_S = 8.0
+FLUSH_WITHIN_S = 2.0  # at a stop, for decisions that are not yet durable
+
+
+class HealerWorker(Worker):
+    def __init__(self, boot: Boot, uplink: socket.socket) -> None:
+        super().__init__(boot, uplink)
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_due_s = 0.0
+        self._probing: dict[str, asyncio.Future[Body]] = {}
+        self._tree = TreeTable()
+        self._store_status: StoreStatus | None = None
+        self._skipped: set[str] = set()
+        own_views = {"tree": self._tree_view, "snapshot": self._snapshot}
+        self._desk = Desk(self._order, own_views)
+
+    # -- life --
+
+    async def start(self) -> None:
+        boot, config = self.boot, self.boot.config
+        self._context = new_context()
+        self._store = Link(
+            self._context, endpoint(boot.runtime_dir, "store"), "healer", self._on_store, boot.incarnation
+        )
+        policy = policy_of(config)
+        opened = await self._store.ask(OpenEpoch(boot.incarnation, policy.breaker_window_s, policy.reopen_window_s))
+        if not isinstance(opened, EpochOpened):
+            raise StoreError(f"the store did not open an epoch: {opened}")
+        snapshot = opened.snapshot
+        trails = await self._trails(tuple(incident.id for incident in snapshot.open_incidents))
+        self._clock = SteadyClock(opened.anchor)
+        self._targets = targets(config)
+        from remediators.runbooks import RUNBOOKS
+
+        world = rebuild(snapshot, proc.this_boot(), policy, RUNBOOKS, self._targets, trails)
+        self._engine = e.Engine(world)
+        self._committer = Committer(self._store, snapshot.epoch, self._durable, self.fail)
+        self._news = NewsDesk(Publisher(self._context, endpoint(boot.runtime_dir, "events")))
+        self._hub = Hub(self._context, endpoint(boot.runtime_dir, "healer"), "healer", self._on_worker)
+        self._control = Hub(self._context, endpoint(boot.runtime_dir, "control"), "control", self._desk.receive)
+        self._desk.open(self._control)
+        log.info("epoch %d: %d open incidents, %d targets", snapshot.epoch, len(world.incidents), len(self._targets))
+        self._decide(e.Started())
+        self._decide(e.NotifierIsBack())
+        for family in sorted({target.family for target in self._targets}):
+            self._hub.request(family, Resync())
+
+    async def stop(self) -> None:
+        await self._committer.flush(FLUSH_WITHIN_S)
+        for part in (self._hub, self._control, self._store, self._news):
+            part.close()
+        self._context.destroy(linger=200)
+
+    async def _trails(self, ids: tuple[str, ...]) -> dict[str, list[TrailEntry]]:
+        trails: dict[str, list[TrailEntry]] = {}
+        for first in range(0, len(ids), TRAILS_PER_FETCH):
+            part = ids[first : first + TRAILS_PER_FETCH]
+            found = await self._store.ask(FetchTrail(part))
+            if not isinstance(found, TrailFound):
+                raise StoreError(f"the store did not give the trails: {found}")
+            for incident_id, raw in zip(part, found.entries, strict=True):
+                trails[incident_id] = msgspec.json.decode(raw, type=list[TrailEntry])
+        return trails
+
+    # -- one event --
+
+    def _decide(self, event: e.Event, ack: Callable[[], None] | None = None) -> None:
+        """Handles one event; `ack` is called when what it led to is durable."""
+        reach("decide.before")
+        now = self._clock.now()
+        try:
+            decision = self._engine.handle(event, now)
+        except Exception:
+            # Named to the root before this process dies: the same item a second time, and it is quarantined.
+            self.working(_item(event))
+            raise
+        self.done += 1
+        for probe in decision.probes:
+            self._ask_probe(probe)
+        if decision.records:
+            reach("decide.after")
+            self._committer.commit(decision, ack)
+        else:
+            if ack is not None:  # a doubled report: the decision that it led to may still be on its way to the disk
+                self._committer.when_all_durable(ack)
+            self._carry_out(decision.effects)
+        self._arm()
+
+    def _durable(self, decision: Decision) -> None:
+        self._carry_out(decision.effects)
+        reach("publish.before")
+        self._news.records(decision.records, self._clock.now().wall_s)
+
+    # -- effects --
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case DispatchExecution(execution):
+                    reach("dispatch.before")
+                    self._hub.request("executor", Dispatch(execution))
+                    reach("dispatch.after")
+                case SettleExecution(execution):
+                    self._then(self._hub.request("executor", Settle(execution)), self._on_settled)
+                case FetchExecutionState(execution_id):
+                    self._then(self._store.ask(FetchExecution(execution_id)), self._on_found)
+                case PlanExecution():
+                    self._plan(effect)
+                case DeliverRow(row):
+                    if row.channel is Channel.SIGNAL or self.boot.config.notify.synapse.transport != "brain_db":
+                        suspect = f"outbox:{row.id}" in self.boot.suspects
+                        self._hub.request("notifier", Deliver(row, suspect))
+                case Answer(token, body, error):
+                    self._desk.answer(token, error if error is not None else body or {})
+
+    def _then(self, future: asyncio.Future[Body], run: Callable[[Body], None]) -> None:
+        future.add_done_callback(lambda done: None if done.cancelled() else run(done.result()))
+
+    def _on_settled(self, body: Body) -> None:
+        if isinstance(body, Settled):
+            self._decide(e.ExecutionSettled(body.execution_id, body.ok, body.running, body.ended))
+        else:
+            log.error("the executor did not settle an interrupted execution: %s", body)
+
+    def _on_found(self, body: Body) -> None:
+        if isinstance(body, ExecutionFound):
+            self._decide(e.ExecutionSeen(body.execution))
+        else:
+            log.error("the store does not know an execution of ours: %s", body)
+
+    def _plan(self, effect: PlanExecution) -> None:
+        future = self._hub.request("executor", PlanRequest(effect.execution, effect.reading))
+        asyncio.get_running_loop().call_later(PLAN_WITHIN_S, future.cancel)
+
+        def answered(done: asyncio.Future[Body]) -> None:
+            steps: tuple[dict[str, Any], ...] = ()
+            error = f"the executor did not answer within {PLAN_WITHIN_S:.0f} s"
+            body = None if done.cancelled() else done.result()
+            if isinstance(body, PlanAnswer):
+                steps, error = tuple(msgspec.to_builtins(step) for step in body.steps), body.error
+            self._decide(e.Planned(effect.token, effect.execution, steps, error))
+
+        future.add_done_callback(answered)
+
+    def _ask_probe(self, probe: AskProbe) -> None:
+        """Only the newest question per target waits: an older answer would not be fresh enough anyway (R7)."""
+        old = self._probing.pop(probe.target_id, None)
+        if old is not None:
+            old.cancel()
+        future = self._hub.request(probe.family, ProbeNow(probe.target_id))
+        self._probing[probe.target_id] = future
+        future.add_done_callback(lambda done: self._on_probed(probe, done))
+
+    def _on_probed(self, probe: AskProbe, done: asyncio.Future[Body]) -> None:
+        if done.cancelled():
+            return
+        self._probing.pop(probe.target_id, None)
+        body = done.result()
+        if isinstance(body, Readings):
+            self._readings(body.readings)
+        else:
+            log.warning("no reading of %s: %s", probe.target_id, body)
+
+    # -- what comes in --
+
+    def _on_worker(self, batch: list[tuple[str, Frame]]) -> None:
+        for source, frame in batch:
+            self._from_worker(source, frame)
+
+    def _from_worker(self, source: str, frame: Frame) -> None:
+        ack = partial(self._hub.answer, source, frame, Ack())
+
+        match frame.body:
+            case Readings(readings):
+                self._readings(readings)
+                ack()
+            case Claimed(execution_id, incarnation):
+                self._decide(e.ExecutionClaimed(execution_id, incarnation), ack)
+            case StepReport(execution_id, index, result, last):
+                self._decide(e.StepEnded(execution_id, index, result, last), ack)
+            case ExecutionRefused(execution_id, code, message):
+                self._decide(e.ExecutionNotRun(execution_id, code, message), ack)
+            case ProgramExited(execution_id, step_id, exit_text, output):
+                self._decide(e.ProgramEnded(execution_id, step_id, exit_text, output), ack)
+            case DeliveryReport(row_id, attempts, receipt, error):
+                self._decide(e.Delivered(row_id, attempts, receipt, error), ack)
+            case Hello():
+                pass  # the bus has already sent what waited for it; the tree says who is who
+            case _:
+                self._hub.refuse(source, frame, HealError(f"the healer takes no {type(frame.body).__name__}"))
+
+    def _on_store(self, batch: list[tuple[str, Frame]]) -> None:
+        for _, frame in batch:
+            match frame.body:
+                case StoreStatus():
+                    self._store_status = frame.body
+                case DeliveryReport(row_id, attempts, receipt, error):
+                    ack = partial(self._store.post, Ack(), re=frame.id)
+                    self._decide(e.Delivered(row_id, attempts, receipt, error), ack)
+                case _:
+                    error_ = HealError(f"the healer takes no {type(frame.body).__name__}")
+                    self._store.post(nack_of(error_), re=frame.id)
+
+    def _readings(self, readings: tuple[HealthReading, ...]) -> None:
+        for reading in readings:
+            item = f"reading:{reading.target_id}"
+            if item not in self.boot.quarantined:
+                self._decide(e.ReadingSeen(reading))
+            elif item not in self._skipped:
+                self._skipped.add(item)
+                log.error("readings of %s are ignored: they killed the healer twice", reading.target_id)
+
+    def on_tree_event(self, event: TreeEvent) -> None:
+        self._news.tree(event)
+        for reaction in self._tree.observe(event):
+            self._decide(reaction)
+
+    def _order(self, token: str, request: Request) -> None:
+        self._decide(e.Order(token, request.action, request.args, request.actor))
+
+    # -- timers and views --
+
+    def _arm(self) -> None:
+        due = self._engine.next_due_steady_s()
+        if due is None or (self._alarm is not None and self._alarm_due_s == due):
+            return
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_due_s = due
+        wait_s = max(0.0, due - self._clock.now().steady_s)
+        self._alarm = asyncio.get_running_loop().call_later(wait_s, self._on_alarm)
+
+    def _on_alarm(self) -> None:
+        self._alarm = None
+        self._decide(e.TimersDue())
+
+    def _tree_view(self) -> dict[str, Any]:
+        world = self._engine.world
+        status = self._store_status
+        return {
+            "version": __version__,
+            "children": self._tree.rows(),
+            "store": msgspec.to_builtins(status) if status is not None else None,
+            "ledger_trouble": self._committer.trouble or None,
+            "outbox": views.outbox(world, self._clock.now().wall_s),
+            "open_incidents": len(world.incidents),
+            "breakers": views.breakers(world),
+            "pauses": views.pauses(world),
+            "targets": len(self._targets),
+        }
+
+    def _snapshot(self) -> dict[str, Any]:
+        """The state that the feed continues from: `seq` is the last event it contains."""
+        return {"seq": self._news.seq, **views.status(self._engine.world), "children": self._tree.rows()}
+
+
+def policy_of(config: Config) -> Policy:
+    """`[policy]` and `[escalation]` as the engine's numbers."""
+    section = config.policy
+    return Policy(
+        confidence_auto_execute=section.confidence_auto_execute,
+        auto_execute=section.auto_execute,
+        dismiss_window_s=float(section.dismiss_window),
+        page_hold_s=float(section.page_hold),
+        verify_within_s=float(section.verify_within),
+        settle_s=float(section.settle),
+        clear_readings=section.clear_readings,
+        clear_interval_s=float(section.clear_interval),
+        breaker_per_target=section.breaker_per_target,
+        breaker_total=section.breaker_total,
+        breaker_window_s=float(section.breaker_window),
+        page_healed_critical=config.escalation.page_healed_critical,
+    )
+
+
+def _item(event: e.Event) -> str:
+    """What the root counts deaths by: the thing that the event is about."""
+    match event:
+        case e.ReadingSeen(reading):
+            return f"reading:{reading.target_id}"
+        case e.Order(_, action, _, _):
+            return f"order:{action}"
+        case _:
+            return f"event:{type(event).__name__}"

@@ -1,0 +1,48 @@
+"""The feed: every durable record and every tree event, numbered, for `events --follow` and the dashboard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from supervisor.bus import Publisher
+from supervisor.incidents import views
+from supervisor.incidents.model import AddMetric, AddTrail, PutExecution, PutIncident, PutOutbox, Record
+from supervisor.messages import Event, TreeEvent
+
+
+class NewsDesk:
+    """Publishes; `seq` is the number of the newest event. Kinds: incident, trail, execution, message, metric, tree."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self.seq = 0
+
+    def records(self, records: list[Record], wall_s: float) -> None:
+        for record in records:
+            match record:
+                case PutIncident(incident):
+                    row = views.incident_json(incident, ())
+                    del row["audit_trail"]
+                    self._publish("incident", row, wall_s)
+                case AddTrail(entry):
+                    self._publish("trail", {"incident_id": entry.incident_id, **views.trail_json(entry)}, wall_s)
+                case PutExecution(execution):
+                    self._publish("execution", views.execution_answer(execution), wall_s)
+                case PutOutbox(row):
+                    self._publish("message", msgspec.to_builtins(row), wall_s)
+                case AddMetric(metric):
+                    self._publish("metric", msgspec.to_builtins(metric), wall_s)
+                case _:
+                    pass  # timers, breakers, runbook states: in the snapshot, not news
+
+    def tree(self, event: TreeEvent) -> None:
+        self._publish("tree", msgspec.to_builtins(event), event.at_wall_s)
+
+    def close(self) -> None:
+        self._publisher.close()
+
+    def _publish(self, kind: str, data: dict[str, Any], wall_s: float) -> None:
+        self.seq += 1
+        self._publisher.publish(Event(self.seq, kind, wall_s, msgspec.json.encode(data)))

@@ -1,0 +1,81 @@
+"""What the healer knows of the tree: the root's events as a table for `healctl status`, and what they mean for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from supervisor.incidents import engine as e
+from supervisor.incidents import views
+from supervisor.incidents.model import AnomalyType
+from supervisor.messages import TreeEvent, TreeKind
+
+_STATE = {
+    TreeKind.STARTED: "starting",
+    TreeKind.READY: "ready",
+    TreeKind.EXITED: "exited",
+    TreeKind.HUNG: "hung",
+    TreeKind.BACKOFF: "backoff",
+    TreeKind.QUARANTINED: "quarantined",
+    TreeKind.STOPPED: "stopped",
+}
+
+
+class _Row(msgspec.Struct):
+    state: str = "unknown"
+    pid: int = 0
+    incarnation: str = ""
+    restarts: int = 0
+    last_exit: str = ""
+    since_wall_s: float = 0.0
+
+
+class TreeTable:
+    def __init__(self) -> None:
+        self._rows: dict[str, _Row] = {}
+
+    def observe(self, event: TreeEvent) -> list[e.Event]:
+        """Notes the event; returns what the engine has to hear of it."""
+        if event.kind is TreeKind.ITEM_QUARANTINED:
+            evidence = f"it was in work both times that {event.child} died ({event.exit_text})"
+            return [e.OwnPart(item, AnomalyType.ITEM_QUARANTINED, True, evidence) for item in event.items]
+        row = self._rows.setdefault(event.child, _Row())
+        row.state = _STATE[event.kind]
+        row.pid = event.pid
+        row.incarnation = event.incarnation
+        row.restarts = event.restarts
+        row.since_wall_s = event.at_wall_s
+        if event.exit_text:
+            row.last_exit = event.exit_text
+        return self._reactions(event)
+
+    def _reactions(self, event: TreeEvent) -> list[e.Event]:
+        part = f"worker:{event.child}"
+        match event.kind, event.child:
+            case TreeKind.QUARANTINED, _:
+                evidence = f"it failed too often ({event.exit_text}): {event.last_words[-300:]}".strip()
+                return [e.OwnPart(part, AnomalyType.WORKER_QUARANTINED, True, evidence)]
+            case TreeKind.READY, "executor":
+                return [e.OwnPart(part, AnomalyType.WORKER_QUARANTINED, False, ""), e.ExecutorIs(event.incarnation)]
+            case TreeKind.READY, "notifier":
+                return [e.OwnPart(part, AnomalyType.WORKER_QUARANTINED, False, ""), e.NotifierIsBack()]
+            case TreeKind.READY, _:
+                return [e.OwnPart(part, AnomalyType.WORKER_QUARANTINED, False, "")]
+            case TreeKind.EXITED, "executor":
+                return [e.ExecutorIs("")]
+            case _:
+                return []
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": name,
+                "state": row.state,
+                "pid": row.pid,
+                "restarts": row.restarts,
+                "last_exit": row.last_exit or None,
+                "since": views.stamp(row.since_wall_s),
+            }
+            for name, row in self._rows.items()
+        ]

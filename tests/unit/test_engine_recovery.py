@@ -1,0 +1,175 @@
+"""Crashes of the executor, the engine, or both, on the pure engine: never twice, never stuck (DESIGN §2.3, §3)."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from supervisor.incidents import engine as e
+from supervisor.incidents.model import ExecutionState, State, TierReason
+from supervisor.incidents.world import DispatchExecution, FetchExecutionState, SettleExecution
+from tests.lab.engine import Lab, service
+
+
+def held() -> Lab:
+    lab = Lab("web")
+    lab.hold_dispatch = True
+    lab.kill("web")
+    return lab
+
+
+def executor_restarts(lab: Lab) -> None:
+    lab.feed(e.ExecutorIs(""))
+    lab.effects.clear()
+    lab.feed(e.ExecutorIs("exec-2"))
+
+
+@pytest.mark.req("FR-004", "R7")
+def test_an_intent_that_nobody_claimed_is_dispatched_to_the_next_executor() -> None:
+    lab = held()
+    executor_restarts(lab)
+    (fetch,) = lab.effects
+    assert isinstance(fetch, FetchExecutionState)
+    lab.effects.clear()
+    lab.feed(e.ExecutionSeen(lab.dispatched[0]))
+    assert [type(effect) for effect in lab.effects] == [DispatchExecution]
+
+
+@pytest.mark.req("FR-004")
+def test_an_intent_that_ran_out_needs_a_new_decision_and_gets_it() -> None:
+    lab = held()
+    lab.advance(63)
+    assert any(isinstance(effect, FetchExecutionState) for effect in lab.effects)
+    lab.hold_dispatch = False
+    lab.feed(e.ExecutionSeen(lab.dispatched[0]))
+    lab.advance(2)
+    assert len(lab.dispatched) == 2
+    assert lab.only("web").state is State.RESOLVED
+
+
+def interrupted(lab: Lab) -> str:
+    first = lab.dispatched[0]
+    claimed = msgspec.structs.replace(first, claimed_by="exec-1", state=ExecutionState.CLAIMED)
+    executor_restarts(lab)
+    lab.effects.clear()
+    lab.feed(e.ExecutionSeen(claimed))
+    assert [type(effect) for effect in lab.effects] == [SettleExecution]
+    lab.hold_dispatch = False
+    return first.id
+
+
+def test_interrupted_before_it_took_effect_is_decided_anew() -> None:
+    lab = held()
+    first = interrupted(lab)
+    lab.feed(e.ExecutionSettled(first, True, False, ("nothing had started",)))
+    lab.advance(2)
+    assert lab.only("web").state is State.RESOLVED
+    assert len(lab.dispatched) == 2
+
+
+def test_interrupted_after_the_service_came_up_is_verified_not_repeated() -> None:
+    lab = held()
+    first = interrupted(lab)
+    lab.alive["web"] = 4_242
+    lab.feed(e.ExecutionSettled(first, True, False, ()))
+    lab.advance(2)
+    assert lab.only("web").state is State.RESOLVED
+    assert len(lab.dispatched) == 1
+
+
+def test_interrupted_while_its_program_still_starts_is_not_started_twice() -> None:
+    lab = held()
+    first = interrupted(lab)
+    lab.feed(e.ExecutionSettled(first, True, True, ("start: pid 7 is alive",)))
+    lab.advance(5)
+    assert len(lab.dispatched) == 1
+    lab.alive["web"] = 7
+    lab.advance(5)
+    assert lab.only("web").state is State.RESOLVED
+
+
+def test_interrupted_and_not_settled_goes_to_a_person() -> None:
+    lab = held()
+    first = interrupted(lab)
+    lab.feed(e.ExecutionSettled(first, False, False, ("pid 7 does not die",)))
+    assert lab.only("web").tier_reason is TierReason.INTERRUPTED
+    assert len(lab.dispatched) == 1
+
+
+def test_an_execution_that_was_at_work_at_two_deaths_is_not_tried_a_third_time() -> None:
+    lab = held()
+    first = interrupted(lab)
+    lab.hold_dispatch = True
+    lab.feed(e.ExecutionSettled(first, True, False, ()))
+    second = lab.dispatched[1]
+    claimed = msgspec.structs.replace(second, claimed_by="exec-2", state=ExecutionState.CLAIMED)
+    lab.feed(e.ExecutorIs(""))
+    lab.feed(e.ExecutorIs("exec-3"))
+    lab.feed(e.ExecutionSeen(claimed))
+    lab.feed(e.ExecutionSettled(second.id, True, False, ()))
+    assert len(lab.dispatched) <= 3
+
+
+@pytest.mark.req("FR-004")
+@pytest.mark.parametrize("moment", ["diagnosing", "remediating", "verifying", "escalated", "approved"])
+def test_a_crash_of_the_engine_loses_and_doubles_nothing(moment: str) -> None:
+    lab = Lab(targets=(service("web", auto_restart=moment not in ("escalated", "approved")),))
+    if moment == "diagnosing":
+        lab.silent.add("web")
+    lab.hold_dispatch = moment in ("remediating", "approved")
+    lab.kill("web")
+    if moment == "approved":
+        lab.silent.add("web")
+        lab.order("approve", runbook_id="rb-restart-service", target_id="web")
+        lab.silent.clear()
+    before = lab.only("web")
+    lab.silent.clear()
+    lab.hold_dispatch = False
+    lab.crash()
+    if moment == "remediating":
+        lab.run(lab.dispatched[0])
+    if moment == "escalated":
+        lab.alive["web"] = 5
+        lab.poll("web")
+    lab.advance(10)
+    after = lab.only("web")
+    assert after.id == before.id
+    assert after.state is (State.SELF_RESOLVED if moment == "escalated" else State.RESOLVED)
+    assert len({execution.id for execution in lab.dispatched}) == (0 if moment == "escalated" else 1)
+
+
+@pytest.mark.req("FR-007")
+def test_execute_is_carried_out_once_however_often_it_is_sent() -> None:
+    lab = Lab(targets=(service("web", auto_restart=False),))
+    for _ in range(3):
+        lab.order("execute", token="cli.1", runbook_id="rb-restart-service", target_id="web", confirm=True)
+    lab.advance(2)
+    assert len(lab.dispatched) == 1
+    answer = lab.answers["cli.1"].body
+    assert answer is not None
+    assert answer["success"] is True
+    assert answer["verification_passed"] is True
+    assert [step["step_id"] for step in answer["steps_executed"]] == ["stop", "start"]
+    lab.crash()
+    lab.order("execute", token="cli.1", runbook_id="rb-restart-service", target_id="web", confirm=True)
+    assert len(lab.dispatched) == 1
+
+
+@pytest.mark.req("FR-007", "R15")
+def test_execute_needs_confirm_known_ids_and_a_free_resource() -> None:
+    lab = Lab("web")
+    for args, code in (
+        ({"runbook_id": "rb-restart-service", "target_id": "web"}, "needs_confirm"),
+        ({"runbook_id": "nope", "target_id": "web", "confirm": True}, "unknown_id"),
+        ({"runbook_id": "rb-restart-service", "target_id": "nope", "confirm": True}, "unknown_id"),
+        ({"runbook_id": "rb-restart-service", "target_id": "web", "confirm": "yes"}, "usage"),
+    ):
+        answer = lab.order("execute", **args)
+        assert answer is not None
+        assert getattr(answer.error, "code", "") == code
+    lab.hold_dispatch = True
+    lab.kill("web")
+    answer = lab.order("execute", runbook_id="rb-restart-service", target_id="web", confirm=True)
+    assert answer is not None
+    assert getattr(answer.error, "code", "") == "refused"
+    assert len(lab.dispatched) == 1
