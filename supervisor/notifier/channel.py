@@ -1,0 +1,62 @@
+"""What every way of reaching a person has in common: deliver one row, or say why not.
+
+A channel makes one attempt and keeps no schedule; when to try again is `backoff` and `process`. It must never return
+a receipt for something that was not accepted in so many words by the other side.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NewType, Protocol
+
+from supervisor import http
+from supervisor.incidents.model import OutboxRow
+
+ATTEMPT_S = 10.0  # DESIGN §5: the deadline of one attempt over one transport
+ERROR_CHARS_MAX = 500
+QUOTE_CHARS_MAX = 120
+
+Receipt = NewType("Receipt", str)  # `channel:what the other side gave us`, kept in the ledger as the proof
+
+
+class DeliveryError(Exception):
+    """Base: the row was not delivered, or nobody can tell. `pause_s`: the other side wants to be left alone so long."""
+
+    def __init__(self, message: str, pause_s: float = 0.0) -> None:
+        super().__init__(message[:ERROR_CHARS_MAX])
+        self.pause_s = pause_s
+
+
+class Retryable(DeliveryError):
+    """May pass by itself: try again soon."""
+
+
+class Permanent(DeliveryError):
+    """Somebody has to change something first: tried again only at the longest interval, since nothing is dropped."""
+
+
+class Channel(Protocol):
+    async def deliver(self, row: OutboxRow) -> Receipt:
+        """One attempt. Raises Retryable or Permanent."""
+
+    async def close(self) -> None:
+        """Let go of every connection."""
+
+
+def quote(raw: bytes) -> str:
+    """What another program answered, fit for one line of an error."""
+    text = re.sub(r"\s+", " ", raw[: 4 * QUOTE_CHARS_MAX].decode(errors="replace")).strip()
+    return text[:QUOTE_CHARS_MAX] + ("…" if len(text) > QUOTE_CHARS_MAX else "") if text else "nothing"
+
+
+def of_http(error: http.HttpError) -> DeliveryError:
+    """An address that cannot work has to be changed; everything else about a connection may pass."""
+    return Permanent(str(error)) if isinstance(error, http.BadRequest) else Retryable(str(error))
+
+
+def of_status(url: str, what: str, response: http.Response) -> DeliveryError:
+    """An HTTP status that is no success. 429 and 5xx may pass; others mean that the wrong thing answers there."""
+    message = f"{url} answered HTTP {response.status} ({quote(response.body)})"
+    if response.status == 429 or response.status >= 500:
+        return Retryable(message)
+    return Permanent(f"{message}: is {what} there?")

@@ -1,0 +1,78 @@
+"""Synapse over REST (SITE.md): the alternative to the rows that the store writes into brain.db.
+
+The interface has no key by which a message sent twice could be told: a lost answer may mean a second copy.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from supervisor import http
+from supervisor.config import SynapseSection
+from supervisor.incidents.model import OutboxRow
+from supervisor.notifier.channel import ATTEMPT_S, Permanent, Receipt, of_http, of_status, quote
+
+_REFUSALS = ("error", "failed", "failure")
+
+
+class _Send(msgspec.Struct, frozen=True):
+    """The body of POST /send."""
+
+    from_agent: str
+    to_agent: str
+    content: str
+    subject: str
+    priority: str
+    thread: str | None
+
+
+class SynapseRest:
+    """`notify.synapse.transport = "http://..."`."""
+
+    def __init__(self, config: SynapseSection, attempt_s: float = ATTEMPT_S) -> None:
+        self._config = config
+        self._attempt_s = attempt_s
+
+    async def deliver(self, row: OutboxRow) -> Receipt:
+        """Raises Retryable or Permanent. One incident's messages share a thread."""
+        message = _Send(
+            from_agent=self._config.sender,
+            to_agent=self._config.to,
+            content=row.body,
+            subject=row.subject,
+            priority=row.priority,
+            thread=row.incident_id,
+        )
+        url = self._config.transport
+        try:
+            response = await http.request(
+                url,
+                method="POST",
+                path="/send",
+                headers=(("content-type", "application/json"),),
+                body=msgspec.json.encode(message),
+                timeout_s=self._attempt_s,
+            )
+        except http.HttpError as error:
+            raise of_http(error) from error
+        if not 200 <= response.status < 300:
+            raise of_status(url, "Synapse's REST interface", response)
+        return Receipt(f"synapse:{_message_id(url, response)}")
+
+    async def close(self) -> None:
+        """Nothing outlives a `deliver`."""
+
+
+def _message_id(url: str, response: http.Response) -> str:
+    """The id in the answer, else the status. Raises Permanent when the answer is a refusal in a success's clothes."""
+    try:
+        answer = msgspec.json.decode(response.body)
+    except msgspec.DecodeError:
+        raise Permanent(f"{url} answered something that is not JSON ({quote(response.body)})") from None
+    if not isinstance(answer, dict):
+        raise Permanent(f"{url} answered something that is not an object ({quote(response.body)})")
+    refused = answer.get("error") or answer.get("success") is False or answer.get("ok") is False
+    if refused or answer.get("status") in _REFUSALS:
+        raise Permanent(f"{url} refused the message ({quote(response.body)})")
+    found = next((answer[key] for key in ("id", "message_id") if answer.get(key)), None)
+    return str(found) if found is not None else f"http {response.status}"

@@ -1,0 +1,186 @@
+"""The rehearsal server with faults: signal-cli's HTTP interface as it behaves on bad days.
+
+In a test: `with SignalDouble() as signal: signal.fault = Fault(Kind.HANG)`. As a program, for a process of its own:
+`python -m tests.doubles.signal_double --port 0 --log FILE` prints `{"port": N}`, appends every message it takes to FILE
+as a line of JSON, and takes its fault as JSON by POST /double/fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import socket
+import threading
+from enum import StrEnum
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from supervisor.notifier.rehearsal import Rehearsal, RpcError, reply, result
+
+
+class Kind(StrEnum):
+    NONE = "none"
+    ERROR = "error"  # a JSON-RPC error of `code`
+    RESULTS = "results"  # a result whose types are `types`, one for each recipient or member
+    STATUS = "status"  # an HTTP status of `code`
+    HANG = "hang"  # accepts, records nothing, answers nothing until the fault is taken away
+    HALF_CLOSE = "half_close"  # half an answer, then the connection ends; nothing was recorded
+    DROP = "drop"  # recorded, then the connection ends without an answer
+    DELAY = "delay"  # recorded at once, answered after `seconds`
+    GARBAGE = "garbage"  # HTTP 200 with `text` as its body
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """`times`: how many requests it hits, all when None. `if_text`: only messages that contain it."""
+
+    kind: Kind = Kind.NONE
+    code: int = 0
+    types: tuple[str, ...] = ()
+    seconds: float = 0.0
+    text: str = ""
+    times: int | None = None
+    if_text: str = ""
+
+
+class SignalDouble(Rehearsal):
+    def __init__(self, port: int = 0, log: Path | None = None) -> None:
+        super().__init__(port)
+        self.requests: list[dict[str, Any]] = []  # every `send` that came in, hung ones too
+        self.members: tuple[str, ...] = ()  # of whatever group is written to
+        self._log = log
+        self._lock = threading.Condition()
+        self._fault = Fault()
+        self._version = 0  # of the fault: whoever hangs goes on when it changes
+        self._hits = 0
+
+    @property
+    def fault(self) -> Fault:
+        return self._fault
+
+    @fault.setter
+    def fault(self, fault: Fault) -> None:
+        with self._lock:
+            self._fault, self._hits = fault, 0
+            self._version += 1
+            self._lock.notify_all()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.fault = Fault()
+        super().__exit__(kind, error, at)
+
+    def wait_for_requests(self, count: int, timeout_s: float) -> None:
+        """Until `count` messages were handed in, answered or not. Raises TimeoutError."""
+        with self._lock:
+            if not self._lock.wait_for(lambda: len(self.requests) >= count, timeout_s):
+                raise TimeoutError(f"{len(self.requests)} of {count} requests within {timeout_s:g} s")
+
+    def post(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        if handler.path == "/double/fault":
+            self.fault = msgspec.json.decode(body, type=Fault)
+            reply(handler, 200, None)
+        else:
+            super().post(handler, body)
+
+    def answer(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        fault, version = self._next(body)
+        if fault.kind is Kind.STATUS:
+            reply(handler, fault.code, {"error": "on purpose"})
+        elif fault.kind is Kind.GARBAGE:
+            _raw(handler, fault.text.encode())
+        elif fault.kind is Kind.HANG:
+            with self._lock:
+                self._lock.wait_for(lambda: self._version != version)
+            handler.close_connection = True
+        elif fault.kind is Kind.HALF_CLOSE:
+            handler.send_response(200)
+            handler.send_header("Content-Length", "500")
+            handler.end_headers()
+            handler.wfile.write(b'{"jsonrpc":"2.0","result":{"timest')
+            _end(handler)
+        elif fault.kind is Kind.DROP:
+            self.call(msgspec.json.decode(body))
+            _end(handler)
+        elif fault.kind is Kind.DELAY:
+            answer = self.call(msgspec.json.decode(body))
+            with self._lock:
+                self._lock.wait_for(lambda: self._version != version, fault.seconds)
+            reply(handler, 200, answer)
+        else:
+            super().answer(handler, body)
+
+    def send(self, account: str, recipients: tuple[str, ...], text: str) -> dict[str, Any]:
+        fault = self._fault if self._hit(text) else Fault()
+        if fault.kind is Kind.ERROR:
+            raise RpcError(fault.code, "on purpose")
+        everybody = self.members if self.members and not recipients[0].startswith("+") else recipients
+        if fault.kind is Kind.RESULTS:
+            results = [result(who, kind) for who, kind in zip(everybody, fault.types, strict=True)]
+            if "SUCCESS" not in fault.types:  # then the real one answers an error that carries the results
+                codes = {("IDENTITY_FAILURE",): -4, ("RATE_LIMIT_FAILURE",): -5}
+                code = codes.get(tuple(sorted(set(fault.types))), -1)
+                raise RpcError(code, "Failed to send message", {"response": {"timestamp": 1, "results": results}})
+            reached = tuple(who for who, kind in zip(everybody, fault.types, strict=True) if kind == "SUCCESS")
+            return {**self._sent(account, reached, text), "results": results}
+        return self._sent(account, everybody, text)
+
+    def _sent(self, account: str, recipients: tuple[str, ...], text: str) -> dict[str, Any]:
+        answer = super().send(account, recipients, text)
+        if self._log is not None:
+            with self._log.open("ab") as log:
+                log.write(msgspec.json.encode(self.sent[-1]) + b"\n")
+        return answer
+
+    def _next(self, body: bytes) -> tuple[Fault, int]:
+        """The fault that this request meets, and its version."""
+        with self._lock:
+            try:
+                request = msgspec.json.decode(body)
+            except msgspec.DecodeError:
+                request = None
+            if isinstance(request, dict) and request.get("method") == "send":
+                self.requests.append(request)
+                self._lock.notify_all()
+            text = str(request.get("params", {}).get("message", "")) if isinstance(request, dict) else ""
+            in_send = self._fault.kind in (Kind.ERROR, Kind.RESULTS)
+            hit = not in_send and self._fault.if_text in text and self._count()
+            return (self._fault if hit else Fault()), self._version
+
+    def _hit(self, text: str) -> bool:
+        with self._lock:
+            return self._fault.kind in (Kind.ERROR, Kind.RESULTS) and self._fault.if_text in text and self._count()
+
+    def _count(self) -> bool:
+        self._hits += 1
+        return self._fault.times is None or self._hits <= self._fault.times
+
+
+def _raw(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def _end(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.flush()
+    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--log", type=Path)
+    arguments = parser.parse_args()
+    with SignalDouble(arguments.port, arguments.log) as double:
+        print(msgspec.json.encode({"port": double.port}).decode(), flush=True)
+        signal.sigwait({signal.SIGTERM, signal.SIGINT})
+
+
+if __name__ == "__main__":
+    main()

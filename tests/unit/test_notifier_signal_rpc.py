@@ -1,0 +1,165 @@
+"""Reading signal-cli's answers: nothing but a success for everybody is ever a success."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervisor.notifier import signal_cli, signal_rpc
+from supervisor.notifier.channel import DeliveryError, Permanent, Retryable
+from supervisor.notifier.rehearsal import result
+from tests.doubles.notifier_lab import row
+
+URL = "http://127.0.0.1:8080"
+
+
+def _read(answer: object) -> int:
+    return signal_rpc.read(URL, "q1", msgspec.json.encode(answer))
+
+
+def _error(code: int, message: str = "words", data: object = None) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "error": {"code": code, "message": message, "data": data}, "id": "q1"}
+
+
+def _results(*kinds: str) -> dict[str, Any]:
+    results = [result(f"+1555010{n}", kind) for n, kind in enumerate(kinds)]
+    return {"jsonrpc": "2.0", "result": {"timestamp": 1700, "results": results}, "id": "q1"}
+
+
+@pytest.mark.req("FR-005")
+def test_success_for_everybody_is_a_receipt() -> None:
+    assert _read(_results("SUCCESS")) == 1700
+    assert _read(_results("SUCCESS", "SUCCESS")) == 1700
+
+
+@pytest.mark.req("FR-005", "AC-011")
+@pytest.mark.parametrize(
+    ("code", "kind", "words"),
+    [
+        (-32700, Permanent, "did not understand"),
+        (-32600, Permanent, "did not accept"),
+        (-32601, Permanent, "is it signal-cli"),
+        (-32602, Permanent, "notify.signal.account"),
+        (-32603, Retryable, "inside"),
+        (-1, Permanent, "refused"),
+        (-3, Retryable, "could not reach"),
+        (-4, Permanent, "safety number"),
+        (-5, Retryable, "rate"),
+        (-6, Permanent, "captcha"),
+        (-77, Retryable, "does not know"),
+    ],
+)
+def test_an_error_inside_http_200_is_never_sent(code: int, kind: type[DeliveryError], words: str) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        _read(_error(code))
+    assert f"error {code}: words" in str(caught.value)
+    assert (caught.value.pause_s > 0) is (code == -5)
+
+
+@pytest.mark.req("FR-005")
+def test_a_partial_failure_names_who_was_not_reached() -> None:
+    with pytest.raises(signal_rpc.NotEveryone) as caught:
+        _read(_results("SUCCESS", "UNREGISTERED_FAILURE", "NETWORK_FAILURE"))
+    error = caught.value
+    assert error.missing == ("+15550101", "+15550102")
+    assert isinstance(error.cause, Retryable)
+    assert "reached 1 of 3, not +15550101: not registered with Signal" in str(error)
+    assert "+15550102: the network failed (NETWORK_FAILURE)" in str(error)
+
+
+@pytest.mark.req("FR-005")
+@pytest.mark.parametrize(
+    ("kinds", "kind"),
+    [
+        (("UNREGISTERED_FAILURE",), Permanent),
+        (("IDENTITY_FAILURE", "UNREGISTERED_FAILURE"), Permanent),
+        (("NETWORK_FAILURE",), Retryable),
+        (("RATE_LIMIT_FAILURE",), Retryable),
+        (("INVALID_PRE_KEY_FAILURE",), Retryable),
+        (("A_TYPE_OF_TOMORROW",), Retryable),
+        (("UNREGISTERED_FAILURE", "NETWORK_FAILURE"), Retryable),
+    ],
+)
+def test_nobody_reached(kinds: tuple[str, ...], kind: type[DeliveryError]) -> None:
+    with pytest.raises(kind, match=f"reached 0 of {len(kinds)}"):
+        _read(_results(*kinds))
+    with pytest.raises(kind, match=f"reached 0 of {len(kinds)}"):  # the same inside an error, as signal-cli does it
+        _read(_error(-1, data={"response": _results(*kinds)["result"]}))
+
+
+def test_many_failures_make_one_short_error() -> None:
+    with pytest.raises(DeliveryError, match="and 35 more") as caught:
+        _read(_results(*["UNREGISTERED_FAILURE"] * 40))
+    assert len(str(caught.value)) <= 500
+
+
+@pytest.mark.req("FR-005")
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        None,
+        [],
+        "ok",
+        {"jsonrpc": "2.0", "id": "q1"},
+        {"jsonrpc": "2.0", "id": "q1", "result": None},
+        {"jsonrpc": "2.0", "id": "q1", "result": {}},
+        {"jsonrpc": "2.0", "id": "q1", "result": {"timestamp": 5}},
+        {"jsonrpc": "2.0", "id": "q1", "result": {"timestamp": 5, "results": []}},
+        {"jsonrpc": "2.0", "id": "q1", "result": {"results": [result("+15550100", "SUCCESS")]}},
+        {"jsonrpc": "2.0", "id": "other", "result": {"timestamp": 5, "results": [result("+15550100", "SUCCESS")]}},
+        {"jsonrpc": "2.0", "id": "q1", "result": {"timestamp": 5, "results": [{"recipientAddress": None}]}},
+        {"jsonrpc": "2.0", "id": "q1", "result": {"timestamp": 5, "results": "SUCCESS"}},
+        {"jsonrpc": "2.0", "id": "q1", "error": "broken"},
+        {"status": "ok"},
+    ],
+)
+def test_an_answer_of_another_shape_is_never_sent(answer: object) -> None:
+    with pytest.raises(DeliveryError, match=URL):
+        _read(answer)
+
+
+@given(
+    st.binary(max_size=300)
+    | st.recursive(
+        st.none() | st.booleans() | st.integers(-40_000, 40_000) | st.text(max_size=20),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(
+                st.sampled_from(["id", "result", "error", "code", "data", "results", "type", "timestamp"]), inner
+            )
+        ),
+        max_leaves=12,
+    ).map(msgspec.json.encode)
+)
+def test_whatever_comes_is_an_error_of_ours(raw: bytes) -> None:
+    with pytest.raises(DeliveryError):
+        signal_rpc.read(URL, "q1", raw)
+
+
+@pytest.mark.req("FR-005")
+def test_recipients() -> None:
+    assert signal_rpc.address("+15551234567") == {"recipient": ["+15551234567"]}
+    assert signal_rpc.address("group:abc=") == {"groupId": "abc="}
+    assert signal_rpc.address("username:x.01") == {"username": "x.01"}
+    for wrong in ("", "15551234567", "+1", "group:", "group:a b", "username:", "+1555123456a", "+15551234567\n"):
+        with pytest.raises(Permanent, match=r"notify\.signal\.recipient"):
+            signal_rpc.address(wrong)
+
+
+def test_account_is_left_out_when_unset() -> None:
+    assert b"account" not in signal_rpc.request("1", "", {"recipient": ["+15551234567"]}, "x")
+
+
+def test_text() -> None:
+    one = row("r1")
+    assert signal_cli.message_text(one) == "subject r1\n\nbody of r1"
+    assert signal_cli.message_text(msgspec.structs.replace(one, body="subject r1: more")) == "subject r1: more"
+    assert signal_cli.message_text(msgspec.structs.replace(one, subject="")) == "body of r1"
+    long = signal_cli.message_text(msgspec.structs.replace(one, body="ä" * 9_000))
+    assert len(long) == signal_cli.TEXT_CHARS_MAX
+    assert long.endswith("has the rest)")
