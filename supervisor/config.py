@@ -333,6 +333,21 @@ def targets(config: Config) -> tuple[Target, ...]:
     for name, section in config.process.items():
         recipe = None
         if section.restart is not None:
-            recipe = Recipe(section.restart.argv, section.restart_cwd, tuple(sorted(section.restart_env.items())))
-        out.append(Target(name, "process", name, section.auto_restart, recipe))
+            recipe = Recipe(
+                argv=section.restart.argv,
+                cwd=section.restart_cwd,
+                env=tuple(sorted(section.restart_env.items())),
+                output=section.restart_output,
+            )
+        out.append(
+            Target(
+                target_id=name,
+                family="process",
+                label=name,
+                auto_restart=section.auto_restart,
+                recipe=recipe,
+                pid_file=section.pid_file,
+                match=section.match,
+            )
+        )
     return tuple(out)
