@@ -1,0 +1,292 @@
+"""The ledger: healctl's own durable memory, one SQLite file with one writing connection (DESIGN §2.1, ADR 0002).
+
+A batch of requests is one transaction and one fsync; only after it are the answers given. Each request stands in a
+savepoint of its own: one that cannot be taken is rolled back alone. Whatever is sent twice acts once: decisions by
+(epoch, n), claims by incarnation, programs by process.
+
+The ledger never waits for a projection, never loses what it acknowledged, and never answers for what it could not
+write: then every request of the batch gets LedgerTrouble and is sent again by its owner.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from supervisor import crashpoint, proc
+from supervisor.clock import Anchor, SteadyClock, monotonic_s, wall_s
+from supervisor.incidents.model import Execution, OutboxRow
+from supervisor.messages import (
+    Ack,
+    Claim,
+    ClaimAnswer,
+    Commit,
+    EpochOpened,
+    LedgerTrouble,
+    Nack,
+    OpenEpoch,
+    ProgramStarted,
+)
+from supervisor.store import queries, records, sqlite
+from supervisor.store.reserve import Reserve
+from supervisor.store.schema import migrate
+from supervisor.store.sqlite import Fault
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Write = Commit | Claim | ProgramStarted
+Answer = Ack | Nack | ClaimAnswer | LedgerTrouble
+
+_HEAD = "SELECT ledger_id, epoch, last_n, rev, boot_id, mono_s, steady_s FROM head"
+_SET_HEAD = "UPDATE head SET epoch = ?, last_n = ?, rev = ?, boot_id = ?, mono_s = ?, steady_s = ?"
+
+
+class Ledger:
+    """Open from the constructor to `close`. Belongs to one thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._reserve = Reserve(path.with_name("ledger.reserve"))
+        self._trouble = ""  # what was logged last, so that a lasting fault is said once
+        try:
+            self._open(first_epoch=0)
+        except sqlite3.DatabaseError as error:
+            if sqlite.fault_of(error) is not Fault.DAMAGED:
+                raise
+            self._set_aside(error)
+        self._reserve.hold()
+
+    def _open(self, first_epoch: int) -> None:
+        self._connection = sqlite.open_ledger(self.path)
+        try:
+            migrate(self._connection)
+            row = self._connection.execute(_HEAD).fetchone()
+            if row is None:
+                row = self._seed(first_epoch)
+        except BaseException:
+            self._connection.close()
+            raise
+        self.ledger_id, self.epoch, self._last_n, rev = row[:4]
+        self.clock = SteadyClock(Anchor(*row[4:]))
+        self._records = records.Records(self._connection, rev)
+
+    def _seed(self, first_epoch: int) -> tuple[str, int, int, int, str, float, float]:
+        anchor = SteadyClock().anchor()
+        row = (os.urandom(8).hex(), first_epoch, 0, 0, anchor.boot_id, anchor.mono_s, anchor.steady_s)
+        self._connection.execute("INSERT INTO head VALUES (1, ?, ?, ?, ?, ?, ?, ?)", row)
+        return row
+
+    def _set_aside(self, error: sqlite3.Error) -> None:
+        """Keeps a damaged ledger and begins a new one. Its first epoch is the time, so that no old decision fits it.
+
+        The healer learns of it by the new `ledger_id` and writes down again what it has in memory.
+        """
+        kept = self.path.with_name(f"{self.path.name}.damaged-{int(wall_s())}")
+        log.error("the ledger is damaged: %s; kept as %s, a new one begins", sqlite.describe(error), kept)
+        for suffix in ("", "-wal", "-shm"):
+            part = Path(f"{self.path}{suffix}")
+            if part.exists():
+                part.rename(f"{kept}{suffix}")
+        self._open(first_epoch=int(wall_s()))
+
+    @property
+    def rev(self) -> int:
+        """The number of the newest change that a projection follows."""
+        return self._records.rev
+
+    @property
+    def reserve_ok(self) -> bool:
+        return self._reserve.held
+
+    def size_bytes(self) -> int:
+        """What the ledger takes on disk, its WAL included."""
+        return self.path.stat().st_size + sqlite.wal_bytes(self.path)
+
+    def close(self) -> None:
+        """Everything acknowledged is durable already; closing checkpoints, alone on the file."""
+        self._connection.close()
+
+    def mend_reserve(self) -> None:
+        """Takes the reserve again once there is space."""
+        if not self._reserve.held and self._reserve.hold():
+            log.info("the ledger holds its reserve again")
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    def write(self, requests: Sequence[Write]) -> list[Answer]:
+        """One transaction for all; the answers in the same order. LedgerTrouble for every one when it cannot be."""
+        answers = self._durably(lambda: [self._take(request) for request in requests])
+        return [answers] * len(requests) if isinstance(answers, LedgerTrouble) else answers
+
+    def _durably(self, work: Callable[[], T]) -> T | LedgerTrouble:
+        """Runs `work` in a transaction and commits it; a full disk gets the reserve once."""
+        try:
+            answer = self._transaction(work)
+        except sqlite3.Error as error:
+            if sqlite.fault_of(error) is not Fault.FULL or not self._reserve.release():
+                return self._in_trouble(error)
+            log.error("no space for the ledger: its reserve was given back; make space")
+            try:
+                answer = self._transaction(work)
+            except sqlite3.Error as again:
+                return self._in_trouble(again)
+        if self._trouble:
+            log.info("the ledger takes records again")
+            self._trouble = ""
+        return answer
+
+    def _in_trouble(self, error: sqlite3.Error) -> LedgerTrouble:
+        text = sqlite.describe(error)
+        if text != self._trouble:
+            log.error("the ledger cannot take records: %s", text)
+            self._trouble = text
+        if sqlite.fault_of(error) is Fault.DAMAGED:
+            self._connection.close()
+            self._set_aside(error)
+        return LedgerTrouble(text)
+
+    def _transaction(self, work: Callable[[], T]) -> T:
+        epoch, last_n, rev = self.epoch, self._last_n, self._records.rev
+        now = self.clock.now()
+        self._records.now = (now.steady_s, now.wall_s)
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            answer = work()
+            if (self.epoch, self._last_n) != (epoch, last_n):
+                self._write_head()
+            crashpoint.reach("commit.before")
+            self._connection.execute("COMMIT")
+            crashpoint.reach("commit.after")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            self.epoch, self._last_n, self._records.rev = epoch, last_n, rev
+            raise
+        return answer
+
+    def _write_head(self) -> None:
+        anchor = self.clock.anchor()
+        self._connection.execute(
+            _SET_HEAD,
+            (self.epoch, self._last_n, self._records.rev, anchor.boot_id, anchor.mono_s, anchor.steady_s),
+        )
+
+    def _take(self, request: Write) -> Answer:
+        if isinstance(request, Commit):
+            return self._take_decision(request)
+        if isinstance(request, Claim):
+            return self._take_claim(request)
+        return self._take_program(request)
+
+    def _take_decision(self, request: Commit) -> Answer:
+        if request.epoch != self.epoch:
+            return Nack("old_epoch", f"epoch {request.epoch} is over, {self.epoch} is open", "open a new epoch")
+        if request.n <= self._last_n:
+            return self._repeated(request)
+        if request.n != self._last_n + 1:
+            return Nack("gap", f"decision {request.n} came, {self._last_n + 1} is next", "send them again in order")
+        execute, rev = self._connection.execute, self._records.rev
+        execute("SAVEPOINT decision")
+        answer: Answer = Ack()
+        try:
+            for record in request.records:
+                self._records.put(record)
+        except (sqlite3.Error, OverflowError) as error:
+            if isinstance(error, sqlite3.Error) and sqlite.fault_of(error) is not Fault.REFUSED:
+                raise
+            execute("ROLLBACK TO decision")
+            self._records.rev = rev
+            answer = Nack("rejected", str(error))
+            execute("INSERT INTO rejected VALUES (?, ?, ?)", (request.epoch, request.n, answer.message))
+            log.error("decision %d.%d was rejected: %s", request.epoch, request.n, error)
+        execute("RELEASE decision")
+        self._last_n = request.n
+        return answer
+
+    def _repeated(self, request: Commit) -> Answer:
+        row = self._connection.execute(
+            "SELECT message FROM rejected WHERE epoch = ? AND n = ?", (request.epoch, request.n)
+        ).fetchone()
+        return Ack() if row is None else Nack("rejected", row[0])
+
+    def _take_claim(self, request: Claim) -> Answer:
+        cursor = self._connection.execute(
+            "UPDATE executions SET state = 'claimed', claimed_by = ?"
+            " WHERE id = ? AND state = 'intended' AND boot_id = ? AND expires_mono_s > ?",
+            (request.incarnation, request.execution_id, proc.this_boot(), monotonic_s()),
+        )
+        if cursor.rowcount == 1:
+            return ClaimAnswer(True)
+        row = self._connection.execute(
+            "SELECT state, claimed_by, boot_id FROM executions WHERE id = ?", (request.execution_id,)
+        ).fetchone()
+        if row is None:
+            return ClaimAnswer(False, "no such execution")
+        state, claimed_by, boot_id = row
+        if state == "claimed" and claimed_by == request.incarnation:
+            return ClaimAnswer(True)
+        if state == "claimed":
+            return ClaimAnswer(False, "another executor has claimed it")
+        if state != "intended":
+            return ClaimAnswer(False, f"it is {state}")
+        return ClaimAnswer(False, "it expired" if boot_id == proc.this_boot() else "it was meant for an earlier boot")
+
+    def _take_program(self, request: ProgramStarted) -> Answer:
+        row = self._connection.execute("SELECT state FROM executions WHERE id = ?", (request.execution_id,)).fetchone()
+        if row is None:
+            return Nack("unknown_id", f"no execution {request.execution_id}", exit_code=4)
+        if row[0] != "claimed":  # given up while its executor was away: the gate stays shut
+            return Nack("not_claimed", f"execution {request.execution_id} is {row[0]}")
+        try:
+            self._records.add_program(request.execution_id, request.program)
+        except OverflowError as error:
+            return Nack("rejected", str(error))
+        return Ack()
+
+    def open_epoch(self, request: OpenEpoch) -> EpochOpened | Nack | LedgerTrouble:
+        """A new epoch for a new incarnation, the same one for the same; an earlier incarnation is refused."""
+        refused = self._durably(lambda: self._take_epoch(request.incarnation))
+        if refused is not None:
+            return refused
+        now_steady_s = self.clock.now().steady_s
+        snapshot = queries.snapshot(
+            self._connection,
+            ledger_id=self.ledger_id,
+            epoch=self.epoch,
+            now_steady_s=now_steady_s,
+            executions_since_steady_s=now_steady_s - request.executions_window_s,
+            closed_since_steady_s=now_steady_s - request.closed_window_s,
+        )
+        return EpochOpened(snapshot, self.clock.anchor())
+
+    def _take_epoch(self, incarnation: str) -> Nack | None:
+        execute = self._connection.execute
+        row = execute("SELECT epoch FROM epochs WHERE incarnation = ?", (incarnation,)).fetchone()
+        if row is None:
+            self.epoch, self._last_n = self.epoch + 1, 0
+            execute("DELETE FROM rejected")
+            execute("INSERT INTO epochs VALUES (?, ?, ?)", (self.epoch, incarnation, wall_s()))
+            return None
+        if row[0] != self.epoch:
+            return Nack("old_epoch", f"{incarnation} had epoch {row[0]}, {self.epoch} is open")
+        return None
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def execution(self, execution_id: str) -> Execution | None:
+        """The execution as it stands: the engine's view, and the store's own state, claim and programs."""
+        found = records.executions(self._connection, "WHERE id = ?", (execution_id,))
+        return found[0] if found else None
+
+    def trails(self, incident_ids: Sequence[str]) -> tuple[bytes, ...]:
+        return queries.trails(self._connection, incident_ids)
+
+    def undelivered_synapse(self, up_to_rev: int) -> tuple[OutboxRow, ...]:
+        """Messages for Synapse written at `up_to_rev` or before whose delivery the ledger does not know of yet."""
+        return queries.undelivered_synapse(self._connection, up_to_rev)

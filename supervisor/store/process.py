@@ -1,0 +1,229 @@
+"""The store process: the only writer of any database; first up, last down (DESIGN §1, §2.1).
+
+It takes what arrived together in one transaction and answers afterwards, answers questions from the ledger, wakes the
+projections, and tells the healer which Synapse messages arrived. It decides nothing, and it never waits for brain.db.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from functools import partial
+from pathlib import Path
+
+from supervisor import bus, crashpoint
+from supervisor.clock import monotonic_s, wall_s
+from supervisor.config import Config
+from supervisor.errors import BusError
+from supervisor.messages import (
+    Body,
+    DeliveryReport,
+    ExecutionFound,
+    FetchExecution,
+    FetchTrail,
+    Frame,
+    Hello,
+    Nack,
+    OpenEpoch,
+    StoreStatus,
+    TrailFound,
+)
+from supervisor.store import sqlite
+from supervisor.store.brain_db import BrainDb
+from supervisor.store.ledger import Ledger, Write
+from supervisor.store.metrics import MetricsDb
+from supervisor.store.projection import DRAIN_S, Follower, Target
+from supervisor.store.synapse import Synapse, message_id
+from supervisor.worker import Boot, Worker
+
+log = logging.getLogger(__name__)
+
+STATUS_S = 1.0  # at most one StoreStatus in this time
+REPORTS_MAX = 500  # delivery reports under way at once
+
+Taken = list[tuple[str, Frame]]
+
+
+def targets(config: Config, state_dir: Path) -> tuple[Target, ...]:
+    """What the configuration wants projected."""
+    brain = Path(config.store.brain_db or state_dir / "brain.db")
+    metrics = Path(config.store.metrics_db or state_dir / "metrics.db")
+    own = not config.store.brain_db
+    found: list[Target] = [
+        BrainDb(brain, own=own, whitelist=frozenset(config.policy.auto_execute)),
+        MetricsDb(metrics, own=not config.store.metrics_db),
+    ]
+    synapse = config.notify.synapse
+    if synapse.transport == "brain_db":
+        found.append(Synapse(brain, own=own, sender=synapse.sender, to=synapse.to))
+    return tuple(found)
+
+
+class StoreWorker(Worker):
+    """Answers on the bus's `store` endpoint."""
+
+    def __init__(self, boot: Boot, uplink: socket.socket) -> None:
+        super().__init__(boot, uplink)
+        self._healer = ""  # the peer that opened the epoch
+        self._reports: dict[str, asyncio.Future[Body]] = {}  # by outbox row, not yet answered
+        self._reported: set[str] = set()  # answered, but still pending in the ledger
+        self._told: StoreStatus | None = None
+        self._told_at_s = 0.0
+        self._status_timer: asyncio.TimerHandle | None = None
+        self._woken_rev = -1
+
+    async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._ledger = Ledger(self.boot.state_dir / "ledger.db")
+
+        def changed() -> None:
+            loop.call_soon_threadsafe(self._on_projected)
+
+        self._followers = [
+            Follower(target, self._ledger.path, changed) for target in targets(self.boot.config, self.boot.state_dir)
+        ]
+        self._context = bus.new_context()
+        self._hub = bus.Hub(self._context, bus.endpoint(self.boot.runtime_dir, "store"), "store", self._on_frames)
+        for follower in self._followers:
+            follower.start()
+
+    async def stop(self) -> None:
+        if self._status_timer is not None:
+            self._status_timer.cancel()
+        for follower in self._followers:
+            follower.stop()
+        for follower in self._followers:
+            await asyncio.to_thread(follower.join, 2 * DRAIN_S)
+        self._hub.close()
+        self._context.term()
+        self._ledger.close()
+
+    # --- what arrives --------------------------------------------------------------------------------------------
+
+    def _on_frames(self, batch: Taken) -> None:
+        writes: Taken = []
+        for source, frame in batch:
+            if isinstance(frame.body, Write):
+                writes.append((source, frame))
+                continue
+            self._flush(writes)
+            writes = []
+            self._answer(source, frame, self._ask(source, frame.body))
+        self._flush(writes)
+
+    def _flush(self, writes: Taken) -> None:
+        """One transaction for all of them, then the answers."""
+        if not writes:
+            return
+        requests = [frame.body for _, frame in writes if isinstance(frame.body, Write)]
+        answers = self._ledger.write(requests)
+        crashpoint.reach("ack.before")
+        for (source, frame), answer in zip(writes, answers, strict=True):
+            self._hub.answer(source, frame, answer)
+        crashpoint.reach("ack.after")
+        self.done += len(writes)
+        self._wake_followers()
+        self._something_changed()
+
+    def _ask(self, source: str, body: Body) -> Body | None:
+        """The answer to what is no write; None for what wants none."""
+        match body:
+            case OpenEpoch():
+                answer = self._ledger.open_epoch(body)
+                self._healer = source
+                self._reported.clear()
+                self._told = None
+                self._wake_followers()
+                self._loop.call_soon(self._on_projected)
+                return answer
+            case FetchExecution():
+                execution = self._ledger.execution(body.execution_id)
+                if execution is None:
+                    return Nack("unknown_id", f"no execution {body.execution_id}", exit_code=4)
+                return ExecutionFound(execution)
+            case FetchTrail():
+                return TrailFound(self._ledger.trails(body.incident_ids))
+            case Hello():
+                return None
+            case _:
+                return Nack("usage", f"the store does not take {type(body).__name__}", exit_code=2)
+
+    def _answer(self, source: str, frame: Frame, answer: Body | None) -> None:
+        if answer is None:
+            return
+        try:
+            self._hub.answer(source, frame, answer)
+        except BusError as error:  # larger than a message may be
+            log.error("an answer to %s was not sent: %s", source, error)
+            self._hub.refuse(source, frame, error)
+
+    # --- projections ---------------------------------------------------------------------------------------------
+
+    def _wake_followers(self) -> None:
+        rev = self._ledger.rev
+        if rev == self._woken_rev:
+            return
+        self._woken_rev = rev
+        for follower in self._followers:
+            follower.wake(self._ledger.ledger_id, rev)
+
+    def _on_projected(self) -> None:
+        if self._stopping.is_set():
+            return
+        for follower in self._followers:
+            if isinstance(follower.target, Synapse):
+                self._report_deliveries(follower.done_rev(self._ledger.ledger_id))
+        self._something_changed()
+
+    def _report_deliveries(self, up_to_rev: int) -> None:
+        """Tells the healer of messages that are in Synapse and that the ledger does not know to be delivered."""
+        if not self._healer:
+            return
+        waiting = self._ledger.undelivered_synapse(up_to_rev)
+        self._reported &= {row.id for row in waiting}
+        for row in waiting:
+            if row.id in self._reports or row.id in self._reported:
+                continue
+            if len(self._reports) >= REPORTS_MAX:
+                return  # goes on when one of them is answered
+            report = DeliveryReport(row.id, row.attempts + 1, receipt=message_id(row.id), at_wall_s=wall_s())
+            answer = self._hub.request(self._healer, report)
+            self._reports[row.id] = answer
+            answer.add_done_callback(partial(self._on_reported, row.id))
+
+    def _on_reported(self, row_id: str, answer: asyncio.Future[Body]) -> None:
+        del self._reports[row_id]
+        if answer.cancelled():
+            return
+        self._reported.add(row_id)
+        if isinstance(body := answer.result(), Nack):
+            log.error("the healer refused the receipt of %s: %s", row_id, body.message)
+        if len(self._reports) == REPORTS_MAX - 1:
+            self._loop.call_soon(self._on_projected)
+
+    # --- status --------------------------------------------------------------------------------------------------
+
+    def _something_changed(self) -> None:
+        if self._status_timer is None and self._healer:
+            wait_s = max(0.0, self._told_at_s + STATUS_S - monotonic_s())
+            self._status_timer = self._loop.call_later(wait_s, self._tell_status)
+
+    def _tell_status(self) -> None:
+        self._status_timer = None
+        self._ledger.mend_reserve()
+        rev = self._ledger.rev
+        status = StoreStatus(
+            ledger_path=str(self._ledger.path),
+            ledger_bytes=self._ledger.size_bytes(),
+            reserve_ok=self._ledger.reserve_ok,
+            sqlite_version=sqlite.VERSION,
+            projections=tuple(follower.status(self._ledger.ledger_id, rev) for follower in self._followers),
+        )
+        self._told_at_s = monotonic_s()
+        if status != self._told:
+            self._told = status
+            self._hub.send(self._healer, status)
+        if not status.reserve_ok or any(projection.behind for projection in status.projections):
+            self._something_changed()

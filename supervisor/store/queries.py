@@ -1,0 +1,99 @@
+"""What the ledger is asked: the snapshot that a new healer begins with, and the trails of incidents."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
+
+from supervisor.incidents.model import Breaker, FamilyPause, Incident, OutboxRow, RunbookState, Snapshot, Timer
+from supervisor.store import records
+
+log = logging.getLogger(__name__)
+
+RECENT_MAX = 2_000  # newest closed incidents, and newest executions, that a snapshot holds (one message: 16 MiB)
+
+T = TypeVar("T")
+
+
+def _bodies(
+    connection: sqlite3.Connection, kind: type[T], query: str, parameters: tuple[object, ...] = ()
+) -> tuple[T, ...]:
+    decode = msgspec.json.Decoder(kind).decode
+    return tuple(decode(body) for (body,) in connection.execute(query, parameters))
+
+
+def snapshot(
+    connection: sqlite3.Connection,
+    *,
+    ledger_id: str,
+    epoch: int,
+    now_steady_s: float,
+    executions_since_steady_s: float,
+    closed_since_steady_s: float,
+) -> Snapshot:
+    """Everything that is not over, and what is recent (both bounds in steady seconds)."""
+    closed = _bodies(
+        connection,
+        Incident,
+        "SELECT body FROM incidents WHERE NOT is_open AND closed_steady_s >= ?"
+        " UNION SELECT body FROM incidents WHERE NOT is_open AND dismiss_until_steady_s > ?",
+        (closed_since_steady_s, now_steady_s),
+    )
+    recent = records.executions(
+        connection, "WHERE created_steady_s >= ? ORDER BY created_steady_s, id", (executions_since_steady_s,)
+    )
+    last_remediation, last_escalation, last_signal = (
+        connection.execute(query).fetchone()[0]
+        for query in (
+            "SELECT max(created_wall_s) FROM executions WHERE claimed_by <> ''",
+            "SELECT max(escalated_wall_s) FROM incidents WHERE escalated_wall_s IS NOT NULL",
+            "SELECT max(delivered_wall_s) FROM outbox WHERE channel = 'signal' AND state = 'delivered'",
+        )
+    )
+    return Snapshot(
+        ledger_id=ledger_id,
+        epoch=epoch,
+        open_incidents=_bodies(connection, Incident, "SELECT body FROM incidents WHERE is_open ORDER BY id"),
+        recent_closed=_newest(sorted(closed, key=lambda it: (it.changed_wall_s, it.id)), "closed incidents"),
+        executions=records.executions(connection, "WHERE NOT is_over ORDER BY created_steady_s, id", ()),
+        recent_executions=_newest(recent, "executions"),
+        outbox=_bodies(connection, OutboxRow, "SELECT body FROM outbox WHERE state <> 'delivered' ORDER BY first_rev"),
+        runbook_states=_bodies(connection, RunbookState, "SELECT body FROM runbook_states"),
+        timers=_bodies(connection, Timer, "SELECT body FROM timers"),
+        breakers=_bodies(connection, Breaker, "SELECT body FROM breakers"),
+        pauses=_bodies(connection, FamilyPause, "SELECT body FROM pauses"),
+        metric_counts=tuple(connection.execute("SELECT name, count(*) FROM metrics GROUP BY name ORDER BY name")),
+        last_remediation_wall_s=last_remediation,
+        last_escalation_wall_s=last_escalation,
+        last_signal_wall_s=last_signal,
+    )
+
+
+def _newest(items: Sequence[T], what: str) -> tuple[T, ...]:
+    if len(items) > RECENT_MAX:
+        log.warning("the snapshot holds the newest %d of %d recent %s", RECENT_MAX, len(items), what)
+    return tuple(items[-RECENT_MAX:])
+
+
+def trails(connection: sqlite3.Connection, incident_ids: Sequence[str]) -> tuple[bytes, ...]:
+    """For each incident its trail as a JSON array of TrailEntry; `[]` for one that is unknown."""
+    query = "SELECT body FROM trail WHERE incident_id = ? ORDER BY n"
+    return tuple(
+        b"[" + b",".join(body.encode() for (body,) in connection.execute(query, (incident_id,))) + b"]"
+        for incident_id in incident_ids
+    )
+
+
+def undelivered_synapse(connection: sqlite3.Connection, up_to_rev: int) -> tuple[OutboxRow, ...]:
+    """Pending Synapse messages whose row was first written at `up_to_rev` or before, oldest first."""
+    return _bodies(
+        connection,
+        OutboxRow,
+        "SELECT body FROM outbox WHERE state = 'pending' AND state <> 'delivered' AND channel = 'synapse'"
+        " AND first_rev <= ? ORDER BY first_rev",
+        (up_to_rev,),
+    )

@@ -1,0 +1,186 @@
+"""How each kind of record is written to the ledger and read back. Only `Ledger` calls this, inside its transactions.
+
+What must never happen here: an entry of the audit trail is overwritten; a claim is taken back by a decision that did
+not know of it; a record changes on its way (`body` decodes to exactly the struct that was sent).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from supervisor.incidents import model
+from supervisor.incidents.model import Execution, ExecutionState, Program
+from supervisor.incidents.world import is_over
+
+_encode = msgspec.json.Encoder().encode
+_executions = msgspec.json.Decoder(Execution)
+_programs = msgspec.json.Decoder(Program)
+
+_INCIDENT = """
+INSERT INTO incidents (id, anomaly, target_id, state, is_open, closed_steady_s, dismiss_until_steady_s,
+                       escalated_wall_s, rev, body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET
+    anomaly = excluded.anomaly, target_id = excluded.target_id, state = excluded.state, is_open = excluded.is_open,
+    closed_steady_s = CASE WHEN excluded.is_open THEN NULL ELSE coalesce(closed_steady_s, excluded.closed_steady_s) END,
+    dismiss_until_steady_s = excluded.dismiss_until_steady_s, escalated_wall_s = excluded.escalated_wall_s,
+    rev = excluded.rev, body = excluded.body
+"""
+_TRAIL = "INSERT INTO trail (rev, incident_id, n, body) VALUES (?, ?, ?, ?)"
+# An execution's claim belongs to the store: no decision changes `claimed_by`, none makes it `intended` again.
+_EXECUTION = """
+INSERT INTO executions (id, state, is_over, created_steady_s, created_wall_s, boot_id, expires_mono_s, claimed_by,
+                        body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET
+    is_over = excluded.is_over,
+    state = CASE WHEN excluded.state = 'intended' THEN state ELSE excluded.state END,
+    created_steady_s = excluded.created_steady_s, created_wall_s = excluded.created_wall_s,
+    boot_id = excluded.boot_id, expires_mono_s = excluded.expires_mono_s, body = excluded.body
+"""
+_PROGRAM = "INSERT OR IGNORE INTO programs (execution_id, boot_id, pid, start_ticks, body) VALUES (?, ?, ?, ?, ?)"
+_OUTBOX = """
+INSERT INTO outbox (id, channel, state, delivered_wall_s, first_rev, body) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET
+    channel = excluded.channel, state = excluded.state, delivered_wall_s = excluded.delivered_wall_s,
+    body = excluded.body
+"""
+_RUNBOOK = """
+INSERT INTO runbooks (id, version, created_wall_s, rev, body) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET version = excluded.version, rev = excluded.rev, body = excluded.body
+"""
+_RUNBOOK_STATE = """
+INSERT INTO runbook_states (runbook_id, target_id, rev, body) VALUES (?, ?, ?, ?)
+ON CONFLICT (runbook_id, target_id) DO UPDATE SET rev = excluded.rev, body = excluded.body
+"""
+_METRIC = "INSERT INTO metrics (rev, id, name, body) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
+_TIMER = "INSERT OR REPLACE INTO timers (kind, subject, body) VALUES (?, ?, ?)"
+_BREAKER = "INSERT OR REPLACE INTO breakers (runbook_id, resource, body) VALUES (?, ?, ?)"
+_PAUSE = "INSERT OR REPLACE INTO pauses (family, body) VALUES (?, ?)"
+
+
+class Records:
+    """Writes records through one connection. `rev` is the number of the newest change that a projection follows.
+
+    `now` tells when a record is written: (steady seconds, wall seconds), set once for each transaction.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, rev: int) -> None:
+        self._execute = connection.execute
+        self.rev = rev
+        self.now = (0.0, 0.0)
+        self._writers: dict[type[Any], Callable[[Any], None]] = {
+            model.PutIncident: self._incident,
+            model.AddTrail: self._trail,
+            model.PutExecution: self._execution,
+            model.PutOutbox: self._outbox,
+            model.PutRunbookState: self._runbook_state,
+            model.PutRunbook: self._runbook,
+            model.AddMetric: self._metric,
+            model.SetTimer: self._timer,
+            model.DropTimer: self._drop_timer,
+            model.PutBreaker: self._breaker,
+            model.DropBreaker: self._drop_breaker,
+            model.PutPause: self._pause,
+            model.DropPause: self._drop_pause,
+        }
+
+    def put(self, record: model.Record) -> None:
+        """Raises sqlite3.IntegrityError or OverflowError when this record cannot be taken."""
+        self._writers[type(record)](record)
+
+    def add_program(self, execution_id: str, program: Program) -> None:
+        """Adds a started program; the same process again changes nothing."""
+        ref = program.process
+        self._execute(_PROGRAM, (execution_id, ref.boot_id, ref.pid, ref.start_ticks, _encode(program).decode()))
+
+    def _next_rev(self) -> int:
+        self.rev += 1
+        return self.rev
+
+    def _incident(self, record: model.PutIncident) -> None:
+        it = record.incident
+        closed_steady_s = None if it.open else self.now[0]
+        self._execute(
+            _INCIDENT,
+            (it.id, it.anomaly, it.target_id, it.state, it.open, closed_steady_s, it.dismiss_until_steady_s,
+             it.escalated_wall_s, self._next_rev(), _encode(it).decode()),
+        )  # fmt: skip
+
+    def _trail(self, record: model.AddTrail) -> None:
+        it = record.entry
+        self._execute(_TRAIL, (self._next_rev(), it.incident_id, it.n, _encode(it).decode()))
+
+    def _execution(self, record: model.PutExecution) -> None:
+        it = record.execution
+        self._execute(
+            _EXECUTION,
+            (it.id, it.state, is_over(it), it.created_steady_s, it.created_wall_s, it.boot_id, it.expires_mono_s,
+             it.claimed_by, _encode(it).decode()),
+        )  # fmt: skip
+        for program in it.programs:
+            self.add_program(it.id, program)
+
+    def _outbox(self, record: model.PutOutbox) -> None:
+        it = record.row
+        self._execute(
+            _OUTBOX, (it.id, it.channel, it.state, it.delivered_wall_s, self._next_rev(), _encode(it).decode())
+        )
+
+    def _runbook(self, record: model.PutRunbook) -> None:
+        it = record.runbook
+        self._execute(_RUNBOOK, (it.id, record.version, self.now[1], self._next_rev(), _encode(it).decode()))
+
+    def _runbook_state(self, record: model.PutRunbookState) -> None:
+        it = record.state
+        self._execute(_RUNBOOK_STATE, (it.runbook_id, it.target_id, self._next_rev(), _encode(it).decode()))
+
+    def _metric(self, record: model.AddMetric) -> None:
+        it = record.metric
+        self._execute(_METRIC, (self._next_rev(), it.id, it.name, _encode(it).decode()))
+
+    def _timer(self, record: model.SetTimer) -> None:
+        it = record.timer
+        self._execute(_TIMER, (it.kind, it.subject, _encode(it).decode()))
+
+    def _drop_timer(self, record: model.DropTimer) -> None:
+        self._execute("DELETE FROM timers WHERE kind = ? AND subject = ?", (record.kind, record.subject))
+
+    def _breaker(self, record: model.PutBreaker) -> None:
+        it = record.breaker
+        self._execute(_BREAKER, (it.runbook_id, it.resource, _encode(it).decode()))
+
+    def _drop_breaker(self, record: model.DropBreaker) -> None:
+        self._execute(
+            "DELETE FROM breakers WHERE runbook_id = ? AND resource = ?", (record.runbook_id, record.resource)
+        )
+
+    def _pause(self, record: model.PutPause) -> None:
+        it = record.pause
+        self._execute(_PAUSE, (it.family, _encode(it).decode()))
+
+    def _drop_pause(self, record: model.DropPause) -> None:
+        self._execute("DELETE FROM pauses WHERE family = ?", (record.family,))
+
+
+def executions(connection: sqlite3.Connection, where: str, parameters: tuple[object, ...]) -> tuple[Execution, ...]:
+    """The executions that `where` selects, the engine's view merged with the store's own: state, claim, programs."""
+    query = f"SELECT id, state, claimed_by, body FROM executions {where}"
+    found = []
+    for execution_id, state, claimed_by, body in connection.execute(query, parameters).fetchall():
+        programs = connection.execute(
+            "SELECT body FROM programs WHERE execution_id = ? ORDER BY rowid", (execution_id,)
+        ).fetchall()
+        found.append(
+            msgspec.structs.replace(
+                _executions.decode(body),
+                state=ExecutionState(state),
+                claimed_by=claimed_by,
+                programs=tuple(_programs.decode(text) for (text,) in programs),
+            )
+        )
+    return tuple(found)

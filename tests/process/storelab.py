@@ -1,0 +1,252 @@
+"""Records, real databases and a real store process for the tests of `supervisor.store`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from supervisor import clock, proc
+from supervisor.config import Config
+from supervisor.incidents import model as m
+from supervisor.messages import Commit
+from supervisor.store.projection import Follower, Target
+
+DEADLINE_S = 20.0
+ROOT = Path(__file__).parents[2]
+RUNBOOK = m.Runbook(
+    id="rb-restart-service",
+    label="Restart a service",
+    applies_to=(m.AnomalyType.PROCESS_DEAD,),
+    steps=(m.StepSpec("start", "start_service", m.Effect.CHANGE, timeout_s=12.5),),
+    resource="service:{target}",
+    starts_service=True,
+)
+
+
+def incident(number: int, *, target: str = "", state: m.State = m.State.DETECTED, **more: Any) -> m.Incident:
+    return m.Incident(
+        id=f"inc-{number:06d}",
+        anomaly=m.AnomalyType.PROCESS_DEAD,
+        target_id=target or f"svc-{number}",
+        family="process",
+        severity=m.Severity.CRITICAL,
+        state=state,
+        detected_steady_s=1_700_000_000.25 + number,
+        detected_wall_s=1_700_000_000.5 + number,
+        changed_wall_s=1_700_000_001.0 + number,
+        last_seen_wall_s=1_700_000_002.0 + number,
+        evidence='the pid file names process 4711, which does not exist; "quoted", ünïcode, \x00 and \u2028',
+        hint="look at its log",
+        **more,
+    )
+
+
+def trail(number: int, n: int, note: str = "process_dead was seen") -> m.TrailEntry:
+    return m.TrailEntry(f"inc-{number:06d}", n, 1_700_000_000.0 + n, m.State.DETECTED, "healctl", note)
+
+
+def metric(number: int, name: str = "heal_anomaly_detected") -> m.Metric:
+    return m.Metric(f"met-{number:06d}", name, "process_dead", "detected", 1_700_000_000.0, f"inc-{number:06d}")
+
+
+def timer(number: int) -> m.Timer:
+    return m.Timer(m.TimerKind.RECHECK, f"inc-{number:06d}", 1_700_000_030.5)
+
+
+def message(number: int, *, channel: m.Channel = m.Channel.SYNAPSE, **more: Any) -> m.OutboxRow:
+    return m.OutboxRow(
+        id=f"out-{number:06d}",
+        incident_id=f"inc-{number // 2:06d}",
+        covers=(f"inc-{number // 2:06d}",),
+        channel=channel,
+        tier=m.Tier.PAGE,
+        kind="page",
+        priority="urgent",
+        subject=f"svc-{number} is down",
+        body=f"message {number}",
+        created_wall_s=1_700_000_000.0 + number,
+        **more,
+    )
+
+
+def execution(number: int, *, expires_in_s: float = 60.0, **more: Any) -> m.Execution:
+    fields: dict[str, Any] = {
+        "id": f"exe-{number:06d}",
+        "incident_id": f"inc-{number:06d}",
+        "runbook": RUNBOOK,
+        "version": RUNBOOK.version(),
+        "target": m.Target(f"svc-{number}", "process", f"svc-{number}", True, m.Recipe(("/bin/true",))),
+        "resource": f"service:svc-{number}",
+        "authority": m.Authority.NOT_RUNNING,
+        "state": m.ExecutionState.INTENDED,
+        "created_steady_s": clock.SteadyClock().now().steady_s,
+        "created_wall_s": clock.wall_s(),
+        "boot_id": proc.this_boot(),
+        "expires_mono_s": clock.monotonic_s() + expires_in_s,
+        "grounds_mono_s": clock.monotonic_s(),
+    }
+    return m.Execution(**(fields | more))
+
+
+def program(pid: int) -> m.Program:
+    return m.Program("start", m.ProcessRef(proc.this_boot(), pid, pid * 10), ("/bin/true", "--now"))
+
+
+def decision(epoch: int, n: int, number: int | None = None) -> Commit:
+    """One detection: an incident, its first trail entry, a metric and a timer."""
+    number = n if number is None else number
+    return Commit(
+        epoch,
+        n,
+        (
+            m.PutIncident(incident(number)),
+            m.AddTrail(trail(number, 1)),
+            m.AddMetric(metric(number)),
+            m.SetTimer(timer(number)),
+        ),
+    )
+
+
+def wait_for(what: str, condition: Callable[[], Any], within_s: float = DEADLINE_S) -> Any:
+    """Looks until `condition` is true: for states of other processes that send no event."""
+    deadline = time.monotonic() + within_s
+    pause = threading.Event()
+    while True:
+        found = condition()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
+        pause.wait(0.005)
+
+
+def rows(path: Path, query: str, *parameters: object) -> list[Any]:
+    with closing(sqlite3.connect(path, timeout=10)) as connection:
+        return connection.execute(query, parameters).fetchall()
+
+
+class Following:
+    """A follower whose progress can be waited for."""
+
+    def __init__(self, target: Target, ledger_path: Path) -> None:
+        self._changed = threading.Condition()
+        self.follower = Follower(target, ledger_path, self._on_change)
+        self.follower.start()
+
+    def _on_change(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def until(self, what: str, condition: Callable[[Follower], Any]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: condition(self.follower), DEADLINE_S), (
+                f"{what}: {self.follower.error!r}"
+            )
+
+    def reaches(self, ledger_id: str, rev: int) -> None:
+        self.follower.wake(ledger_id, rev)
+        self.until(f"revision {rev}", lambda f: f.done_rev(ledger_id) >= rev and not f.error)
+
+    def fails(self, words: str) -> None:
+        self.until(f"an error with {words!r}", lambda f: words in f.error)
+
+    def end(self) -> None:
+        self.follower.stop()
+        self.follower.join(DEADLINE_S)
+        assert not self.follower.is_alive()
+
+
+@contextmanager
+def following(target: Target, ledger_path: Path) -> Iterator[Following]:
+    it = Following(target, ledger_path)
+    try:
+        yield it
+    finally:
+        it.end()
+
+
+@contextmanager
+def holding_the_lock(path: Path) -> Iterator[None]:
+    """Another program holds the write lock of `path`."""
+    code = (
+        "import sqlite3, sys\n"
+        "c = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=10)\n"
+        "c.execute('BEGIN IMMEDIATE')\n"
+        "print('held', flush=True)\n"
+        "sys.stdin.read()\n"
+        "c.execute('ROLLBACK')\n"
+        "c.close()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        yield
+        holder.stdin.close()
+        assert holder.wait(DEADLINE_S) == 0
+
+
+class Store:
+    """A real store process under a stand-in for the root (`storehost.py`)."""
+
+    def __init__(self, state_dir: Path, runtime_dir: Path, config: Config | None = None) -> None:
+        self.state_dir = state_dir
+        self.runtime_dir = runtime_dir
+        self._config = msgspec.json.encode(config or Config()).decode()
+        self._log = (state_dir / "store.log").open("ab")
+        self.pid = 0
+
+    def start(self, crash: str = "") -> None:
+        env = {**os.environ, "HEALCTL_TEST_CRASH": crash} if crash else dict(os.environ)
+        self._host = subprocess.Popen(
+            [sys.executable, "-m", "tests.process.storehost", self.state_dir, self.runtime_dir, self._config],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            cwd=ROOT,
+            env=env,
+            text=True,
+        )
+        assert self._host.stdout is not None
+        word, _, pid = self._host.stdout.readline().partition(" ")
+        assert word == "ready", self.log()
+        self.pid = int(pid)
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        self.ended()
+
+    def ended(self) -> str:
+        """Waits for the end of the store; how it ended: `exit 0`, `signal 9`."""
+        assert self._host.stdout is not None
+        line = self._host.stdout.readline().strip()
+        self._host.communicate(timeout=DEADLINE_S)
+        return line
+
+    def stop(self) -> str:
+        """Orders an orderly stop, as the root does."""
+        assert self._host.stdin is not None
+        self._host.stdin.write("stop\n")
+        self._host.stdin.flush()
+        return self.ended()
+
+    def log(self) -> str:
+        return (self.state_dir / "store.log").read_text()
+
+    def close(self) -> None:
+        if self.pid and self._host.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self._host.communicate(timeout=DEADLINE_S)
+        self._log.close()
