@@ -1,8 +1,9 @@
 """The child side of the tree: what every worker does besides its work.
 
 After the fork: close what is not ours, die with the parent, take the name, answer TERM and the root's Stop with an
-orderly end, ignore INT (the root orders every stop), beat from the work loop, tell the root what is in hand. An
-exception that nobody caught ends the worker with exit 1: its state is rebuilt from the ledger, never patched up.
+orderly end (in the middle of `start` too), ignore INT and HUP (the root orders every stop), beat from the work loop,
+tell the root what is in hand. An exception that nobody caught ends the worker with exit 1: its state is rebuilt from
+the ledger, never patched up.
 
 A worker must not: fork with threads that hold locks, write to the root's socket from another thread, or outlive the
 root.
@@ -23,13 +24,15 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from types import FrameType
+from typing import NoReturn, TextIO
 
 import msgspec
 import setproctitle
 
 from supervisor import crashpoint
 from supervisor.config import Config
+from supervisor.errors import ConfigError
 from supervisor.messages import (
     Beat,
     Down,
@@ -47,6 +50,7 @@ log = logging.getLogger(__name__)
 
 PACKET_BYTES_MAX = 64 * 1024
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_inherited: list[TextIO | None] = []
 
 
 class Boot(msgspec.Struct, frozen=True):
@@ -75,6 +79,7 @@ class Worker(ABC):
         self._uplink = uplink
         self._stopping = asyncio.Event()
         self._failure: BaseException | None = None
+        self._early: list[TreeEvent] | None = []  # tree events that came during `start`; None: it is over
 
     @abstractmethod
     async def start(self) -> None:
@@ -89,7 +94,10 @@ class Worker(ABC):
         return 0.0
 
     def on_tree_event(self, event: TreeEvent) -> None:
-        """Root tells the healer, and only the healer, what happens to the tree."""
+        """Root tells the healer, and only the healer, what happens to the tree; called after `start` only.
+
+        A new healer is first told how every child is now, and which items are quarantined: the same may come twice.
+        """
         del event
 
     def working(self, item: str) -> None:
@@ -129,6 +137,8 @@ class Worker(ABC):
             message: Down = decode_down(packet)
             if isinstance(message, Stop):
                 self._stopping.set()
+            elif self._early is not None:
+                self._early.append(message)
             else:
                 self.on_tree_event(message)
 
@@ -144,10 +154,14 @@ class Worker(ABC):
         loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
         self._uplink.setblocking(False)
         loop.add_reader(self._uplink.fileno(), self._read_root)
-        await self.start()
+        if not await self._started():
+            return
         self._tell(Ready())
         gc.freeze()
         beating = loop.create_task(self._beat())
+        early, self._early = self._early or [], None
+        for event in early:
+            self.on_tree_event(event)
         await self._stopping.wait()
         if self._failure is not None:
             raise self._failure
@@ -155,6 +169,22 @@ class Worker(ABC):
         with contextlib.suppress(asyncio.CancelledError):
             await beating
         await self.stop()
+
+    async def _started(self) -> bool:
+        """Runs `start`; False when the order to stop came first, which it is not to outlast."""
+        starting = asyncio.ensure_future(self.start())
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait({starting})
+        if self._failure is not None:
+            raise self._failure
+        if starting.cancelled():
+            return False
+        starting.result()
+        return True
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         error = context.get("exception")
@@ -186,7 +216,7 @@ def close_inherited(keep: set[int]) -> None:
     os.closerange(low, os.sysconf("SC_OPEN_MAX"))
 
 
-def setup_logging(name: str, level: str) -> None:
+def setup_logging(level: str) -> None:
     """One line a record on stderr; the root captures, tags and limits it."""
     logging.basicConfig(
         stream=sys.stderr,
@@ -196,31 +226,60 @@ def setup_logging(name: str, level: str) -> None:
     )
 
 
-def run(factory: Factory, boot: Boot, uplink: socket.socket) -> NoReturn:
-    """The whole life of a child, called in it right after the fork. Exit: 0 stopped, 1 failed, 78 never restart."""
-    from supervisor.errors import ConfigError
+def settle_in(name: str, root_pid: int, keep: int, output: int, level: str) -> None:
+    """What every child of the root does first. `keep` is its socket to the root, `output` the captured pipe.
 
-    die_with_parent(boot.root_pid)
-    close_inherited({uplink.fileno()})
+    The root forks with its signals blocked: until here none of its handlers may run in a child.
+    """
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+        # Not SIG_IGN: a program that a worker starts would inherit that over its exec.
+        signal.signal(number, _ignore)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    die_with_parent(root_pid)
+    _own_streams(output)
+    close_inherited({keep})
     os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    faulthandler.enable()  # SIGABRT, the first rung of the hang ladder, prints every thread's stack
-    setproctitle.setproctitle(f"healctl: {boot.name}")
-    setup_logging(boot.name, boot.config.healctl.log_level)
-    crashpoint.i_am(boot.name)
-    code = 0
+    faulthandler.enable(sys.stderr)  # SIGABRT, the first rung of the hang ladder, prints every thread's stack
+    setproctitle.setproctitle(f"healctl: {name}")
+    setup_logging(level)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    del number, frame
+
+
+def _own_streams(output: int) -> None:
+    """Standard input is empty; standard output and error are the pipe, written line by line."""
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    # Open for good. The inherited objects are kept: collected, they would close numbers that are used again.
+    _inherited.extend((sys.stdin, sys.stdout, sys.stderr))
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+
+
+def run(factory: Factory, boot: Boot, uplink: socket.socket, output: int) -> NoReturn:
+    """The whole life of a child, called in it right after the fork. Exit: 0 stopped, 1 failed, 78 never restart."""
+    code = 1
     try:
+        settle_in(boot.name, boot.root_pid, uplink.fileno(), output, boot.config.healctl.log_level)
+        crashpoint.i_am(boot.name)
         asyncio.run(_live(factory, boot, uplink))
+        code = 0
     except ConfigError as error:
         log.error("%s", error)
         code = 78
-    except Exception:
+    except BaseException:
         log.exception("%s failed", boot.name)
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    finally:  # never back into the root's stack, whatever was raised
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 async def _live(factory: Factory, boot: Boot, uplink: socket.socket) -> None:

@@ -1,0 +1,103 @@
+"""One healctl for one runtime directory: a flock, taken before anything binds (binding a path in use steals it).
+
+The lock is the kernel's and ends with its holder; what the file says (pid, start time, boot) is for `stop` and for
+the message to whoever comes second. The file is never removed: two holders of two files of one name would be worse.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import time
+from pathlib import Path
+from types import TracebackType
+
+from supervisor import clock, proc
+from supervisor.errors import AlreadyRunning, Refused
+from supervisor.incidents.model import ProcessRef
+
+NAME = "healctl.lock"
+DYING_S = 1.0  # a killed holder, or a child of it, may keep the lock until the kernel has ended it
+LOOK_AGAIN_S = 0.005
+
+
+class Lock:
+    """Held until `release`, or the end of this process. Children must close `fd` first thing."""
+
+    def __init__(self, fd: int, path: Path) -> None:
+        self.fd = fd
+        self.path = path
+
+    def release(self) -> None:
+        if self.fd >= 0:
+            os.ftruncate(self.fd, 0)
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def prepare(runtime_dir: Path) -> None:
+    """Creates the runtime directory, mode 0700. Raises Refused if it is not ours alone."""
+    try:
+        runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = os.lstat(runtime_dir)
+    except OSError as error:
+        raise Refused(
+            f"cannot use {runtime_dir} as runtime directory: {error.strerror}", "set runtime_dir in [healctl]"
+        ) from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise Refused(f"{runtime_dir} is not a directory", "set runtime_dir in [healctl]")
+    if found.st_uid != os.geteuid():
+        raise Refused(
+            f"{runtime_dir} belongs to uid {found.st_uid}, not to us ({os.geteuid()})", "set runtime_dir in [healctl]"
+        )
+    if found.st_mode & 0o077:
+        mode = stat.S_IMODE(found.st_mode)
+        raise Refused(f"{runtime_dir} is open to others (mode {mode:04o})", f"chmod 700 {runtime_dir}")
+
+
+def acquire(runtime_dir: Path) -> Lock:
+    """Raises AlreadyRunning, naming the holder's pid; Refused when the directory is not ours alone."""
+    prepare(runtime_dir)
+    path = runtime_dir / NAME
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    until_s = clock.monotonic_s() + DYING_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            other = holder(runtime_dir)
+            if other is not None or clock.monotonic_s() >= until_s:
+                os.close(fd)
+                who = f"pid {other.pid}" if other is not None else "a process that has not said who it is"
+                raise AlreadyRunning(
+                    f"healctl is already running: {who} holds {path}", "healctl stop ends it; healctl status shows it"
+                ) from None
+            time.sleep(LOOK_AGAIN_S)
+    me = proc.stat(os.getpid())
+    assert me is not None
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{me.pid} {me.start_ticks} {me.ref.boot_id}\n".encode(), 0)
+    return Lock(fd, path)
+
+
+def holder(runtime_dir: Path) -> ProcessRef | None:
+    """Who runs healctl here; None when nobody does (a file left behind by one that was killed says nothing)."""
+    try:
+        words = (runtime_dir / NAME).read_text().split()
+    except FileNotFoundError:
+        return None
+    if len(words) != 3 or not words[0].isdigit() or not words[1].isdigit():
+        return None
+    ref = ProcessRef(boot_id=words[2], pid=int(words[0]), start_ticks=int(words[1]))
+    found = proc.same(ref)
+    return ref if found is not None and found.live else None

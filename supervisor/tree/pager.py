@@ -1,0 +1,47 @@
+"""The last word of a tree that gave up: one page, from a one-shot child, by whatever the notifier room offers."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import NoReturn
+
+from supervisor.config import Config
+from supervisor.worker import settle_in
+
+log = logging.getLogger(__name__)
+
+ONESHOT = ("supervisor.notifier.oneshot", "page")  # page(config: Config, text: str) -> None
+NAME = "pager"
+
+Pager = Callable[[str], None]
+
+
+def by_name(config: Config) -> Pager:
+    """The notifier's one-shot page, looked up only when it is needed: the root stays free of it."""
+    return partial(_page, config)
+
+
+def _page(config: Config, text: str) -> None:
+    module, function = ONESHOT
+    page: Callable[[Config, str], None] = getattr(importlib.import_module(module), function)
+    page(config, f"{text}\n(on {socket.gethostname()})")
+
+
+def main(pager: Pager, text: str, root_pid: int, level: str, uplink: socket.socket, output: int) -> NoReturn:
+    """The whole life of the one-shot child; exit 0 when the page was accepted."""
+    code = 1
+    try:
+        settle_in(NAME, root_pid, uplink.fileno(), output, level)
+        pager(text)
+        code = 0
+    except BaseException:
+        log.exception("nobody was paged")
+    finally:
+        sys.stderr.flush()
+        os._exit(code)

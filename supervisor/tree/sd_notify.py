@@ -1,0 +1,51 @@
+"""systemd's notify protocol (sd_notify(3)): one datagram a message; without NOTIFY_SOCKET, nothing at all.
+
+The variables are taken out of the environment: the services that healctl restarts are not to speak for it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+
+class Notifier:
+    def __init__(self) -> None:
+        address = os.environ.pop("NOTIFY_SOCKET", "")
+        usec = os.environ.pop("WATCHDOG_USEC", "")
+        watched = os.environ.pop("WATCHDOG_PID", str(os.getpid()))
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._socket: socket.socket | None = None
+        if address:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            self._socket.setblocking(False)
+        on = self._socket is not None and usec.isdigit() and int(usec) > 0 and watched == str(os.getpid())
+        # Half of what systemd allows, as sd_watchdog_enabled(3) advises; None: nobody watches.
+        self.watchdog_s: float | None = int(usec) / 2_000_000 if on else None
+
+    def ready(self, status: str) -> str:
+        return self._send(f"READY=1\nSTATUS={status}")
+
+    def status(self, status: str) -> str:
+        return self._send(f"STATUS={status}")
+
+    def stopping(self) -> str:
+        return self._send("STOPPING=1")
+
+    def watchdog(self) -> str:
+        return self._send("WATCHDOG=1")
+
+    def _send(self, message: str) -> str:
+        """Empty when sent or when nobody listens; else why not."""
+        if self._socket is None:
+            return ""
+        try:
+            self._socket.sendto(message.encode(), self._address)
+        except OSError as error:
+            return f"cannot notify systemd: {error}"
+        return ""
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
