@@ -50,6 +50,7 @@ class SignalDouble(Rehearsal):
     def __init__(self, port: int = 0, log: Path | None = None) -> None:
         super().__init__(port)
         self.requests: list[dict[str, Any]] = []  # every `send` that came in, hung ones too
+        self.accounts: tuple[str, ...] = ()  # those registered here; empty: every account
         self.members: tuple[str, ...] = ()  # of whatever group is written to
         self._log = log
         self._lock = threading.Condition()
@@ -113,6 +114,8 @@ class SignalDouble(Rehearsal):
             super().answer(handler, body)
 
     def send(self, account: str, recipients: tuple[str, ...], text: str) -> dict[str, Any]:
+        if self.accounts and account not in self.accounts:
+            raise RpcError(-32602, "Specified account does not exist")
         fault = self._fault if self._hit(text) else Fault()
         if fault.kind is Kind.ERROR:
             raise RpcError(fault.code, "on purpose")

@@ -1,4 +1,4 @@
-"""Kill -9 of the notifier at every point of a delivery: nothing is lost, and only a lost receipt costs a second copy."""
+"""Kill -9 of the notifier at every point of a delivery: nothing is lost, only a lost receipt costs a second copy."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_every_way_to_end_a_body(raw: bytes, body: bytes) -> None:
     ],
 )
 def test_half_an_answer_or_something_else_is_a_protocol_error(raw: bytes) -> None:
-    with pytest.raises(http.ProtocolError, match="127.0.0.1"):
+    with pytest.raises(http.ProtocolError, match=r"127\.0\.0\.1"):
         _get(raw)
 
 

