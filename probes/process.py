@@ -73,17 +73,17 @@ class _Found(msgspec.Struct, frozen=True):
 
 
 class ProcessProbe:
-    """Reads the `[process.NAME]` targets. `own_root` is the pid of healctl's root process."""
+    """Reads the `[process.NAME]` targets."""
 
     family = "process"
 
-    def __init__(self, sections: Mapping[str, ProcessSection], own_root: int) -> None:
+    def __init__(self, sections: Mapping[str, ProcessSection]) -> None:
         self._sections = dict(sections)
         self._addresses = {
             name: endpoint.parse(section.endpoint) for name, section in self._sections.items() if section.endpoint
         }
         self._known = {name: _Known() for name in self._sections}
-        self._table = Table(own_root)
+        self._table = Table()
         self._watch: PidWatch | None = None
         self._read_soon: ReadSoon | None = None
 
@@ -184,12 +184,7 @@ class ProcessProbe:
             if finding.process is not None:
                 self._remember_zombie(known, finding.process)
             return finding.status, finding.detail, None
-        process = finding.process
-        if process is not None and process != known.process:
-            status = proc.same(process)
-            if status is not None and self._table.is_own(status):
-                return PidFile.RECYCLED, f"{section.pid_file} names process {process.pid}, healctl's own", None
-        return PidFile.OK, "", process
+        return PidFile.OK, "", finding.process
 
     async def _by_match(self, section: ProcessSection, known: _Known, detail: str) -> tuple[ProcessRef | None, str]:
         """The process known before, if it still lives and matches; else the eldest of the whole table."""

@@ -30,7 +30,7 @@ READS_MAX = 64  # at once: a bound on descriptors and on the time to the first d
 
 # A new family is one module and one line here.
 FAMILIES: dict[str, Callable[[Boot], Probe]] = {
-    "process": lambda boot: ProcessProbe(boot.config.process, boot.root_pid),
+    "process": lambda boot: ProcessProbe(boot.config.process),
 }
 
 

@@ -35,10 +35,13 @@ class Pass(msgspec.Struct, frozen=True):
 
 
 class Table:
-    """`own_root` is the pid of healctl's root: it and what descends from it is never a service."""
+    """One for all targets of a worker.
 
-    def __init__(self, own_root: int) -> None:
-        self._own_root = own_root
+    healctl's own processes are known by their names, not by descent: a service that a runbook has just started is for
+    a short while a grandchild of the executor, and must be seen.
+    """
+
+    def __init__(self) -> None:
         self._queued: asyncio.Task[Pass] | None = None
         self._lock = asyncio.Lock()
 
@@ -55,27 +58,9 @@ class Table:
         for candidate in seen.candidates:
             if identify.matches(match, (candidate.line,)):
                 status = proc.stat(candidate.pid)
-                if status is not None and status.live and not self.is_own(status):
+                if status is not None and status.live:
                     found.append(status)
         return found, seen.whole
-
-    def is_own(self, status: proc.Stat) -> bool:
-        """Is it healctl's root, or a descendant of it or of one of its workers?
-
-        Orphans are handed to pid 1: where that is our own root (a container), its children may be anybody's, and only
-        the titled workers and what descends from them are ours.
-        """
-        at: proc.Stat | None = status
-        for _ in range(ANCESTORS_MAX):
-            if at is None or at.pid == 0:
-                return False
-            if at.pid == self._own_root:
-                return self._own_root != 1 or status.pid == 1
-            words = proc.command_line(at.pid)
-            if words and words[0].startswith("healctl:"):
-                return True
-            at = proc.stat(at.parent_pid) if at.parent_pid > 0 else None
-        return False
 
     async def _pass(self) -> Pass:
         async with self._lock:

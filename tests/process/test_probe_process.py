@@ -49,8 +49,8 @@ def python(start: Start, code: str, *args: str) -> subprocess.Popen[bytes]:
     return child
 
 
-def probe_of(own_root: int = 0, **keys: object) -> ProcessProbe:
-    return ProcessProbe({"svc": ProcessSection(**keys)}, own_root)  # type: ignore[arg-type]
+def probe_of(**keys: object) -> ProcessProbe:
+    return ProcessProbe({"svc": ProcessSection(**keys)})  # type: ignore[arg-type]
 
 
 def read(probe: ProcessProbe) -> HealthReading:
@@ -131,8 +131,9 @@ def test_a_pid_file_that_names_a_thread(start: Start, tmp_path: Path) -> None:
 
 
 def test_a_pid_file_that_names_healctl_itself(start: Start, tmp_path: Path) -> None:
-    child = start("sleep", "60")
-    found = data(read(probe_of(own_root=os.getpid(), pid_file=write_pid(tmp_path / "p", child.pid))))
+    titled = "import setproctitle,time; setproctitle.setproctitle('healctl: store'); print(flush=True)"
+    child = python(start, titled + "; time.sleep(60)")
+    found = data(read(probe_of(pid_file=write_pid(tmp_path / "p", child.pid))))
     assert found.alive is False
     assert found.pid_file is PidFile.RECYCLED
 
@@ -246,10 +247,7 @@ def test_match_finds_the_parent_and_counts_strangers(start: Start) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-def test_match_never_finds_healctl_or_what_it_started(start: Start) -> None:
-    sleeper(start, "toy-own-4713")
-    assert data(read(probe_of(match="toy-own-4713"))).alive
-    assert data(read(probe_of(own_root=os.getpid(), match="toy-own-4713"))).alive is False
+def test_match_never_finds_healctl_itself(start: Start) -> None:
     titled = "import setproctitle,time; setproctitle.setproctitle('healctl: toy-own-4715'); print(flush=True)"
     python(start, titled + "; time.sleep(60)")
     assert data(read(probe_of(match="toy-own-4715"))).alive is False
@@ -287,7 +285,7 @@ def test_a_match_on_another_program_after_exec_is_not_kept(start: Start, tmp_pat
 
 def test_reads_of_one_moment_share_one_pass(start: Start) -> None:
     sections = {f"t{n}": ProcessSection(match=f"no-such-{n}-\\d{{9}}") for n in range(20)}
-    probe = ProcessProbe(sections, 0)
+    probe = ProcessProbe(sections)
     passes = 0
     original = probe._table._pass
 
@@ -416,5 +414,5 @@ def test_an_endpoint_alone_cannot_tell_whether_a_process_exists() -> None:
 
 
 def test_sources_are_the_sites_adapter() -> None:
-    (source,) = ProcessProbe({"svc": ProcessSection(match="x", interval=Duration(90))}, 0).sources()
+    (source,) = ProcessProbe({"svc": ProcessSection(match="x", interval=Duration(90))}).sources()
     assert (source.source_id, source.poll_interval_ms, source.freshness_threshold_ms) == ("svc", 90_000, 90_000)

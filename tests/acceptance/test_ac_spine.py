@@ -1,0 +1,196 @@
+"""The acceptance criteria of the first whole path, on the real daemon with real processes."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+
+import msgspec
+import pytest
+
+from supervisor import proc
+from tests.acceptance.conftest import signal_toml
+from tests.doubles.signal_double import SignalDouble
+from tests.lab.daemon import Site, locked, until
+
+
+@pytest.mark.req("AC-001", "FR-001", "FR-003", "FR-004", "R8")
+def test_ac_001_killed_running_again_and_verified_within_3_s_at_default_settings(
+    here: Site, phone: SignalDouble
+) -> None:
+    toy = here.service("toy")
+    toy.start()
+    daemon = here.daemon(toy.toml() + signal_toml(phone))
+    daemon.start()
+    assert daemon.open_incidents() == []
+    killed = time.monotonic()
+    old = toy.kill()
+    new = toy.wait_new(old, 3)
+    daemon.wait_state("toy", "resolved", within_s=3 - (time.monotonic() - killed))
+    assert time.monotonic() - killed < 3
+    assert toy.ref() == new
+    assert proc.stat(new.pid).parent_pid != daemon.process.pid  # type: ignore[union-attr]
+    (row,) = daemon.incidents("toy")
+    states = [entry["state"] for entry in row["audit_trail"]]
+    assert [s for n, s in enumerate(states) if n == 0 or states[n - 1] != s] == [
+        "detected", "diagnosing", "remediating", "verifying", "resolved",
+    ]  # fmt: skip
+    (page,) = phone.wait_for(1, 10)
+    assert "toy is down" in page.text
+    assert "verified" in page.text
+    daemon.stop()
+    assert toy.ref() == new, "a healed service is not our child: it lives on"
+    assert toy.starts() == 2
+
+
+@pytest.mark.req("AC-009", "FR-007")
+def test_ac_009_heal_status_returns_every_open_incident_with_its_current_state(here: Site) -> None:
+    mine, other = here.service("mine"), here.service("other")
+    mine.start()
+    other.start()
+    daemon = here.daemon(mine.toml(auto_restart=False) + other.toml(auto_restart=False))
+    daemon.start()
+    mine.kill()
+    daemon.wait_state("mine", "escalated")
+    code, status = daemon.cli("heal", "status", "-o", "json")
+    assert code == 0
+    (incident,) = status["open_incidents"]
+    assert incident["target_id"] == "mine"
+    assert incident["state"] == "escalated"
+    assert incident["escalation_tier"] == 3
+    assert {"id", "anomaly_type", "severity", "runbook_id", "detected_at", "state_changed_at"} <= set(incident)
+    assert incident["audit_trail"][0]["state"] == "detected"
+    assert status["runbook_summary"] == {"total": 1, "auto_execute": 0, "dry_run": 1}
+    other.kill()
+    daemon.wait_state("other", "escalated")
+    assert len(daemon.cli("heal", "status", "--json")[1]["open_incidents"]) == 2
+
+
+@pytest.mark.req("AC-010", "NFR-002", "R7")
+def test_ac_010_healed_by_somebody_else_before_execution_closes_as_self_resolved(here: Site) -> None:
+    toy = here.service("toy")
+    toy.start()
+    daemon = here.daemon(toy.toml())
+    daemon.start()
+    healer = daemon.worker("healer")
+    assert proc.send_signal(healer, signal.SIGSTOP)  # the death is seen, but nothing is decided yet
+    toy.kill()
+    by_hand = toy.start()
+    assert proc.send_signal(healer, signal.SIGCONT)
+    (row,) = daemon.wait_state("toy", "self_resolved")
+    assert not any("step_id" in entry for entry in row["audit_trail"])
+    assert toy.ref() == by_hand
+    assert toy.starts() == 2, "its owner's two starts, none of ours"
+
+
+@pytest.mark.req("AC-011", "FR-005")
+@pytest.mark.parametrize("synapse", ["brain_db", "rest"])
+def test_ac_011_signal_is_sent_with_every_synapse_path_broken_at_once(
+    here: Site, phone: SignalDouble, synapse: str
+) -> None:
+    toy = here.service("toy")
+    toy.start()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        dead = taken.getsockname()[1]
+    transport = "brain_db" if synapse == "brain_db" else f"http://127.0.0.1:{dead}"
+    config = toy.toml(auto_restart=False) + signal_toml(phone)
+    daemon = here.daemon(config + f'[notify.synapse]\ntransport = "{transport}"\n')
+    daemon.start()
+    until("brain.db", (daemon.state_dir / "brain.db").exists)
+    with locked(daemon.state_dir / "brain.db"):
+        killed = time.monotonic()
+        toy.kill()
+        (page,) = phone.wait_for(1, 5)
+        assert time.monotonic() - killed < 5
+        assert "toy is down" in page.text
+        (incident,) = daemon.open_incidents()
+        assert incident["state"] == "escalated"
+        tree = until("the failed Synapse row in status", lambda: _failing(daemon.ask("tree")))
+        assert tree["outbox"]["pending"] == 1
+    if synapse == "brain_db":
+        until("Synapse catches up", lambda: daemon.ask("tree")["outbox"]["pending"] == 0)
+        assert len(daemon.incidents("toy")) == 1
+    assert len(phone.sent) == 1
+
+
+def _failing(tree: dict[str, object]) -> dict[str, object] | None:
+    text = msgspec.json.encode(tree).decode()
+    return tree if "locked" in text or "refused" in text.lower() else None
+
+
+@pytest.mark.req("R3", "R15", "FR-007")
+def test_execute_by_a_person_ends_a_live_service_first_so_that_none_is_doubled(here: Site) -> None:
+    toy = here.service("toy")
+    old = toy.start()
+    daemon = here.daemon(toy.toml(auto_restart=False))
+    daemon.start()
+    code, refused = daemon.cli("heal", "execute", "rb-restart-service", "--target", "toy", "--json")
+    assert code == 5
+    assert refused["error"] == "Safety check: must pass confirm=true to force-execute a runbook"
+    code, answer = daemon.cli("heal", "execute", "rb-restart-service", "--target", "toy", "--confirm", "--json")
+    assert code == 0, answer
+    assert answer["success"] is True
+    assert answer["verification_passed"] is True
+    assert proc.same(old) is None or not proc.same(old).live  # type: ignore[union-attr]
+    assert toy.wait_new(old) is not None
+    assert toy.starts() == 2
+
+
+@pytest.mark.req("FR-003", "FR-007")
+def test_dry_run_says_what_would_be_done_and_does_nothing(here: Site) -> None:
+    toy = here.service("toy")
+    old = toy.start()
+    daemon = here.daemon(toy.toml())
+    daemon.start()
+    code, plan = daemon.cli("heal", "dry_run", "rb-restart-service", "--target", "toy", "--json")
+    assert code == 0
+    assert [step["step_id"] for step in plan["steps"]] == ["stop", "start"]
+    assert all(step["description"] for step in plan["steps"])
+    assert toy.ref() == old
+    assert toy.starts() == 1
+    assert daemon.incidents() == []
+
+
+@pytest.mark.req("R7", "R3", "FR-007")
+def test_approve_runs_what_waits_for_it_and_dismiss_silences(here: Site) -> None:
+    toy, api = here.service("toy"), here.service("api")
+    toy.start()
+    api.start()
+    daemon = here.daemon(toy.toml(auto_restart=False) + api.toml(auto_restart=False))
+    daemon.start()
+    old = toy.kill()
+    daemon.wait_state("toy", "escalated")
+    code, answer = daemon.cli("heal", "approve", "rb-restart-service", "--target", "toy", "--json")
+    assert (code, answer["mode"]) == (0, "auto_execute")
+    toy.wait_new(old)
+    daemon.wait_state("toy", "resolved")
+    api.kill()
+    (row,) = daemon.wait_state("api", "escalated")
+    code, answer = daemon.cli("heal", "dismiss", row["id"], "--reason", "maintenance", "--json")
+    assert code == 0
+    assert answer["dismiss_until"]
+    code, _ = daemon.cli("heal", "dismiss", row["id"], "--reason", "again", "--json")
+    assert code == 4
+    assert daemon.open_incidents() == []
+
+
+@pytest.mark.req("FR-007")
+def test_every_action_answers_json_to_bad_input_with_its_exit_code(here: Site) -> None:
+    toy = here.service("toy")
+    toy.start()
+    daemon = here.daemon(toy.toml())
+    daemon.start()
+    for words, expected in (
+        (("heal", "approve", "rb-nope"), 4),
+        (("heal", "approve", "rb-restart-service", "--target", "nope"), 4),
+        (("heal", "dry_run", "rb-nope", "--target", "toy"), 4),
+        (("heal", "execute", "rb-restart-service", "--target", "nope", "--confirm"), 4),
+        (("heal", "dismiss", "inc_nope", "--reason", "x"), 4),
+        (("ack", "inc_nope"), 4),
+    ):
+        code, answer = daemon.cli(*words, "--json")
+        assert code == expected, (words, answer)
+        assert answer["error"], words
+    daemon.stop()
+    assert daemon.cli("heal", "status", "--json")[0] == 3
