@@ -12,10 +12,9 @@ import sys
 import threading
 from pathlib import Path
 
-import msgspec
 import multiprocess
 
-from supervisor.config import Config
+from supervisor.config import parse
 from supervisor.messages import Ready, Stop, decode_up, encode
 from supervisor.store.process import StoreWorker
 from supervisor.worker import Boot, run
@@ -26,7 +25,7 @@ def main(state_dir: str, runtime_dir: str, config: str) -> None:
     boot = Boot(
         name="store",
         incarnation=f"store-{os.urandom(4).hex()}",
-        config=msgspec.json.decode(config, type=Config),
+        config=parse(config, "test"),
         state_dir=Path(state_dir),
         runtime_dir=Path(runtime_dir),
         root_pid=os.getpid(),

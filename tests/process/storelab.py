@@ -14,10 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from supervisor import clock, proc
-from supervisor.config import Config
 from supervisor.incidents import model as m
 from supervisor.messages import Commit
 from supervisor.store.projection import Follower, Target
@@ -199,12 +196,12 @@ def holding_the_lock(path: Path) -> Iterator[None]:
 
 
 class Store:
-    """A real store process under a stand-in for the root (`storehost.py`)."""
+    """A real store process under a stand-in for the root (`storehost.py`). `config` is TOML."""
 
-    def __init__(self, state_dir: Path, runtime_dir: Path, config: Config | None = None) -> None:
+    def __init__(self, state_dir: Path, runtime_dir: Path, config: str = "") -> None:
         self.state_dir = state_dir
         self.runtime_dir = runtime_dir
-        self._config = msgspec.json.encode(config or Config()).decode()
+        self._config = config
         self._log = (state_dir / "store.log").open("ab")
         self.pid = 0
 
