@@ -70,11 +70,11 @@ class Programs:
     async def end_all(self) -> str:
         """Ends what the step has started and has not left running; what was done in words, empty for nothing."""
         total = fence.Ending()
-        released = [held for held in self._held if held.released]
-        for held in released:
-            total += await fence.end_session(held.process)
+        for held in self._held:
+            if held.released:
+                total += await fence.end_session(held.process)
         self.let_go()
-        return total.text() if released else ""
+        return "" if total == fence.Ending() else total.text()
 
     def let_go(self) -> None:
         """Wants no more reports. What has not been released never runs; what runs goes on (see `end_all`)."""

@@ -8,6 +8,7 @@ eight at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -50,6 +51,7 @@ class ExecutorWorker(Worker):
         self._tasks: set[asyncio.Task[None]] = set()
         self._answering: dict[str, set[str]] = {}  # what is being answered -> the frames that asked for it
         self._slots = asyncio.Semaphore(RUNNING_MAX)
+        self._suspicion = asyncio.Lock()
 
     async def start(self) -> None:
         boot = self.boot
@@ -123,8 +125,14 @@ class ExecutorWorker(Worker):
             self._seen.popitem(last=False)
 
     async def _run(self, execution: Execution) -> None:
-        async with self._slots:
-            item = f"execution:{execution.id}"
+        """An execution with which an executor has died once takes every slot: should it kill again, it dies alone."""
+        item = f"execution:{execution.id}"
+        async with contextlib.AsyncExitStack() as slots:
+            if item in self.boot.suspects:
+                await slots.enter_async_context(self._suspicion)  # two of them would take each other's slots
+                for _ in range(RUNNING_MAX - 1):
+                    await slots.enter_async_context(self._slots)
+            await slots.enter_async_context(self._slots)
             if item in self.boot.quarantined:
                 text = "two executors have died with it in work; it is not touched again"
                 tell(self._healer, ExecutionRefused(execution.id, "quarantined", text))

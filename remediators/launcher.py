@@ -252,6 +252,7 @@ def _default_signals() -> None:
 def _close_all_but(*keep: int) -> None:
     low = 0
     for fd in sorted(keep):
-        os.closerange(low, fd)
+        if low < fd:  # CPython's closerange(0, 0) closes everything (its last is -1, as an unsigned number)
+            os.closerange(low, fd)
         low = fd + 1
     os.closerange(low, os.sysconf("SC_OPEN_MAX"))

@@ -36,7 +36,7 @@ from supervisor.messages import (
 log = logging.getLogger(__name__)
 
 GROUNDS_S_MAX = 5.0  # DESIGN §2.3: an older reading is no grounds for an action
-OUTPUT_CHARS_MAX = 64 * 1024
+OUTPUT_CHARS_MAX = 96 * 1024  # a command's both ends, and the words around them
 
 
 class Refusal(HealError):

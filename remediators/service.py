@@ -60,7 +60,7 @@ class StopService(Step):
         children = {ref: _name(ref) for main in live for ref in fence.family(main)}
         total = fence.Ending()
         for round_number in range(STOP_ROUNDS_MAX):
-            total += await fence.end(live, self._grace_s() if round_number == 0 else fence.SESSION_GRACE_S)
+            total += await fence.end(live, self._grace_s() if round_number == 0 else self._grace_s() / STOP_ROUNDS_MAX)
             live = _alive(ctx)
             if not live:
                 break
