@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
+from supervisor import places
 from supervisor.errors import ConfigError
+from supervisor.places import Dirs
 from supervisor.units import Duration as Duration
 from supervisor.units import Form
 from supervisor.units import Size as Size
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from supervisor.incidents.model import Target
     from supervisor.schema import Key, Problem
 
-FILE_BYTES_MAX = 1024 * 1024
 PROBLEMS_MAX = 20  # shown at once; more of them would hide the first
 RESERVED = frozenset({"brain-db", "system-memory", "healctl"})  # target ids of our own (DESIGN §7)
 
@@ -132,7 +133,7 @@ class EscalationSection(Section, frozen=True):
 
 
 class Config(Section, frozen=True):
-    """A whole configuration; where it came from is `locate`'s answer."""
+    """A whole configuration; where it came from is `places.locate`'s answer."""
 
     healctl: HealctlSection = HealctlSection()
     store: StoreSection = StoreSection()
@@ -143,66 +144,10 @@ class Config(Section, frozen=True):
     escalation: EscalationSection = EscalationSection()
 
 
-class Dirs(msgspec.Struct, frozen=True):
-    state_dir: Path
-    runtime_dir: Path
-
-
-def locate(path: Path | None, env: Mapping[str, str]) -> Path | None:
-    """The configuration file in force, by DESIGN §6's order; None: the built-in defaults.
-
-    A file that was named (`-c`, $HEALCTL_CONFIG) must exist; the two standard places may be empty.
-    """
-    if path is not None:
-        return path
-    if env.get("HEALCTL_CONFIG"):
-        return Path(env["HEALCTL_CONFIG"])
-    home = env.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    for candidate in (Path(home, "healctl/healctl.toml"), Path("/etc/healctl/healctl.toml")):
-        if candidate.exists():
-            return candidate
-    return None
-
-
 def load(path: Path | None, env: Mapping[str, str]) -> Config:
-    """The configuration in force (`locate`). Raises ConfigError with every fault that was found."""
-    file = locate(path, env)
-    return Config() if file is None else parse(_read(file), str(file))
-
-
-def load_dirs(path: Path | None, env: Mapping[str, str]) -> Dirs:
-    """Where the daemon of the configuration in force lives, for a client that asks it something.
-
-    Reads `[healctl]` alone: a fault elsewhere must not keep anybody from asking or stopping a running daemon.
-    """
-    file = locate(path, env)
-    if file is None:
-        return dirs(Config())
-    from supervisor.schema import Reader
-
-    text = _read(file)
-    reader = Reader()
-    section = reader.value(HealctlSection, _toml(text, str(file)).get("healctl", {}), ("healctl",))
-    if reader.problems:
-        raise ConfigError(_report(reader.problems, text, str(file)))
-    return dirs(Config(healctl=section))
-
-
-def _read(file: Path) -> str:
-    try:
-        raw = file.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"{file}: cannot be read: {error.strerror}",
-            "name another with -c FILE or $HEALCTL_CONFIG, or write it: etc/healctl.toml lists every key",
-        ) from error
-    if len(raw) > FILE_BYTES_MAX:
-        raise ConfigError(f"{file}: {len(raw)} bytes, expected at most {FILE_BYTES_MAX}")
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{file}:{line}: not UTF-8 text: {error.reason}") from error
+    """The configuration in force (`places.locate`). Raises ConfigError with every fault that was found."""
+    file = places.locate(path, env)
+    return Config() if file is None else parse(places.read(file), str(file))
 
 
 def parse(text: str, source: str) -> Config:
@@ -210,25 +155,13 @@ def parse(text: str, source: str) -> Config:
     from supervisor.schema import Reader
 
     reader = Reader()
-    config = reader.struct(Config, _toml(text, source), ())
+    config = reader.struct(Config, places.toml(text, source), ())
     problems = reader.problems
     if config is not None:
         problems = _contradictions(config)
     if config is None or problems:
         raise ConfigError(_report(problems, text, source))
     return config
-
-
-def _toml(text: str, source: str) -> dict[str, Any]:
-    import tomllib
-
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        message, _, place = str(error).partition(" (at ")
-        words = place.rstrip(")").replace(",", "").split()
-        line = words[1] if words[:1] == ["line"] else str(text.count("\n") + 1)
-        raise ConfigError(f"{source}:{line}: not TOML: {message}", "see https://toml.io") from error
 
 
 def _report(problems: list[Problem], text: str, source: str) -> str:
@@ -297,15 +230,7 @@ def re_matches_all(pattern: str) -> bool:
 
 def dirs(config: Config) -> Dirs:
     """Where state and sockets live. Creates nothing."""
-    state, runtime = config.healctl.state_dir, config.healctl.runtime_dir
-    if os.geteuid() == 0:
-        return Dirs(Path(state or "/var/lib/healctl"), Path(runtime or "/run/healctl"))
-    if not (state and runtime):
-        import platformdirs
-
-        state = state or platformdirs.user_state_dir("healctl", appauthor=False)
-        runtime = runtime or platformdirs.user_runtime_dir("healctl", appauthor=False)
-    return Dirs(Path(state), Path(runtime))
+    return places.dirs(config.healctl.state_dir, config.healctl.runtime_dir)
 
 
 def make_state_dir(path: Path) -> None:

@@ -19,7 +19,8 @@ from supervisor.cli.options import settings, with_config, with_output
 from supervisor.errors import AlreadyRunning, HealError
 
 if TYPE_CHECKING:
-    from supervisor.config import Config, Dirs
+    from supervisor.config import Config
+    from supervisor.places import Dirs
 
 EXAMPLE = """\
   [process.web]
@@ -37,7 +38,7 @@ def start(detach: bool) -> int:
 
     With no configuration at all it runs too, and says how to add what it shall watch.
     """
-    from supervisor import config
+    from supervisor import config, places
     from supervisor.cli.client import is_running
 
     chosen = settings()
@@ -49,7 +50,7 @@ def start(detach: bool) -> int:
             "healctl status shows it, healctl stop ends it; another one needs its own runtime_dir",
         )
     config.make_state_dir(where.state_dir)
-    _introduce(loaded, where, config.locate(chosen.config_path, os.environ))
+    _introduce(loaded, where, places.locate(chosen.config_path, os.environ))
     from supervisor.tree import root
 
     if detach:
@@ -151,10 +152,10 @@ def check(configured: bool) -> int:
     """Check the configuration in force without starting anything; exit 78 names every fault."""
     import msgspec
 
-    from supervisor import config
+    from supervisor import config, places
 
     chosen = settings()
-    file = config.locate(chosen.config_path, os.environ)
+    file = places.locate(chosen.config_path, os.environ)
     if configured:
         return 0 if file is not None else 1
     loaded = chosen.load()

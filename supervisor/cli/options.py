@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from supervisor.config import Config, Dirs
+    from supervisor.config import Config
+    from supervisor.places import Dirs
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -35,9 +36,9 @@ class Settings:
 
     def dirs(self) -> Dirs:
         """Where the daemon of that configuration lives. Raises ConfigError."""
-        from supervisor import config
+        from supervisor import places
 
-        return config.load_dirs(self.config_path, os.environ)
+        return places.load_dirs(self.config_path, os.environ)
 
 
 def settings() -> Settings:

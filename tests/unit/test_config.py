@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import config
-from supervisor.config import Config, Dirs, Duration
+from supervisor import config, places
+from supervisor.config import Config, Duration
 from supervisor.errors import ConfigError
+from supervisor.places import Dirs
 from supervisor.units import format_duration, parse_duration, parse_size
 
 WEB = '[process.web]\npid_file = "/run/web.pid"\n'
@@ -130,9 +131,9 @@ def test_the_search_order(tmp_path: Path) -> None:
     xdg.mkdir(parents=True)
     (xdg / "healctl.toml").write_text("")
     env = {"XDG_CONFIG_HOME": str(tmp_path / "xdg")}
-    assert config.locate(None, env) == xdg / "healctl.toml"
-    assert config.locate(None, {**env, "HEALCTL_CONFIG": "/e.toml"}) == Path("/e.toml")
-    assert config.locate(Path("/c.toml"), {**env, "HEALCTL_CONFIG": "/e.toml"}) == Path("/c.toml")
+    assert places.locate(None, env) == xdg / "healctl.toml"
+    assert places.locate(None, {**env, "HEALCTL_CONFIG": "/e.toml"}) == Path("/e.toml")
+    assert places.locate(Path("/c.toml"), {**env, "HEALCTL_CONFIG": "/e.toml"}) == Path("/c.toml")
 
 
 def test_the_state_directory_is_made_closed_and_an_open_one_refused(tmp_path: Path) -> None:
@@ -145,6 +146,16 @@ def test_the_state_directory_is_made_closed_and_an_open_one_refused(tmp_path: Pa
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be used as state_dir"):
         config.make_state_dir(tmp_path / "file")
+
+
+def test_a_client_finds_the_daemon_although_another_table_is_wrong(tmp_path: Path) -> None:
+    file = tmp_path / "healctl.toml"
+    file.write_text('[healctl]\nruntime_dir = "~/run"\n[polcy]\nx = 1\n')
+    assert places.load_dirs(file, {}).runtime_dir == Path.home() / "run"
+    for wrong in ("healctl = 3", "[healctl]\nruntime_dir = 3", '[healctl]\nstate_dir = "x"'):
+        file.write_text(wrong)
+        with pytest.raises(ConfigError, match="key healctl"):
+            places.load_dirs(file, {})
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the root service's directories are root's")
