@@ -295,7 +295,6 @@ class Publisher:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
         self._socket = open_socket(context, zmq.PUB)
-        self._socket.setsockopt(zmq.SNDHWM, 1_000)
         self._socket.bind(address)
         if address.startswith("ipc://"):
             os.chmod(address.removeprefix("ipc://"), 0o600)

@@ -13,6 +13,7 @@ import zmq
 from supervisor.errors import BusError
 
 HWM = 50_000
+FEED_HWM = 1_000  # a subscriber that is further behind takes a new snapshot
 FRAME_BYTES_MAX = 64 * 1024 * 1024  # beyond it libzmq drops the connection; four times what `bus` takes
 RESEND_S = (0.25, 0.5, 1.0, 2.0)  # no answer: again after these, the last one for ever
 IPC_PATH_BYTES_MAX = 107  # sockaddr_un(7), less the final NUL
@@ -49,6 +50,10 @@ def open_socket(context: zmq.Context[zmq.Socket[bytes]], kind: int, identity: st
     if kind == zmq.ROUTER:
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a restarted worker takes its name over at once
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an absent peer is an error we see, not a silent drop
+    if kind == zmq.PUB:
+        socket.setsockopt(zmq.SNDHWM, FEED_HWM)
+    if kind == zmq.SUB:
+        socket.setsockopt(zmq.SUBSCRIBE, b"")
     if identity:
         socket.setsockopt(zmq.IDENTITY, identity.encode())
     return socket

@@ -44,7 +44,6 @@ class Feed:
         self._runtime_dir = runtime_dir
         self._context = new_context()
         self._socket = open_socket(self._context, zmq.SUB)
-        self._socket.setsockopt(zmq.SUBSCRIBE, b"")
         self._socket.connect(endpoint(runtime_dir, "events"))
         self._seq = -1
 
