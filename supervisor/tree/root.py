@@ -100,6 +100,7 @@ class Root:
             self._watchdog_due_s = clock.monotonic_s()
         try:
             self._apply(model.Tick())
+            self._send_all()
             while self._state.mode is not model.Mode.OVER:
                 self._turn()
         finally:
@@ -133,6 +134,7 @@ class Root:
             elif kind == _OUTPUT:
                 self._output.flush()
         self._apply(model.Tick())
+        self._send_all()
         self._housekeeping(clock.monotonic_s())
 
     def _housekeeping(self, now_s: float) -> None:
@@ -179,8 +181,6 @@ class Root:
     # -- children --
 
     def _hear(self, child: Child) -> None:
-        if child.blocked and child.flush():
-            self._selector.modify(child.uplink, selectors.EVENT_READ, (_UPLINK, child))
         malformed = child.malformed
         for message in child.heard():
             self._apply(model.Said(child.name, child.incarnation, message))
@@ -216,12 +216,19 @@ class Root:
         return child
 
     def _tell(self, child: Child, message: TreeEvent | Stop) -> None:
-        was_blocked, dropped = child.blocked, child.dropped
+        dropped = child.dropped
         child.tell(message)
-        if child.blocked and not was_blocked and not child.uplink_ended:
-            self._selector.modify(child.uplink, selectors.EVENT_READ | selectors.EVENT_WRITE, (_UPLINK, child))
         if child.dropped and not dropped:
             self._log("warning", child.name, "does not take its messages: the oldest are dropped")
+
+    def _send_all(self) -> None:
+        """At the end of a turn: whoever listens is not to be woken before a replacement is forked."""
+        for child in self._children.values():
+            if child.uplink_ended:
+                continue
+            wanted = selectors.EVENT_READ if child.flush() else selectors.EVENT_READ | selectors.EVENT_WRITE
+            if self._selector.get_key(child.uplink).events != wanted:
+                self._selector.modify(child.uplink, wanted, (_UPLINK, child))
 
     # -- what the kernel wants --
 

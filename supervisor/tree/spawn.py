@@ -78,16 +78,11 @@ class Child:
     # -- talking --
 
     def tell(self, message: Down) -> None:
-        """Queued when the child does not take it now; beyond `QUEUE_MAX` the oldest is dropped and counted."""
+        """Queued until `flush`; beyond `QUEUE_MAX` the oldest is dropped and counted."""
         if len(self._queue) >= QUEUE_MAX:
             self._queue.popleft()
             self.dropped += 1
         self._queue.append(encode(message))
-        self.flush()
-
-    @property
-    def blocked(self) -> bool:
-        return bool(self._queue)
 
     def flush(self) -> bool:
         """True when nothing waits any more."""
