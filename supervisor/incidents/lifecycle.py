@@ -74,6 +74,12 @@ def advance(state: State, trigger: Trigger) -> State:
         raise IllegalTransition(state, trigger) from None
 
 
+def document() -> str:
+    """docs/lifecycle.md, whole."""
+    head = "# The lifecycle of an incident\n\nDrawn from the table in `supervisor/incidents/lifecycle.py`.\n"
+    return f"{head}\n```mermaid\n{mermaid()}```\n"
+
+
 def mermaid() -> str:
     """The table as a Mermaid state diagram, for docs/lifecycle.md."""
     lines = ["stateDiagram-v2", "    [*] --> detected"]
@@ -81,3 +87,9 @@ def mermaid() -> str:
     ends = {new for new in TRANSITIONS.values()} - {old for old, _ in TRANSITIONS}
     lines += [f"    {end} --> [*]" for end in sorted(ends)]
     return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(document())

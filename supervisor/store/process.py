@@ -60,12 +60,14 @@ def targets(config: Config, state_dir: Path) -> tuple[Target, ...]:
     return tuple(found)
 
 
+HEALER = "healer"  # the name it connects with; one that was here before us does not say Hello again
+
+
 class StoreWorker(Worker):
     """Answers on the bus's `store` endpoint."""
 
     def __init__(self, boot: Boot, uplink: socket.socket) -> None:
         super().__init__(boot, uplink)
-        self._healer = ""  # the peer that opened the epoch
         self._reports: dict[str, asyncio.Future[Body]] = {}  # by outbox row, not yet answered
         self._reported: set[str] = set()  # answered, but still pending in the ledger
         self._told: StoreStatus | None = None
@@ -110,7 +112,7 @@ class StoreWorker(Worker):
                 continue
             self._flush(writes)
             writes = []
-            self._answer(source, frame, self._ask(source, frame.body))
+            self._answer(source, frame, self._ask(frame.body))
         self._flush(writes)
 
     def _flush(self, writes: Taken) -> None:
@@ -127,12 +129,11 @@ class StoreWorker(Worker):
         self._wake_followers()
         self._something_changed()
 
-    def _ask(self, source: str, body: Body) -> Body | None:
+    def _ask(self, body: Body) -> Body | None:
         """The answer to what is no write; None for what wants none."""
         match body:
             case OpenEpoch():
                 answer = self._ledger.open_epoch(body)
-                self._healer = source
                 self._reported.clear()
                 self._told = None
                 self._wake_followers()
@@ -179,8 +180,6 @@ class StoreWorker(Worker):
 
     def _report_deliveries(self, up_to_rev: int) -> None:
         """Tells the healer of messages that are in Synapse and that the ledger does not know to be delivered."""
-        if not self._healer:
-            return
         waiting = self._ledger.undelivered_synapse(up_to_rev)
         self._reported &= {row.id for row in waiting}
         for row in waiting:
@@ -189,7 +188,7 @@ class StoreWorker(Worker):
             if len(self._reports) >= REPORTS_MAX:
                 return  # goes on when one of them is answered
             report = DeliveryReport(row.id, row.attempts + 1, receipt=message_id(row.id), at_wall_s=wall_s())
-            answer = self._hub.request(self._healer, report)
+            answer = self._hub.request(HEALER, report)
             self._reports[row.id] = answer
             answer.add_done_callback(partial(self._on_reported, row.id))
 
@@ -206,7 +205,7 @@ class StoreWorker(Worker):
     # --- status --------------------------------------------------------------------------------------------------
 
     def _something_changed(self) -> None:
-        if self._status_timer is None and self._healer:
+        if self._status_timer is None:
             wait_s = max(0.0, self._told_at_s + STATUS_S - monotonic_s())
             self._status_timer = self._loop.call_later(wait_s, self._tell_status)
 
@@ -224,6 +223,6 @@ class StoreWorker(Worker):
         self._told_at_s = monotonic_s()
         if status != self._told:
             self._told = status
-            self._hub.send(self._healer, status)
+            self._hub.send(HEALER, status)
         if not status.reserve_ok or any(projection.behind for projection in status.projections):
             self._something_changed()

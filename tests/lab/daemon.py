@@ -103,6 +103,9 @@ class Service:
         return len(self.starts_file.read_text().splitlines()) if self.starts_file.exists() else 0
 
     def end(self) -> None:
+        last = self.ref()
+        if last is not None and str(TOY) in proc.command_line(last.pid):
+            proc.send_signal(last, signal.SIGKILL)
         for line in self.starts_file.read_text().splitlines() if self.starts_file.exists() else ():
             status = proc.stat(int(line))
             if status is not None and str(TOY) in proc.command_line(status.pid):
