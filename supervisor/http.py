@@ -167,13 +167,17 @@ async def _connect(address: _Address) -> tuple[asyncio.StreamReader, asyncio.Str
 async def _read(connection: h11.Connection, reader: asyncio.StreamReader, url: str) -> Response:
     head: h11.Response | None = None
     body = bytearray()
+    ended = False
     while True:
         try:
             event = connection.next_event()
         except h11.RemoteProtocolError as error:
-            raise ProtocolError(f"{url}: not a complete HTTP answer: {error}") from error
+            what = "the connection ended before the answer was complete" if ended else f"not HTTP: {error}"
+            raise ProtocolError(f"{url}: {what}") from error
         if event is h11.NEED_DATA:
-            connection.receive_data(await reader.read(READ_BYTES))
+            data = await reader.read(READ_BYTES)
+            ended = not data
+            connection.receive_data(data)
         elif isinstance(event, h11.Response):
             head = event
         elif isinstance(event, h11.Data):

@@ -143,6 +143,7 @@ class Lab:
 
     async def __aenter__(self) -> Self:
         self.healer = Healer(self.runtime_dir)
+        asyncio.get_running_loop().add_reader(self._root.fileno(), self.drain)  # a worker waits for a root that is full
         self.worker = NotifierWorker(self._boot, self._child)
         self.main = asyncio.get_running_loop().create_task(self.worker.main())
         await self.healer.until(lambda: self.healer.hellos > 0)
@@ -159,6 +160,7 @@ class Lab:
                 await self.main
         finally:
             self.drain()
+            asyncio.get_running_loop().remove_reader(self._root.fileno())
             gc.unfreeze()
             self.healer.close()
             self._root.close()
