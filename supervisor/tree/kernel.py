@@ -13,7 +13,8 @@ one never. Exit 78 means "never restart": the child ends for good; in a GIVE_UP 
 Restart. The first failure is followed by a restart after `first_s`, the next after `base_s`, doubling up to `max_s`,
 spread by a number that comes in with the event. A child that had been READY for `reset_s` begins anew.
 
-Intensity. More than `intensity` failures within `period_s`, each child counted alone, trip the breaker of its group:
+Intensity. A failure that would need more than `intensity` restarts within `period_s`, each child counted alone, trips
+the breaker of its group (a restart counts when it is made: its delay, or a late root, is no way around the limit):
 GIVE_UP pages, stops everything and exits 70; QUARANTINE_ITEMS puts aside what the child had in work and starts it
 again after `max_s`; QUARANTINE_CHILD lets it rest for `quarantine_retry_s`. A child that had nothing in work is
 quarantined too. One that fails on trial after a quarantine goes back at once. Since the root's own deadlines may be
@@ -182,6 +183,7 @@ class _Rules(Turn):
             lives=child.lives + 1,
             incarnation=f"{child.spec.name}.{self.state.prefix}.{child.lives + 1}",
             restarts=child.lives,
+            restarts_s=(*child.restarts_s, self.now_s) if child.lives else (),
             deadline_s=self.now_s + child.spec.ready_within_s,
         )
         self.put(child)
@@ -274,15 +276,15 @@ class _Rules(Turn):
         child = self._put_poison_aside(child, in_work & set(child.suspects))
         group = self.groups[child.spec.group]
         steady = child.ready_at_s is not None and self.now_s - child.ready_at_s >= self.tree.backoff.reset_s
-        recent = tuple(at for at in child.failures_s if at > self.now_s - group.period_s)
+        recent = tuple(at for at in child.restarts_s if at > self.now_s - group.period_s)
         child = replace(
             dead(child, Phase.BACKOFF),
             streak=1 if steady else child.streak + 1,
             stuck=child.stuck + 1 if child.hung_for else 0,
-            failures_s=(*recent, self.now_s),
+            restarts_s=recent,
             probation=child.probation and not steady,
         )
-        if len(child.failures_s) > group.intensity or child.stuck >= STUCK_MAX or child.probation:
+        if len(recent) >= group.intensity or child.stuck >= STUCK_MAX or child.probation:
             self._trip(child, in_work)
             return
         delay_s = backoff_s(self.tree.backoff, child.streak, jitter)
@@ -302,12 +304,14 @@ class _Rules(Turn):
 
     def _trip(self, child: ChildState, in_work: frozenset[str]) -> None:
         group = self.groups[child.spec.group]
-        failures = len(child.failures_s)
-        child = replace(child, failures_s=(), stuck=0)
+        why = f"failed {len(child.restarts_s) + 1} times in {group.period_s:g} s"
+        if child.stuck >= STUCK_MAX:
+            why = f"had to be ended {child.stuck} times in a row"
+        child = replace(child, restarts_s=(), stuck=0)
         fresh = in_work - set(child.quarantined)
         if group.on_trip is OnTrip.GIVE_UP:
             self.put(replace(child, phase=Phase.ENDED))
-            self.give_up(EXIT_GAVE_UP, child, f"failed {failures} times in {group.period_s:g} s")
+            self.give_up(EXIT_GAVE_UP, child, why)
         elif group.on_trip is OnTrip.QUARANTINE_ITEMS and in_work and not child.probation:
             child = self._put_poison_aside(replace(child, items=fresh), fresh)
             delay_s = self.tree.backoff.max_s

@@ -27,7 +27,7 @@ class OnTrip(StrEnum):
 
 
 class GroupSpec(msgspec.Struct, frozen=True):
-    """More than `intensity` failures of one child within `period_s` trip its breaker; each child counts alone."""
+    """More than `intensity` restarts of one child within `period_s` trip its breaker; each child counts alone."""
 
     name: str
     on_trip: OnTrip
@@ -104,7 +104,7 @@ class ChildState(msgspec.Struct, frozen=True, kw_only=True):
     hung_for: str = ""  # why the root is ending it
     streak: int = 0  # failures in a row, for the backoff
     stuck: int = 0  # lives in a row that the root had to end
-    failures_s: tuple[float, ...] = ()  # within the period
+    restarts_s: tuple[float, ...] = ()  # when it was started again, within the period and since the last trip
     probation: bool = False  # on trial after a quarantine: one failure puts it back
     items: frozenset[str] = frozenset()  # in work
     suspects: tuple[str, ...] = ()  # were in work at one death

@@ -24,7 +24,8 @@ INTENSITY = 3
 PERIOD_S = 20.0
 NAMES = ("core-1", "core-2", "hands-1", "hands-2", "probes-1", "probes-2")
 CHILD = st.sampled_from(NAMES)
-ITEM = st.sampled_from(["a", "b", "c"])
+ITEMS = ("a", "b")
+ITEM = st.sampled_from(ITEMS)
 JITTER = st.floats(0, 0.999)
 SECTION = TreeSection(
     core_intensity=INTENSITY, core_period=Duration(PERIOD_S),
@@ -98,7 +99,7 @@ class Tree(RuleBasedStateMachine):
             assert len(recent) <= INTENSITY, "restarted more often than the intensity, without a trip"
         self.ever_forked.add(name)
         assert not suspects & quarantined
-        for item in ("a", "b", "c"):
+        for item in ITEMS:
             assert (item not in quarantined) or self.deaths[name, item] >= 1
             assert self.deaths[name, item] < 2 or item in quarantined, "touched a third time"
         self.pids += 1
@@ -174,6 +175,13 @@ class Tree(RuleBasedStateMachine):
         self.items[name].clear()
         self.feed(model.Died(name, incarnation, code, "", jitter))
         self.stopping = self.stopping or self.state.mode is not Mode.RUNNING
+
+    @rule(name=CHILD, item=ITEM, jitter=JITTER)
+    def dies_at_work_again_and_again(self, name: str, item: str, jitter: float) -> None:
+        for _ in range(3):
+            self.works(name, item)
+            self.dies(name, -9, jitter)
+            self.time_passes(3.0)
 
     @rule(name=CHILD)
     def somebody_dead_speaks(self, name: str) -> None:

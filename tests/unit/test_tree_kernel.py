@@ -327,6 +327,7 @@ def test_a_core_that_is_never_ready_trips_although_its_deadlines_outlast_the_per
         bench.tick(35)
         bench.die("core", -6)
     assert bench.state.exit_code == 70
+    assert f"core had to be ended {STUCK_MAX} times in a row" in bench.state.exit_reason
 
 
 def test_exit_78_of_the_core_ends_the_tree_and_pages_only_once_it_was_up() -> None:
