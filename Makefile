@@ -12,7 +12,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 # With a configuration: the daemon in the foreground. Without one: the demo.
 run: $(STAMP)
-	@if $(VENV)/bin/healctl check --quiet-if-default; then $(VENV)/bin/healctl start; else $(VENV)/bin/healctl demo; fi
+	@if $(VENV)/bin/healctl check --configured; then exec $(VENV)/bin/healctl start; else exec $(VENV)/bin/healctl demo; fi
 
 test: $(STAMP)
 	./tests/parts.sh
