@@ -39,14 +39,14 @@ def start(detach: bool) -> int:
     With no configuration at all it runs too, and says how to add what it shall watch.
     """
     from supervisor import config, places
-    from supervisor.cli.client import is_running
+    from supervisor.tree import lock
 
     chosen = settings()
     loaded = chosen.load()
     where = config.dirs(loaded)
-    if is_running(where.runtime_dir):
+    if (other := lock.holder(where.runtime_dir)) is not None:
         raise AlreadyRunning(
-            f"healctl is already running in {where.runtime_dir}",
+            f"healctl is already running in {where.runtime_dir}, pid {other.pid}",
             "healctl status shows it, healctl stop ends it; another one needs its own runtime_dir",
         )
     config.make_state_dir(where.state_dir)

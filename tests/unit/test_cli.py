@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pty
 import re
 import shutil
 import subprocess
@@ -204,8 +206,6 @@ def test_a_question_that_got_lost_is_asked_again_under_the_same_id(runtime: Path
 
 
 def _lock_of_this_process() -> str:
-    import os
-
     from supervisor import proc
 
     me = proc.stat(os.getpid())
@@ -357,3 +357,17 @@ def _publish_until(healer: FakeHealer, following: Any, seq: int, kind: str, data
         if select.select([following.stdout], [], [], 0.02)[0]:
             return str(following.stdout.readline())
     raise AssertionError("the event never arrived")
+
+
+@pytest.mark.parametrize("no_colour", [False, True])
+def test_a_terminal_gets_a_table_coloured_unless_no_color_is_set(healer: FakeHealer, no_colour: bool) -> None:
+    ours, theirs = pty.openpty()
+    env = {**os.environ, **({"NO_COLOR": "1"} if no_colour else {})}
+    code = "from supervisor.cli.main import main; main()"
+    subprocess.run([sys.executable, "-c", code, "heal", "status"], stdout=theirs, env=env, check=True)
+    os.close(theirs)
+    text = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert "INCIDENT" in text
+    assert ("\x1b[31mcritical\x1b[0m" in text) is not no_colour
+    assert ("\x1b" in text) is not no_colour
