@@ -21,7 +21,7 @@ import msgspec
 
 from remediators import fence
 from remediators.base import StepFailed
-from remediators.launcher import Command, Held, hold
+from remediators.launcher import Command, Held, prepare
 from supervisor import crashpoint
 from supervisor.incidents.model import Program, Recipe
 
@@ -39,20 +39,49 @@ class LeftRunning(msgspec.Struct, frozen=True):
     last_words: Callable[[], str]
 
 
-class Programs:
-    """The programs of one step. `record` returns once a program is durable in the ledger, or raises StepFailed."""
+class Prepared:
+    """At most one program to be, forked ahead of its need: `make` it while there is something else to wait for."""
 
-    def __init__(self, step_id: str, record: Record) -> None:
+    def __init__(self) -> None:
+        self._held: Held | None = None
+
+    def make(self) -> None:
+        """Raises OSError."""
+        if self._held is None:
+            self._held = prepare()
+
+    def take(self) -> Held:
+        """The caller lets go of it. Raises OSError."""
+        self.make()
+        held, self._held = self._held, None
+        assert held is not None
+        return held
+
+    def let_go(self) -> None:
+        if self._held is not None:
+            self._held.let_go()
+            self._held = None
+
+
+class Programs:
+    """The programs of one step. `record` returns once a program is durable in the ledger, or raises StepFailed.
+
+    `prepared`: made ready while the execution was still being claimed; the first program takes it.
+    """
+
+    def __init__(self, step_id: str, record: Record, prepared: Prepared) -> None:
         self._step_id = step_id
         self._record = record
+        self._prepared = prepared
         self._held: list[Held] = []
         self.left_running: list[LeftRunning] = []
 
     async def hold(self, recipe: Recipe, output_fd: int) -> Held:
         """Starts the recipe up to its gate and records it. Raises StepFailed, OSError."""
         crashpoint.reach("program.before")
-        held = await hold(command_of(recipe), output_fd)
+        held = self._prepared.take()
         self._held.append(held)
+        await held.order(command_of(recipe), output_fd)
         await self._record(Program(self._step_id, held.process, recipe.argv))
         crashpoint.reach("program.recorded")
         return held

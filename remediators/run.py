@@ -7,6 +7,7 @@ next one begins. Whatever is not certain ends the run: it never retries a step, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import msgspec
 
 from remediators import registry
 from remediators.base import Context, Outcome, Step, StepFailed
-from remediators.command import Programs
+from remediators.command import Prepared, Programs
 from remediators.watches import Watches, tell
 from supervisor import clock, crashpoint, proc
 from supervisor.bus import Link
@@ -66,9 +67,16 @@ class Run:
         self.step_began_mono_s: float | None = None
         self.step_timeout_s = 0.0
         self._ties = ties
+        self._prepared = Prepared()
 
     async def run(self) -> None:
         """Everything, from the checks on. Raises Refusal when nothing has run; step failures are reported."""
+        try:
+            await self._run()
+        finally:
+            self._prepared.let_go()
+
+    async def _run(self) -> None:
         check(self.execution)
         await self._claim()
         check_grounds(self.execution)  # the store may have kept us waiting; still nothing has run
@@ -89,7 +97,10 @@ class Run:
 
     async def _claim(self) -> None:
         crashpoint.reach("claim.before")
-        answer = await self._ties.store.ask(Claim(self.execution.id, self._ties.incarnation))
+        asked = self._ties.store.ask(Claim(self.execution.id, self._ties.incarnation))
+        with contextlib.suppress(OSError, StepFailed):  # the step tries again, and reports what it meets
+            self._prepared.make()  # milliseconds of forking, while the store writes
+        answer = await asked
         crashpoint.reach("claim.after")
         if not isinstance(answer, ClaimAnswer):
             raise Refusal("not_claimed", f"the store answered the claim with {_words(answer)}")
@@ -100,7 +111,7 @@ class Run:
         """One step with its deadline. Whatever it started and did not mean to leave running is over afterwards."""
         began_s = clock.monotonic_s()
         self.step_began_mono_s, self.step_timeout_s = began_s, step.spec.timeout_s
-        programs = Programs(step.spec.step_id, self._record)
+        programs = Programs(step.spec.step_id, self._record, self._prepared)
         outcome: Outcome | None = None
         failure = ""
         try:
@@ -163,7 +174,7 @@ def check_grounds(execution: Execution) -> None:
 def plan(ties: Ties, execution: Execution) -> PlanAnswer:
     """What every step would do now. Reads only: it starts, ends, creates and records nothing."""
     plans: list[StepPlan] = []
-    programs = Programs("", _record_nothing)
+    programs = Programs("", _record_nothing, Prepared())
     context = Context(execution, programs, ties.state_dir, ties.exclude)
     try:
         plans.extend(registry.step_of(spec).plan(context) for spec in execution.runbook.steps)

@@ -86,9 +86,20 @@ class StartService(Step):
 
     def plan(self, ctx: Context) -> StepPlan:
         recipe = ctx.recipe
-        problem = command.missing_program(recipe)
+        problem = command.missing_program(recipe) or self._in_the_way(ctx)
         text = f"start {command.words(recipe.argv)} in {recipe.cwd or '/'}; its output goes to {_output_path(ctx)}"
         return StepPlan(self.spec.step_id, f"{text}: this would fail: {problem}" if problem else text, not problem)
+
+    def _in_the_way(self, ctx: Context) -> str:
+        """What is alive and would not be ended by a step before this one."""
+        kinds = {spec.kind for spec in ctx.execution.runbook.steps}
+        if StopService.kind in kinds and ctx.execution.authority in _MAY_END:
+            return ""
+        try:
+            _refuse_second(ctx)
+        except Fenced as fenced:
+            return fenced.message
+        return ""
 
     async def run(self, ctx: Context) -> Outcome:
         recipe = ctx.recipe

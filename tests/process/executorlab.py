@@ -21,6 +21,7 @@ import msgspec
 import pytest
 
 from remediators.executor import ExecutorWorker
+from remediators.fence import Fence, family
 from remediators.runbooks import RUNBOOKS
 from supervisor import bus, clock, crashpoint, proc
 from supervisor.config import Config
@@ -93,6 +94,8 @@ class Started:
 
     def close(self) -> None:
         for child in self._children:
+            status = proc.stat(child.pid)
+            kill(*(family(status.ref) if status is not None else ()))
             child.kill()
             child.wait()
         kill(*self._refs)
@@ -230,11 +233,13 @@ async def lab(**items: frozenset[str]) -> AsyncIterator[Core]:
     async with core() as made:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         worker = ExecutorWorker(boot(made.runtime_dir, made.state_dir, "inc-1", **items), theirs)
+        hear(ours)
         await worker.start()
         try:
             yield made
         finally:
             await worker.stop()
+            asyncio.get_running_loop().remove_reader(ours)
             ours.close()
             theirs.close()
 
@@ -303,8 +308,6 @@ async def appears(path: Path) -> str:
 
 
 async def ended(ref: ProcessRef, within_s: float = DEADLINE_S) -> bool:
-    from remediators.fence import Fence
-
     held = Fence.take(ref)
     if held is None:
         return True
@@ -323,7 +326,13 @@ def kill(*refs: ProcessRef | None) -> None:
             proc.send_signal(ref, signal.SIGKILL)
 
 
-async def _serve(uplink: socket.socket) -> None:
+def hear(root: socket.socket) -> None:
+    """The root always reads what its children say; a worker would wait for it for ever."""
+    asyncio.get_running_loop().add_reader(root, root.recv, 65536)
+
+
+async def _serve(root: socket.socket, uplink: socket.socket) -> None:
+    hear(root)
     made = boot(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
     await ExecutorWorker(made, uplink).main()
 
@@ -331,5 +340,5 @@ async def _serve(uplink: socket.socket) -> None:
 if __name__ == "__main__":
     crashpoint.i_am("executor")
     root, own = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    asyncio.run(_serve(own))
+    asyncio.run(_serve(root, own))
     root.close()

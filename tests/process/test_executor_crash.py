@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import executorlab as lab
 import msgspec
 import pytest
 
 from supervisor import proc
 from supervisor.incidents.model import ProcessRef
 from supervisor.messages import Dispatch, Nack, Settle, Settled
+from tests.process import executorlab as lab
 
 started = lab.started
 

@@ -7,13 +7,13 @@ import os
 import signal
 from pathlib import Path
 
-import executorlab as lab
 import msgspec
 import pytest
 
 from supervisor import clock, proc
 from supervisor.incidents.model import Authority, Effect, ProcessRef, StepSpec
 from supervisor.messages import Claimed, Dispatch
+from tests.process import executorlab as lab
 
 started = lab.started
 

@@ -9,13 +9,13 @@ import signal
 import sys
 from pathlib import Path
 
-import executorlab as lab
 import msgspec
 import pytest
 
 from supervisor import clock, proc
 from supervisor.incidents.model import Authority
 from supervisor.messages import Dispatch, PlanAnswer, PlanRequest
+from tests.process import executorlab as lab
 
 started = lab.started
 PERSON = {"authority": Authority.PERSON, "grounds_mono_s": None}
@@ -315,7 +315,8 @@ def test_a_plan_changes_nothing_and_says_what_would_be_done(tmp_path: Path, star
             assert "nothing to end" in dead.steps[0].description
             assert "toy_service.py" in dead.steps[1].description
 
-            missing = await core.ask(PlanRequest(lab.execution(lab.target("m", ("/no/such",))), None))
+            unknown = lab.target("m", ("/no/such",), match="no such command line")
+            missing = await core.ask(PlanRequest(lab.execution(unknown), None))
             assert isinstance(missing, PlanAnswer)
             assert [step.predicts_clear for step in missing.steps] == [True, False]
 
@@ -328,7 +329,8 @@ def test_a_plan_changes_nothing_and_says_what_would_be_done(tmp_path: Path, star
             ref = await started.toy(tmp_path)
             fenced = await core.ask(PlanRequest(lab.execution(lab.toy(tmp_path)), None))
             assert isinstance(fenced, PlanAnswer)
-            assert fenced.steps[0].predicts_clear is False
+            assert [step.predicts_clear for step in fenced.steps] == [False, False]
+            assert "not started a second time" in fenced.steps[1].description
             allowed = await core.ask(PlanRequest(lab.execution(lab.toy(tmp_path), **PERSON), None))
             assert isinstance(allowed, PlanAnswer)
             assert f"end process {ref.pid}" in allowed.steps[0].description

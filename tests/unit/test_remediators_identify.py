@@ -14,10 +14,12 @@ import pytest
 from supervisor import clock, identify, proc
 from supervisor.incidents.model import PidFile
 
+SLEEP = f"86399.{os.getpid()}"  # a command line of our own
+
 
 @pytest.fixture
 def sleeper() -> Iterator[int]:
-    with subprocess.Popen(["/bin/sleep", "86399"]) as child:
+    with subprocess.Popen(["/bin/sleep", SLEEP]) as child:
         yield child.pid
         child.kill()
 
@@ -83,7 +85,7 @@ def test_a_process_younger_than_the_file_is_another_one(tmp_path: Path, sleeper:
     hour_ago_s = clock.wall_s() - 3600
     os.utime(path, (hour_ago_s, hour_ago_s))
     assert identify.read_pid_file(str(path)).status is PidFile.RECYCLED
-    assert identify.read_pid_file(str(path), "sleep 86399").status is PidFile.OK
+    assert identify.read_pid_file(str(path), f"sleep {SLEEP}").status is PidFile.OK
     assert identify.read_pid_file(str(path), "nginx").status is PidFile.RECYCLED
 
 
@@ -118,10 +120,10 @@ def test_match_finds_every_live_process_but_our_own(sleeper: int) -> None:
     """The command line of `healctl heal execute --target NAME` matches NAME too, and must never be ended for it."""
     code = "import signal; signal.pause()"
     with (
-        subprocess.Popen(["healctl", "-c", code, "sleep 86399"], executable=sys.executable) as by_name,
-        subprocess.Popen([sys.executable, "-c", code, "sleep 86399"]) as other,
+        subprocess.Popen(["healctl", "-c", code, f"sleep {SLEEP}"], executable=sys.executable) as by_name,
+        subprocess.Popen([sys.executable, "-c", code, f"sleep {SLEEP}"]) as other,
     ):
-        found = [ref.pid for ref in identify.matching("sleep 86399")]
+        found = [ref.pid for ref in identify.matching(f"sleep {SLEEP}")]
         by_name.kill()
         other.kill()
     assert sleeper in found
@@ -148,4 +150,4 @@ def test_a_stale_file_gives_way_to_the_match(tmp_path: Path, sleeper: int) -> No
     path = tmp_path / "x.pid"
     path.write_text("4194304")
     assert proc.stat(4194304) is None
-    assert [ref.pid for ref in identify.live_processes(str(path), "^/bin/sleep 86399$")] == [sleeper]
+    assert [ref.pid for ref in identify.live_processes(str(path), f"^/bin/sleep {SLEEP}$")] == [sleeper]
