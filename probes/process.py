@@ -83,7 +83,7 @@ class ProcessProbe:
             name: endpoint.parse(section.endpoint) for name, section in self._sections.items() if section.endpoint
         }
         self._known = {name: _Known() for name in self._sections}
-        self._table = Table()
+        self._table = Table(section.match for section in self._sections.values())
         self._watch: PidWatch | None = None
         self._read_soon: ReadSoon | None = None
 
@@ -231,8 +231,10 @@ class ProcessProbe:
             self._watch.hold(name, found.process)
 
     def _remember_zombie(self, known: _Known, process: ProcessRef) -> None:
+        if process in known.zombies:
+            return
         status = proc.same(process)
-        if status is None or status.state != "Z" or process in known.zombies:
+        if status is None or status.state != "Z":
             return
         if len(known.zombies) >= ZOMBIES_MAX:  # the oldest say most about the parent (R12)
             known.zombies.popitem()
@@ -256,9 +258,11 @@ class ProcessProbe:
         if self._read_soon is None:
             return
         in_s = []
-        died_for_s = clock.monotonic_s() - known.died_s if known.died_s is not None else LOOK_AGAIN_FOR_S
+        now_s = clock.monotonic_s()
+        died_for_s = now_s - known.died_s if known.died_s is not None else LOOK_AGAIN_FOR_S
         if found.alive is False and died_for_s < LOOK_AGAIN_FOR_S:
-            in_s.append(LOOK_AGAIN_S[min(known.looks, len(LOOK_AGAIN_S) - 1)])
+            gap_s = LOOK_AGAIN_S[min(known.looks, len(LOOK_AGAIN_S) - 1)]
+            in_s.append(gap_s - now_s % gap_s)  # on a common grid: those that died together share a pass
             known.looks += 1
         if 0 < known.failures < ENDPOINT_SURE:
             in_s.append(ENDPOINT_AGAIN_S)

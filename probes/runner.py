@@ -26,7 +26,8 @@ from supervisor.worker import Boot, Worker
 
 log = logging.getLogger(__name__)
 
-READS_MAX = 64  # at once: a bound on descriptors and on the time to the first death seen in a storm
+READS_MAX = 64  # polls at once, a bound on descriptors; events and questions do not wait for them
+READS_A_TURN = 4  # begun in one turn of the loop, so that an event comes in between
 
 # A new family is one module and one line here.
 FAMILIES: dict[str, Callable[[Boot], Probe]] = {
@@ -58,6 +59,7 @@ class ProbeWorker(Worker):
         self._suspects: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._pumping = False
+        self._ending = False
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -75,6 +77,7 @@ class ProbeWorker(Worker):
         self._pump_soon()
 
     async def stop(self) -> None:
+        self._ending = True
         if self._timer is not None:
             self._timer.cancel()
         tasks = [flight.task for flight in self._flights.values()]
@@ -113,21 +116,27 @@ class ProbeWorker(Worker):
             self._link.post(nack, re=frame.id)
         elif not self._schedule.ask(target_id, frame.id, clock.monotonic_s()):
             self._link.post(Nack("busy", f"too many questions about {target_id!r} wait already"), re=frame.id)
-        elif self._schedule.serves_nobody(target_id):
-            self._restart(target_id)
+        elif target_id not in self._flights or self._schedule.serves_nobody(target_id):
+            self._read_now(target_id)
 
     def _read_soon(self, target_id: str, in_s: float) -> None:
         """The probe's wish; 0 is an event, and a read that began before it may have missed it."""
-        if in_s <= 0:
-            self._restart(target_id)
         self._schedule.soon(target_id, clock.monotonic_s() + max(in_s, 0.0))
+        if in_s <= 0:
+            self._read_now(target_id)
         self._pump_soon()
 
-    def _restart(self, target_id: str) -> None:
+    def _read_now(self, target_id: str) -> None:
+        """For what cannot wait until others have been read; a read under way came too early and is begun anew."""
+        if self._suspects or self._ending:
+            return
+        now_s = clock.monotonic_s()
         flight = self._flights.get(target_id)
         if flight is not None:
             self._give_up(flight)
-            self._schedule.abandon(target_id, clock.monotonic_s())
+            self._schedule.abandon(target_id, now_s)
+        self._schedule.begin(target_id, now_s)
+        self._begin(target_id, now_s)
 
     # -- reading --
 
@@ -140,6 +149,8 @@ class ProbeWorker(Worker):
         """Begins what is due, then sleeps until the next is. Suspects go first, each alone: whoever kills this
         process is then known for sure."""
         self._pumping = False
+        if self._ending:
+            return
         now_s = clock.monotonic_s()
         if self._timer is not None:
             self._timer.cancel()
@@ -150,10 +161,14 @@ class ProbeWorker(Worker):
                 self._schedule.begin(suspect, now_s)
                 self._begin(suspect, now_s)
             return
-        for target_id in self._schedule.take(now_s, READS_MAX - len(self._flights)):
+        for target_id in self._schedule.take(now_s, min(READS_A_TURN, READS_MAX - len(self._flights))):
             self._begin(target_id, now_s)
         due_s = self._schedule.next_s()
-        if due_s is not None and len(self._flights) < READS_MAX:
+        if due_s is None or len(self._flights) >= READS_MAX:
+            return  # a read that ends pumps again
+        if due_s <= now_s:
+            self._pump_soon()
+        else:
             self._timer = self._loop.call_at(due_s, self._pump)
 
     def _begin(self, target_id: str, now_s: float) -> None:

@@ -1,49 +1,50 @@
 """The process table, read in one pass for every target that needs it (FR-001: "process table check").
 
 It only reads. A pass begins after the question: whoever asks while one is under way gets the next, so a reading never
-rests on what was seen before it began. Command lines are not cached from pass to pass: one process can `exec` another
-program under the same number and start time, and a stale line would call a living service dead. An idle poll does not
-come here at all, it looks at the one process it knows (`probes.process`).
+rests on what was seen before it began. Every pass reads every command line again: one process can `exec` another
+program under the same number and start time, and a line remembered by those would call a living service dead. Only the
+judgement on a line is remembered, by its very bytes, so that a pass costs the same however many targets there are. An
+idle poll does not come here at all, it looks at the one process it knows (`probes.process`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterable
 
 import msgspec
 
-from supervisor import identify, proc
+from supervisor import clock, identify, proc
 
 LINE_BYTES_MAX = 64 * 1024
 PIDS_A_TURN = 512  # then the loop gets its turn: a death elsewhere must not wait for a long pass
 ANCESTORS_MAX = 64
 
 
-class Candidate(msgspec.Struct, frozen=True):
-    """A process that may be somebody's service; `line` is its arguments joined by one space."""
-
-    pid: int
-    line: str
-
-
 class Pass(msgspec.Struct, frozen=True):
-    """What one pass saw: everybody's command line, but not healctl's own. `whole`: no process was hidden from us."""
+    """What one pass saw: per regular expression the processes whose command line it matches, healctl's own left out.
 
-    candidates: tuple[Candidate, ...]
+    `whole`: no process was hidden from us.
+    """
+
+    matching: dict[str, list[int]]
     whole: bool
 
 
 class Table:
-    """One for all targets of a worker.
+    """One for all targets of a worker; `matches` are their regular expressions.
 
     healctl's own processes are known by their names, not by descent: a service that a runbook has just started is for
     a short while a grandchild of the executor, and must be seen.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, matches: Iterable[str]) -> None:
+        self._matches = tuple(dict.fromkeys(match for match in matches if match))
+        self._judged: dict[bytes, tuple[str, ...]] = {}  # a command line as it stands there -> what matches it
         self._queued: asyncio.Task[Pass] | None = None
         self._lock = asyncio.Lock()
+        self._rested_s = 0.0  # monotonic
 
     async def look(self) -> Pass:
         """A pass that begins after this call, shared by all who call before it begins."""
@@ -55,41 +56,58 @@ class Table:
         """The live processes that `match`, without healctl's own; and whether all processes could be seen."""
         seen = await self.look()
         found = []
-        for candidate in seen.candidates:
-            if identify.matches(match, (candidate.line,)):
-                status = proc.stat(candidate.pid)
-                if status is not None and status.live:
-                    found.append(status)
+        for pid in seen.matching.get(match, ()):
+            status = proc.stat(pid)
+            if status is not None and status.live:
+                found.append(status)
         return found, seen.whole
 
     async def _pass(self) -> Pass:
         async with self._lock:
+            await asyncio.sleep(self._rested_s - clock.monotonic_s())
             self._queued = None  # whoever comes from here on may be later than what we are about to see
-            candidates = []
+            began_s = clock.monotonic_s()
+            matching: dict[str, list[int]] = {}
+            judged: dict[bytes, tuple[str, ...]] = {}
             pids = proc.pids()
             for count, pid in enumerate(pids):
                 if count and count % PIDS_A_TURN == 0:
                     await asyncio.sleep(0)
-                words = _words(pid)
-                if words and pid != os.getpid() and not identify.is_healctl(words):
-                    candidates.append(Candidate(pid, " ".join(words)))
-            return Pass(tuple(candidates), whole=1 in pids)
+                raw = _raw_line(pid)
+                if not raw or pid == os.getpid():
+                    continue
+                matches = self._judged.get(raw)
+                judged[raw] = matches = self._judge(raw) if matches is None else matches
+                for match in matches:
+                    matching.setdefault(match, []).append(pid)
+            self._judged = judged
+            ended_s = clock.monotonic_s()
+            self._rested_s = ended_s + (ended_s - began_s)  # in a storm at most half of the time, and shared by more
+            return Pass(matching, whole=1 in pids)
+
+    def _judge(self, raw: bytes) -> tuple[str, ...]:
+        words = tuple(raw.rstrip(b"\0").decode(errors="replace").split("\0"))
+        if identify.is_healctl(words):
+            return ()
+        line = (" ".join(words),)
+        return tuple(match for match in self._matches if identify.matches(match, line))
 
 
-def _words(pid: int) -> tuple[str, ...]:
-    """The arguments of `pid`, at most 64 KiB of them. `proc.command_line` for a whole table at a fifth of its cost:
-    a death is not reported before the table has been searched."""
+def _raw_line(pid: int) -> bytes:
+    """The arguments of `pid` as /proc has them, at most 64 KiB; empty when it has none or is gone.
+
+    `proc.command_line` at a fifth of its cost: a death is not told before the whole table has been searched.
+    """
     try:
         fd = os.open(f"/proc/{pid}/cmdline", os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return ()
+        return b""
     try:
-        raw = os.read(fd, LINE_BYTES_MAX)
+        return os.read(fd, LINE_BYTES_MAX)
     except ProcessLookupError:
-        return ()
+        return b""
     finally:
         os.close(fd)
-    return tuple(raw.rstrip(b"\0").decode(errors="replace").split("\0")) if raw else ()
 
 
 def eldest(found: list[proc.Stat]) -> tuple[proc.Stat, int]:

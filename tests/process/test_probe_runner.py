@@ -134,7 +134,7 @@ class Lab:
 
     def told(self) -> list[str]:
         """What the root was told of items, in order."""
-        words = []
+        words: list[str] = []
         while True:
             try:
                 message = decode_up(self.root.recv(65536))
@@ -441,6 +441,45 @@ def test_a_question_does_not_take_the_answer_of_an_older_read(lab: Lab, monkeypa
         await healer.until(lambda reading: reading.target_id == "slow")  # the poll it gave way to is still owed
 
     asyncio.run(lab.run({}, script))
+
+
+@pytest.mark.req("R7", "R8")
+def test_reads_that_hang_keep_no_event_and_no_question_waiting(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging = {f"hang{n}": never for n in range(runner.READS_MAX)}
+    scripted(monkeypatch, {**hanging, "asked": at_once, "dying": at_once})
+
+    async def script(healer: Healer, worker: ProbeWorker) -> None:
+        async with asyncio.timeout(WITHIN_S):
+            while len(worker._flights) < runner.READS_MAX:
+                await asyncio.sleep(0.001)
+        began_s = clock.monotonic_s()
+        assert isinstance(await healer.request(ProbeNow("asked")), Readings)
+        worker._read_soon("dying", 0.0)
+        await healer.until(lambda reading: reading.target_id == "dying")
+        assert clock.monotonic_s() - began_s < 1.0
+
+    asyncio.run(lab.run({}, script))
+
+
+def test_no_read_begins_after_the_order_to_stop(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = 0
+
+    async def counted() -> None:
+        nonlocal begun
+        begun += 1
+        await never()
+
+    scripted(monkeypatch, {f"t{n}": counted for n in range(2 * runner.READS_MAX)})
+
+    async def script(healer: Healer, worker: ProbeWorker) -> None:
+        async with asyncio.timeout(WITHIN_S):
+            while begun < runner.READS_MAX:
+                await asyncio.sleep(0.001)
+
+    asyncio.run(lab.run({}, script))
+    assert begun == runner.READS_MAX
+    told = lab.told()
+    assert sum(word.startswith("+") for word in told) == sum(word.startswith("-") for word in told)
 
 
 def test_a_poison_target_is_left_alone_and_suspects_are_read_one_by_one(
