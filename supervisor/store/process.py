@@ -40,6 +40,7 @@ from supervisor.worker import Boot, Worker
 log = logging.getLogger(__name__)
 
 STATUS_S = 1.0  # at most one StoreStatus in this time
+TRANSACTION_MAX = 500  # requests in one: their owners send again what is not answered soon
 REPORTS_MAX = 500  # delivery reports under way at once
 
 Taken = list[tuple[str, Frame]]

@@ -31,6 +31,8 @@ from supervisor.store.sqlite import Fault
 log = logging.getLogger(__name__)
 
 BATCH_REVS = 500  # ledger changes in one transaction of the target: a few milliseconds of its write lock
+YIELD = 9  # while the ledger is being written: pause this many times what a batch took, and leave it the processor
+YIELD_S_MAX = 0.25
 RETRY_S = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)  # after failures in a row; the last one for ever
 DRAIN_S = 1.0  # at the stop: longest time to bring what is already in the ledger
 CHECKPOINT_WAL_BYTES = 4 * 1024 * 1024
@@ -172,6 +174,7 @@ class Follower(threading.Thread):
     def _catch_up(self) -> None:
         deadline_s = None
         while True:
+            began_s = monotonic_s()
             connection = self._open_target()
             ledger = self._open_ledger()
             ledger.execute("BEGIN")
@@ -182,11 +185,12 @@ class Follower(threading.Thread):
             finally:
                 if ledger.in_transaction:
                     ledger.execute("ROLLBACK")
-            if batch.rows or batch.up_to_rev < head:
-                self._write(connection, batch, ledger_id, position)
-            else:
+            if not batch.rows and batch.up_to_rev == head:
                 self._advance(ledger_id, head)
                 return
+            self._write(connection, batch, ledger_id, position)
+            if self._asked_rev > head:
+                self._halt.wait(min(YIELD * (monotonic_s() - began_s), YIELD_S_MAX))
             if self._halt.is_set():
                 now_s = monotonic_s()
                 deadline_s = deadline_s or now_s + DRAIN_S

@@ -14,12 +14,27 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from supervisor import clock, proc
 from supervisor.incidents import model as m
-from supervisor.messages import Commit
+from supervisor.messages import Ack, Commit, EpochOpened, OpenEpoch
+from supervisor.store.brain_db import BrainDb
+from supervisor.store.ledger import Ledger
 from supervisor.store.projection import Follower, Target
+from supervisor.store.synapse import Synapse
 
 DEADLINE_S = 20.0
+SITE_THREADS = (
+    "CREATE TABLE threads (id TEXT PRIMARY KEY, subject TEXT, created_by TEXT NOT NULL, created_at TEXT NOT NULL,"
+    " last_message_at TEXT, message_count INTEGER DEFAULT 0, status TEXT DEFAULT 'active', tags TEXT)"
+)
+SITE_MESSAGES = (
+    "CREATE TABLE messages (id TEXT PRIMARY KEY, thread_id TEXT NOT NULL REFERENCES threads(id), parent_id TEXT,"
+    " from_agent TEXT NOT NULL, to_agent TEXT, priority TEXT DEFAULT 'info', subject TEXT, body TEXT NOT NULL,"
+    " created_at TEXT NOT NULL, updated_at TEXT, metadata TEXT, expires_at TEXT, task_status TEXT, result TEXT,"
+    " context TEXT)"
+)
 ROOT = Path(__file__).parents[2]
 RUNBOOK = m.Runbook(
     id="rb-restart-service",
@@ -130,6 +145,58 @@ def wait_for(what: str, condition: Callable[[], Any], within_s: float = DEADLINE
 def rows(path: Path, query: str, *parameters: object) -> list[Any]:
     with closing(sqlite3.connect(path, timeout=10)) as connection:
         return connection.execute(query, parameters).fetchall()
+
+
+class Book:
+    """A ledger to write to: each `add` is one decision."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        opened = ledger.open_epoch(OpenEpoch(os.urandom(4).hex(), 1.0, 1.0))
+        assert isinstance(opened, EpochOpened)
+        self._epoch = opened.snapshot.epoch
+        self._n = 0
+
+    def add(self, *records: m.Record) -> None:
+        self._n += 1
+        assert self.ledger.write([Commit(self._epoch, self._n, records)]) == [Ack()]
+
+    @property
+    def at(self) -> tuple[str, int]:
+        return self.ledger.ledger_id, self.ledger.rev
+
+
+def brain(path: Path, *, own: bool = True) -> BrainDb:
+    return BrainDb(path, own=own, whitelist=frozenset({"rb-rotate-logs"}))
+
+
+def synapse(path: Path, *, own: bool = True) -> Synapse:
+    return Synapse(path, own=own, sender="helios", to="all")
+
+
+def site_database(path: Path, *statements: str) -> None:
+    """A database of another program, in WAL mode."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+
+
+@contextmanager
+def small_disk(where: Path, size: str) -> Iterator[Path]:
+    """A real file system of `size`; skips the test where none can be mounted."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small tmpfs needs root")
+    where.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "healctl-test", str(where)]
+    made = subprocess.run(mount, capture_output=True, check=False)
+    if made.returncode != 0:
+        pytest.skip(f"a tmpfs cannot be mounted here: {made.stderr.decode()}")
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", where], check=True)
 
 
 class Following:

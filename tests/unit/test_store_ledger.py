@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -333,16 +332,8 @@ def test_a_ledger_that_breaks_while_it_is_open_is_kept_and_a_new_one_begins(tmp_
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small tmpfs needs root")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "healctl-test", str(disk)]
-    made = subprocess.run(mount, capture_output=True, check=False)
-    if made.returncode != 0:
-        pytest.skip(f"a tmpfs cannot be mounted here: {made.stderr.decode()}")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+    with lab.small_disk(tmp_path / "disk", "24m") as disk:
+        yield disk
 
 
 def fill(disk: Path) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,57 +14,16 @@ import pytest
 
 from supervisor import clock
 from supervisor.incidents import model as m
-from supervisor.messages import Ack, Commit, EpochOpened, OpenEpoch
-from supervisor.store import projection
-from supervisor.store.brain_db import BrainDb
 from supervisor.store.ledger import Ledger
 from supervisor.store.metrics import MetricsDb
-from supervisor.store.synapse import Synapse, message_id, thread_id
+from supervisor.store.synapse import message_id, thread_id
 from tests.process import storelab as lab
-
-SITE_THREADS = (
-    "CREATE TABLE threads (id TEXT PRIMARY KEY, subject TEXT, created_by TEXT NOT NULL, created_at TEXT NOT NULL,"
-    " last_message_at TEXT, message_count INTEGER DEFAULT 0, status TEXT DEFAULT 'active', tags TEXT)"
-)
-SITE_MESSAGES = (
-    "CREATE TABLE messages (id TEXT PRIMARY KEY, thread_id TEXT NOT NULL REFERENCES threads(id), parent_id TEXT,"
-    " from_agent TEXT NOT NULL, to_agent TEXT, priority TEXT DEFAULT 'info', subject TEXT, body TEXT NOT NULL,"
-    " created_at TEXT NOT NULL, updated_at TEXT, metadata TEXT, expires_at TEXT, task_status TEXT, result TEXT,"
-    " context TEXT)"
-)
-
-
-class Book:
-    """A ledger to write to: each `add` is one decision."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
-        opened = ledger.open_epoch(OpenEpoch(os.urandom(4).hex(), 1.0, 1.0))
-        assert isinstance(opened, EpochOpened)
-        self._epoch = opened.snapshot.epoch
-        self._n = 0
-
-    def add(self, *records: m.Record) -> None:
-        self._n += 1
-        assert self.ledger.write([Commit(self._epoch, self._n, records)]) == [Ack()]
-
-    @property
-    def at(self) -> tuple[str, int]:
-        return self.ledger.ledger_id, self.ledger.rev
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Iterator[Book]:
+def book(tmp_path: Path) -> Iterator[lab.Book]:
     with closing(Ledger(tmp_path / "ledger.db")) as ledger:
-        yield Book(ledger)
-
-
-def brain(path: Path, *, own: bool = True) -> BrainDb:
-    return BrainDb(path, own=own, whitelist=frozenset({"rb-rotate-logs"}))
-
-
-def synapse(path: Path, *, own: bool = True) -> Synapse:
-    return Synapse(path, own=own, sender="helios", to="all")
+        yield lab.Book(ledger)
 
 
 def bodies(path: Path) -> list[str]:
@@ -75,13 +31,13 @@ def bodies(path: Path) -> list[str]:
 
 
 @pytest.mark.req("FR-004", "R14")
-def test_an_incident_and_its_whole_trail_stand_in_the_sites_columns(book: Book, tmp_path: Path) -> None:
+def test_an_incident_and_its_whole_trail_stand_in_the_sites_columns(book: lab.Book, tmp_path: Path) -> None:
     path = tmp_path / "brain.db"
     stepped = m.TrailEntry(
         "inc-000001", 2, 1_700_000_002.0, m.State.REMEDIATING, "executor", "started", step_id="start",
         execution_id="exe-1", success=True, output="ok", duration_ms=12.5,
     )  # fmt: skip
-    with lab.following(brain(path), book.ledger.path) as it:
+    with lab.following(lab.brain(path), book.ledger.path) as it:
         book.add(m.PutIncident(lab.incident(1)), m.AddTrail(lab.trail(1, 1)))
         it.reaches(*book.at)
         closed = lab.incident(
@@ -120,10 +76,10 @@ def test_an_incident_and_its_whole_trail_stand_in_the_sites_columns(book: Book, 
 
 
 @pytest.mark.req("FR-006")
-def test_runbooks_are_listed_with_what_was_decided_about_them(book: Book, tmp_path: Path) -> None:
+def test_runbooks_are_listed_with_what_was_decided_about_them(book: lab.Book, tmp_path: Path) -> None:
     path = tmp_path / "brain.db"
     restart, rotate = lab.RUNBOOK, msgspec.structs.replace(lab.RUNBOOK, id="rb-rotate-logs")
-    with lab.following(brain(path), book.ledger.path) as it:
+    with lab.following(lab.brain(path), book.ledger.path) as it:
         book.add(m.PutRunbook(restart, restart.version()), m.PutRunbook(rotate, rotate.version()))
         book.add(m.PutRunbookState(m.RunbookState("unregistered", "*", m.Mode.DRY_RUN, 0.5, "v")))
         it.reaches(*book.at)
@@ -143,7 +99,7 @@ def test_runbooks_are_listed_with_what_was_decided_about_them(book: Book, tmp_pa
 
 
 @pytest.mark.req("FR-008", "R14")
-def test_each_metric_is_one_row(book: Book, tmp_path: Path) -> None:
+def test_each_metric_is_one_row(book: lab.Book, tmp_path: Path) -> None:
     path = tmp_path / "metrics.db"
     with lab.following(MetricsDb(path, own=True), book.ledger.path) as it:
         book.add(m.AddMetric(lab.metric(1)), m.AddMetric(lab.metric(1)), m.AddMetric(lab.metric(2)))
@@ -155,9 +111,9 @@ def test_each_metric_is_one_row(book: Book, tmp_path: Path) -> None:
 
 
 @pytest.mark.req("FR-005", "NFR-004")
-def test_messages_arrive_once_in_order_in_one_thread_per_incident(book: Book, tmp_path: Path) -> None:
+def test_messages_arrive_once_in_order_in_one_thread_per_incident(book: lab.Book, tmp_path: Path) -> None:
     path = tmp_path / "brain.db"
-    with lab.following(synapse(path), book.ledger.path) as it:
+    with lab.following(lab.synapse(path), book.ledger.path) as it:
         book.add(m.PutOutbox(lab.message(2)), m.PutOutbox(lab.message(1, channel=m.Channel.SIGNAL)))
         book.add(m.PutOutbox(lab.message(3)))
         it.reaches(*book.at)
@@ -176,25 +132,20 @@ def test_messages_arrive_once_in_order_in_one_thread_per_incident(book: Book, tm
 
 
 class TestTheSitesOwnDatabase:
-    def make(self, path: Path, *statements: str) -> None:
-        with closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-            for statement in statements:
-                connection.execute(statement)
-            connection.commit()
-
-    def test_its_tables_are_used_as_they_are(self, book: Book, tmp_path: Path) -> None:
+    def test_its_tables_are_used_as_they_are(self, book: lab.Book, tmp_path: Path) -> None:
         path = tmp_path / "site.db"
-        self.make(path, SITE_THREADS, SITE_MESSAGES)
-        with lab.following(synapse(path, own=False), book.ledger.path) as it:
+        lab.site_database(path, lab.SITE_THREADS, lab.SITE_MESSAGES)
+        with lab.following(lab.synapse(path, own=False), book.ledger.path) as it:
             book.add(m.PutOutbox(lab.message(1)))
             it.reaches(*book.at)
         assert bodies(path) == ["message 1"]
 
-    def test_threads_without_created_by(self, book: Book, tmp_path: Path) -> None:
+    def test_threads_without_created_by(self, book: lab.Book, tmp_path: Path) -> None:
         path = tmp_path / "site.db"
-        self.make(path, "CREATE TABLE threads (id TEXT PRIMARY KEY, subject TEXT, created_at TEXT)", SITE_MESSAGES)
-        with lab.following(synapse(path, own=False), book.ledger.path) as it:
+        lab.site_database(
+            path, "CREATE TABLE threads (id TEXT PRIMARY KEY, subject TEXT, created_at TEXT)", lab.SITE_MESSAGES
+        )
+        with lab.following(lab.synapse(path, own=False), book.ledger.path) as it:
             book.add(m.PutOutbox(lab.message(1)))
             it.reaches(*book.at)
         assert lab.rows(path, "SELECT subject FROM threads") == [("svc-1 is down",)]
@@ -202,31 +153,35 @@ class TestTheSitesOwnDatabase:
     @pytest.mark.parametrize(
         ("threads", "messages", "words"),
         [
-            (SITE_THREADS, "CREATE TABLE notes (x)", "messages of .* does not exist"),
-            (SITE_THREADS, "CREATE TABLE messages (id TEXT PRIMARY KEY, thread_id TEXT)", "lacks body, created_at"),
-            (SITE_THREADS, SITE_MESSAGES.replace("context TEXT", "mood TEXT NOT NULL"), "wants a value for mood"),
-            (SITE_THREADS, SITE_MESSAGES.replace("TEXT PRIMARY KEY", "TEXT"), "no primary key"),
+            (lab.SITE_THREADS, "CREATE TABLE notes (x)", "messages of .* does not exist"),
+            (lab.SITE_THREADS, "CREATE TABLE messages (id TEXT PRIMARY KEY, thread_id TEXT)", "lacks body, created_at"),
+            (
+                lab.SITE_THREADS,
+                lab.SITE_MESSAGES.replace("context TEXT", "mood TEXT NOT NULL"),
+                "wants a value for mood",
+            ),
+            (lab.SITE_THREADS, lab.SITE_MESSAGES.replace("TEXT PRIMARY KEY", "TEXT"), "no primary key"),
         ],
     )
     def test_a_misfit_is_said_and_harms_nothing_until_it_is_mended(
-        self, book: Book, tmp_path: Path, threads: str, messages: str, words: str
+        self, book: lab.Book, tmp_path: Path, threads: str, messages: str, words: str
     ) -> None:
         path = tmp_path / "site.db"
-        self.make(path, threads, messages)
+        lab.site_database(path, threads, messages)
         with (
-            lab.following(synapse(path, own=False), book.ledger.path) as it,
-            lab.following(brain(path, own=False), book.ledger.path) as incidents,
+            lab.following(lab.synapse(path, own=False), book.ledger.path) as it,
+            lab.following(lab.brain(path, own=False), book.ledger.path) as incidents,
         ):
             book.add(m.PutIncident(lab.incident(1)), m.PutOutbox(lab.message(1)))
             incidents.reaches(*book.at)
             it.until(words, lambda f: re.search(words, f.error))
             assert it.follower.status(*book.at).behind > 0
-            self.make(path, "DROP TABLE IF EXISTS messages", SITE_MESSAGES)
+            lab.site_database(path, "DROP TABLE IF EXISTS messages", lab.SITE_MESSAGES)
             it.reaches(*book.at)
         assert bodies(path) == ["message 1"]
 
     def test_an_incidents_table_of_the_site_gets_our_columns_and_a_strangers_is_left_alone(
-        self, book: Book, tmp_path: Path
+        self, book: lab.Book, tmp_path: Path
     ) -> None:
         path, foreign = tmp_path / "site.db", tmp_path / "foreign.db"
         columns = (
@@ -234,21 +189,21 @@ class TestTheSitesOwnDatabase:
             " detected_at TEXT, state_changed_at TEXT, resolved_at TEXT, escalation_tier INTEGER, escalated_at TEXT,"
             " dismiss_until TEXT, audit_trail TEXT, details TEXT, schema_version INTEGER"
         )
-        self.make(path, f"CREATE TABLE incidents ({columns})")
-        self.make(foreign, "CREATE TABLE incidents (id INTEGER PRIMARY KEY, title TEXT)")
+        lab.site_database(path, f"CREATE TABLE incidents ({columns})")
+        lab.site_database(foreign, "CREATE TABLE incidents (id INTEGER PRIMARY KEY, title TEXT)")
         book.add(m.PutIncident(lab.incident(1, detections=3)))
-        with lab.following(brain(path, own=False), book.ledger.path) as it:
+        with lab.following(lab.brain(path, own=False), book.ledger.path) as it:
             it.reaches(*book.at)
         assert lab.rows(path, "SELECT detections FROM incidents") == [(3,)]
-        with lab.following(brain(foreign, own=False), book.ledger.path) as it:
+        with lab.following(lab.brain(foreign, own=False), book.ledger.path) as it:
             it.fails("another program's table")
         assert lab.rows(foreign, "SELECT name FROM sqlite_master WHERE type = 'table'") == [("incidents",)]
 
 
 @pytest.mark.req("AC-011", "R9")
-def test_a_locked_database_is_waited_for_and_then_gets_everything_once_in_order(book: Book, tmp_path: Path) -> None:
+def test_a_locked_database_is_waited_for_and_then_gets_everything_once_in_order(book: lab.Book, tmp_path: Path) -> None:
     path = tmp_path / "brain.db"
-    with lab.following(synapse(path), book.ledger.path) as it:
+    with lab.following(lab.synapse(path), book.ledger.path) as it:
         book.add(m.PutOutbox(lab.message(0)))
         it.reaches(*book.at)
         with lab.holding_the_lock(path):
@@ -263,129 +218,3 @@ def test_a_locked_database_is_waited_for_and_then_gets_everything_once_in_order(
         it.reaches(*book.at)
         assert it.follower.status(*book.at).behind == 0
     assert bodies(path) == [f"message {number}" for number in range(30)]
-
-
-def test_a_restored_older_file_gets_what_it_lacks(book: Book, tmp_path: Path) -> None:
-    path, backup = tmp_path / "brain.db", tmp_path / "backup.db"
-
-    def copy(source: Path, target: Path) -> None:
-        with closing(sqlite3.connect(source)) as one, closing(sqlite3.connect(target)) as two:
-            one.backup(two)
-
-    with lab.following(synapse(path), book.ledger.path) as it:
-        book.add(m.PutOutbox(lab.message(1)))
-        it.reaches(*book.at)
-        copy(path, backup)
-        book.add(m.PutOutbox(lab.message(2)))
-        it.reaches(*book.at)
-        copy(backup, path)
-        assert bodies(path) == ["message 1"]
-        book.add(m.PutOutbox(lab.message(3)))
-        it.reaches(*book.at)
-    assert bodies(path) == ["message 1", "message 2", "message 3"]
-
-
-def test_another_ledger_is_projected_from_its_beginning(book: Book, tmp_path: Path) -> None:
-    path = tmp_path / "metrics.db"
-    for number in range(1, 4):
-        book.add(m.AddMetric(lab.metric(number)))
-    with lab.following(MetricsDb(path, own=True), book.ledger.path) as it:
-        it.reaches(*book.at)
-    with closing(Ledger(tmp_path / "second.db")) as ledger:
-        second = Book(ledger)
-        second.add(m.AddMetric(lab.metric(3)), m.AddMetric(lab.metric(9)))
-        with lab.following(MetricsDb(path, own=True), ledger.path) as it:
-            it.reaches(*second.at)
-    assert lab.rows(path, "SELECT id FROM heal_metrics ORDER BY id") == [
-        (f"met-{number:06d}",) for number in (1, 2, 3, 9)
-    ]
-
-
-def test_a_configured_file_that_vanished_is_not_made_anew(book: Book, tmp_path: Path) -> None:
-    path, aside = tmp_path / "metrics.db", tmp_path / "aside.db"
-    with lab.following(MetricsDb(path, own=False), book.ledger.path) as it:
-        book.add(m.AddMetric(lab.metric(1)))
-        it.reaches(*book.at)
-        path.rename(aside)
-        book.add(m.AddMetric(lab.metric(2)))
-        it.follower.wake(*book.at)
-        it.fails("was there and is gone")
-        assert not path.exists()
-        aside.rename(path)
-        it.reaches(*book.at)
-    assert lab.rows(path, "SELECT count(*) FROM heal_metrics") == [(2,)]
-
-
-def test_our_own_file_is_made_anew_and_filled_again(book: Book, tmp_path: Path) -> None:
-    path = tmp_path / "metrics.db"
-    with lab.following(MetricsDb(path, own=True), book.ledger.path) as it:
-        book.add(m.AddMetric(lab.metric(1)))
-        it.reaches(*book.at)
-        for part in tmp_path.glob("metrics.db*"):
-            part.unlink()
-        book.add(m.AddMetric(lab.metric(2)))
-        it.reaches(*book.at)
-    assert lab.rows(path, "SELECT count(*) FROM heal_metrics") == [(2,)]
-
-
-def test_a_corrupt_file_and_a_missing_directory_are_said_and_then_caught_up(book: Book, tmp_path: Path) -> None:
-    path = tmp_path / "later" / "metrics.db"
-    book.add(m.AddMetric(lab.metric(1)))
-    with lab.following(MetricsDb(path, own=False), book.ledger.path) as it:
-        it.fails("unable to open database file")
-        path.parent.mkdir()
-        path.write_bytes(b"garbage" * 1000)
-        it.fails("not a database")
-        path.unlink()
-        it.reaches(*book.at)
-    assert lab.rows(path, "SELECT count(*) FROM heal_metrics") == [(1,)]
-
-
-def test_a_large_arrear_comes_in_batches_and_the_wal_stays_bounded(
-    book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(projection, "CHECKPOINT_REVS", 500)
-    monkeypatch.setattr(projection, "CHECKPOINT_WAL_BYTES", 100_000)
-    path = tmp_path / "brain.db"
-    for number in range(2000):
-        book.add(m.PutIncident(lab.incident(number)), m.AddTrail(lab.trail(number, 1)))
-    with lab.following(brain(path), book.ledger.path) as it:
-        it.reaches(*book.at)
-        assert path.stat().st_size > 500_000, "it was checkpointed while it was open"
-        assert (tmp_path / "brain.db-wal").stat().st_size < 10_000_000
-    assert lab.rows(path, "SELECT count(*), min(length(audit_trail)) > 2 FROM incidents") == [(2000, 1)]
-
-
-HARD_WRITER = """
-import sqlite3, sys
-c = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
-c.execute("CREATE TABLE IF NOT EXISTS theirs (n INTEGER PRIMARY KEY, x BLOB)")
-print("writing", flush=True)
-for n in range(int(sys.argv[2])):
-    c.execute("INSERT INTO theirs VALUES (?, ?)", (n, bytes(2000)))
-print("done", flush=True)
-"""
-
-
-def test_another_program_that_writes_and_checkpoints_hard_beside_us(book: Book, tmp_path: Path) -> None:
-    path = tmp_path / "brain.db"
-    TestTheSitesOwnDatabase().make(path, SITE_THREADS, SITE_MESSAGES)
-    count = 4000
-    with (
-        lab.following(synapse(path, own=False), book.ledger.path) as it,
-        subprocess.Popen(
-            [sys.executable, "-c", HARD_WRITER, str(path), str(count)], stdout=subprocess.PIPE, text=True
-        ) as writer,
-    ):
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "writing\n"
-        number = 0
-        while writer.poll() is None:
-            book.add(m.PutOutbox(lab.message(number)))
-            it.follower.wake(*book.at)
-            number += 1
-        assert writer.stdout.read() == "done\n"
-        it.reaches(*book.at)
-    assert bodies(path) == [f"message {n}" for n in range(number)]
-    assert lab.rows(path, "SELECT count(*) FROM theirs") == [(count,)]
-    assert lab.rows(path, "PRAGMA integrity_check") == [("ok",)]

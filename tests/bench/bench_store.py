@@ -1,0 +1,165 @@
+"""How fast the store makes decisions durable, beside the floor of the same disk in the same run. JSON on stdout.
+
+`python -m tests.bench.bench_store [DIRECTORY]` writes below DIRECTORY (default: the temp directory) and cleans up.
+A decision is one incident, one trail entry, one metric and one timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+
+from supervisor import bus
+from supervisor.messages import Ack, EpochOpened, OpenEpoch
+from supervisor.store.brain_db import BrainDb
+from supervisor.store.ledger import Ledger
+from tests.process import storelab as lab
+
+SECONDS = 1.5  # of each measurement by time
+STORM = 30_000
+WINDOW = 1_000  # decisions on their way at once
+TARGET_PER_S = 10_000  # DESIGN §9
+
+
+def fsync_floor(where: Path) -> float:
+    """Appends of one database page, each synced, a second."""
+    page = os.urandom(4096)
+    descriptor = os.open(where / "floor", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        return rate(lambda: (os.write(descriptor, page), os.fdatasync(descriptor)))
+    finally:
+        os.close(descriptor)
+
+
+def commit_floor(where: Path) -> float:
+    """Bare SQLite commits of one small row, WAL and FULL, a second."""
+    with closing(sqlite3.connect(where / "floor.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("CREATE TABLE t (x)")
+        return rate(lambda: connection.execute("INSERT INTO t VALUES (1)"))
+
+
+def rate(work: object) -> float:
+    assert callable(work)
+    count, began_s = 0, time.perf_counter()
+    while (took_s := time.perf_counter() - began_s) < SECONDS:
+        work()
+        count += 1
+    return count / took_s
+
+
+def ledger_alone(where: Path) -> dict[str, float]:
+    """The ledger in this process: one decision a transaction, then 500."""
+    with closing(Ledger(where / "alone.db")) as ledger:
+        opened = ledger.open_epoch(OpenEpoch("bench", 0.0, 0.0))
+        assert isinstance(opened, EpochOpened)
+        epoch, n = opened.snapshot.epoch, 0
+
+        times: list[float] = []
+
+        def single() -> None:
+            nonlocal n
+            n += 1
+            began_s = time.perf_counter()
+            assert ledger.write([lab.decision(epoch, n)]) == [Ack()]
+            times.append(time.perf_counter() - began_s)
+
+        single_per_s = rate(single)
+        batches = [[lab.decision(epoch, n + i + j + 1) for j in range(500)] for i in range(0, STORM, 500)]
+        began_s = time.perf_counter()
+        for batch in batches:
+            assert ledger.write(batch)[-1] == Ack()
+        return {
+            "single_per_s": single_per_s,
+            "single_ms_median": 1e3 * statistics.median(times),
+            "batches_of_500_per_s": STORM / (time.perf_counter() - began_s),
+        }
+
+
+async def real_process(store: lab.Store) -> dict[str, float]:
+    """A storm over the bus into the real process with its three projections, then single decisions and their lag."""
+    context = bus.new_context()
+    link = bus.Link(context, bus.endpoint(store.runtime_dir, "store"), "healer", lambda _: None, "bench")
+    opened = await link.ask(OpenEpoch("bench", 0.0, 0.0))
+    assert isinstance(opened, EpochOpened)
+    epoch = opened.snapshot.epoch
+    decisions = [lab.decision(epoch, n) for n in range(1, STORM + 1)]
+    began_s = time.perf_counter()
+    for first in range(0, STORM, WINDOW):
+        answers = await asyncio.gather(*(link.ask(it) for it in decisions[first : first + WINDOW]))
+        assert set(answers) == {Ack()}
+    storm_s = time.perf_counter() - began_s
+    path = store.state_dir / "brain.db"
+    with closing(sqlite3.connect(path, timeout=10)) as reader:
+
+        def projected(incident_id: str) -> bool:
+            return bool(reader.execute("SELECT 1 FROM incidents WHERE id = ?", (incident_id,)).fetchall())
+
+        while reader.execute("SELECT count(*) FROM incidents").fetchone()[0] < STORM:
+            await asyncio.sleep(0.01)
+        drained_s = time.perf_counter() - began_s
+        acks, lags = [], []
+        for n in range(STORM + 1, STORM + 301):
+            began_s = time.perf_counter()
+            assert await link.ask(lab.decision(epoch, n)) == Ack()
+            acked_s = time.perf_counter()
+            while not projected(f"inc-{n:06d}"):
+                pass
+            acks.append(acked_s - began_s)
+            lags.append(time.perf_counter() - acked_s)
+    link.close()
+    context.term()
+    return {
+        "storm_per_s": STORM / storm_s,
+        "storm_until_projected_per_s": STORM / drained_s,
+        "ack_ms_median": 1e3 * statistics.median(acks),
+        "projection_lag_ms_median": 1e3 * statistics.median(lags),
+        "projection_lag_ms_p99": 1e3 * sorted(lags)[len(lags) * 99 // 100],
+    }
+
+
+def restart_ms(store: lab.Store) -> float:
+    """Opening the ledger again after a kill: what a restarted store needs before it is READY."""
+    store.kill()
+    began_s = time.perf_counter()
+    with closing(Ledger(store.state_dir / "ledger.db")) as ledger:
+        took_ms = 1e3 * (time.perf_counter() - began_s)
+        assert ledger.rev > 0
+    return took_ms
+
+
+def main(parent: str | None) -> None:
+    where = Path(tempfile.mkdtemp(prefix="hc", dir=parent))
+    try:
+        store = lab.Store(where, where)
+        store.start()
+        try:
+            result: dict[str, object] = {
+                "floor": {"fsync_per_s": fsync_floor(where), "commit_per_s": commit_floor(where)},
+                "ledger": ledger_alone(where),
+                "process": asyncio.run(real_process(store)),
+                "reopen_after_kill_ms": restart_ms(store),
+                "target_storm_per_s": TARGET_PER_S,
+                "sqlite": sqlite3.sqlite_version,
+                "decisions_in_storm": STORM,
+                "projection": BrainDb.name,
+            }
+        finally:
+            store.close()
+        print(json.dumps(result, indent=2))
+    finally:
+        shutil.rmtree(where)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else None)
