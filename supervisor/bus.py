@@ -63,6 +63,7 @@ class _Endpoint:
         self._inbox: list[tuple[str, Frame]] = []
         self._work: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._drain_due = False
         self.malformed: Counter[str] = Counter()
         self.dropped = 0
         self._fd = int(socket.getsockopt(zmq.FD))
@@ -141,7 +142,8 @@ class _Endpoint:
                 raise
             return False
         # The descriptor is edge-triggered: an event that came in during the send would otherwise never wake us.
-        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        if not self._drain_due and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            self._drain_due = True  # once, not for each of thousands of answers
             self._loop.call_soon(self._drain)
         return True
 
@@ -154,6 +156,7 @@ class _Endpoint:
         raise NotImplementedError
 
     def _drain(self) -> None:
+        self._drain_due = False
         if self._socket.closed:
             return
         for _ in range(BATCH_MAX):
