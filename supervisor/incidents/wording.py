@@ -32,6 +32,13 @@ _WHAT = {
     AnomalyType.ITEM_QUARANTINED: "healctl set {target} aside: handling it killed a worker twice",
     AnomalyType.PROBE_UNAVAILABLE: "healctl cannot check {target}",
 }
+_WAS = {
+    AnomalyType.PROCESS_DEAD: "{target} went down",
+    AnomalyType.PROCESS_ZOMBIE: "{target} had left a zombie process",
+    AnomalyType.WORKER_QUARANTINED: "healctl's own part {target} kept failing",
+    AnomalyType.ITEM_QUARANTINED: "healctl had set {target} aside",
+    AnomalyType.PROBE_UNAVAILABLE: "healctl could not check {target}",
+}
 _STATE = {
     State.DETECTED: "just detected",
     State.DIAGNOSING: "being looked at",
@@ -56,7 +63,9 @@ def clean(text: str, limit: int = QUOTE_CHARS_MAX) -> str:
 
 
 def what(incident: Incident) -> str:
-    return _WHAT[incident.anomaly].format(target=clean(incident.target_id, 60))
+    """What is, or was, wrong: one clause."""
+    words = _WHAT if incident.open else _WAS
+    return words[incident.anomaly].format(target=clean(incident.target_id, 60))
 
 
 def subject(incident: Incident, kind: str) -> str:
@@ -100,16 +109,16 @@ def _tried(incident: Incident, execution: Execution | None) -> str:
     if execution is None or incident.tier_reason in (TierReason.NO_RUNBOOK, TierReason.CANNOT_EXECUTE):
         return "Nothing was tried." if incident.open else "Nothing was done."
     last = execution.results[-1] if execution.results else None
-    did = f"Tried {execution.runbook.label} ({execution.runbook.id})"
+    did = f"Tried: {execution.runbook.label.lower()} ({execution.runbook.id})"
     if incident.state is State.RESOLVED:
-        return f"{did}: it works again, verified."
+        return f"Done: {execution.runbook.label.lower()} ({execution.runbook.id}). It works again, verified."
     if incident.state in (State.REMEDIATING, State.VERIFYING):
-        return f"{did}: not finished yet."
+        return f"{did}. Not finished yet."
     if last is not None and not last.success:
-        return f"{did}: it failed. {_sentence(last.output)}"
+        return f"{did}. It failed: {_sentence(last.output)}"
     if execution.verified is False:
-        return f"{did}: the steps worked, but it is still not well."
-    return f"{did}: it was interrupted, the result is unknown."
+        return f"{did}. The steps worked, but it is still not well."
+    return f"{did}. It was interrupted, the result is unknown."
 
 
 def _decide(incident: Incident) -> str:
@@ -144,7 +153,7 @@ def _decide(incident: Incident) -> str:
 
 
 def _closing(incident: Incident) -> str:
-    return f"Over: {what(incident)}. It is {_STATE[incident.state]}."
+    return f"Over: {what(incident)}; it is {_STATE[incident.state]}."
 
 
 def _synapse(world: World, incident: Incident, kind: str) -> str:

@@ -37,7 +37,7 @@ def test_ac_001_killed_running_again_and_verified_within_3_s_at_default_settings
         "detected", "diagnosing", "remediating", "verifying", "resolved",
     ]  # fmt: skip
     (page,) = phone.wait_for(1, 10)
-    assert "toy is down" in page.text
+    assert "toy went down" in page.text
     assert "verified" in page.text
     daemon.stop()
     assert toy.ref() == new, "a healed service is not our child: it lives on"
@@ -152,7 +152,7 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(here: Site) -> None:
     assert daemon.incidents() == []
 
 
-@pytest.mark.req("R7", "R3", "FR-007")
+@pytest.mark.req("AC-007", "R7", "R3", "FR-007")
 def test_approve_runs_what_waits_for_it_and_dismiss_silences(here: Site) -> None:
     toy, api = here.service("toy"), here.service("api")
     toy.start()

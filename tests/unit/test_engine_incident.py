@@ -27,7 +27,11 @@ def test_a_dead_service_is_restarted_verified_after_settle_and_paged_once_with_t
     ]
     assert [row.kind for row in lab.messages("signal")] == ["outcome"]
     assert [row.priority for row in lab.messages("synapse")] == ["urgent"]
-    assert "works again, verified" in lab.messages("signal")[0].body
+    assert lab.messages("signal")[0].body == (
+        "web went down. No live process; its pid file names a process that is gone.\n"
+        "Done: restart a service (rb-restart-service). It works again, verified.\n"
+        "Nothing to decide."
+    )
     lab.advance(200_000)
     assert len(lab.messages()) == 2
 
@@ -49,7 +53,7 @@ def test_metrics_of_a_healed_incident_are_each_written_once() -> None:
     ]
 
 
-@pytest.mark.req("R2")
+@pytest.mark.req("R2", "NFR-003", "FR-005")
 def test_page_healed_critical_false_drops_the_page_of_what_healed_within_the_hold() -> None:
     lab = Lab("web", policy=Policy(page_healed_critical=False))
     lab.kill("web")
@@ -381,3 +385,16 @@ def test_texts_from_readings_are_made_harmless() -> None:
         assert len(row.body) < 1_500
     assert "because" not in lab.messages("synapse")[0].body
     assert all(len(msgspec.json.encode(r)) < 50_000 for r in lab.records)
+
+
+@pytest.mark.req("NFR-003", "FR-005", "R1")
+def test_a_tier_2_message_carries_anomaly_action_verification_state_and_how_to_approve() -> None:
+    from supervisor.incidents import wording
+    from supervisor.incidents.model import Channel, Severity
+
+    lab = Lab(targets=(service("web", auto_restart=False),))
+    lab.kill("web")
+    asked = msgspec.structs.replace(lab.only("web"), severity=Severity.HIGH, tier=Tier.ASK)
+    body = wording.body(lab.engine.world, asked, Channel.SYNAPSE, "approval")
+    for line in ("Anomaly: web is down", "Action: ", "Verification: ", "State: escalated", "Proposed: ", "approve"):
+        assert line in body
