@@ -39,23 +39,29 @@ class LeftRunning(msgspec.Struct, frozen=True):
     last_words: Callable[[], str]
 
 
-class Prepared:
-    """At most one program to be, forked ahead of its need: `make` it while there is something else to wait for."""
+class Spare:
+    """One program to be, kept ready while nothing else is at work: its two forks are the slow part of a start."""
 
     def __init__(self) -> None:
         self._held: Held | None = None
 
-    def make(self) -> None:
-        """Raises OSError."""
-        if self._held is None:
-            self._held = prepare()
+    def refill(self) -> None:
+        """Raises OSError, StepFailed."""
+        self.hold(self.take())
+
+    def hold(self, held: Held) -> None:
+        """Keeps this one."""
+        self.let_go()
+        self._held = held
 
     def take(self) -> Held:
-        """The caller lets go of it. Raises OSError."""
-        self.make()
+        """The spare, or a new one; the caller lets go of it. Raises OSError, StepFailed."""
         held, self._held = self._held, None
-        assert held is not None
-        return held
+        if held is not None and held.waits():
+            return held
+        if held is not None:
+            held.let_go()
+        return prepare()
 
     def let_go(self) -> None:
         if self._held is not None:
@@ -66,20 +72,20 @@ class Prepared:
 class Programs:
     """The programs of one step. `record` returns once a program is durable in the ledger, or raises StepFailed.
 
-    `prepared`: made ready while the execution was still being claimed; the first program takes it.
+    `spare`: the first program takes it.
     """
 
-    def __init__(self, step_id: str, record: Record, prepared: Prepared) -> None:
+    def __init__(self, step_id: str, record: Record, spare: Spare) -> None:
         self._step_id = step_id
         self._record = record
-        self._prepared = prepared
+        self._spare = spare
         self._held: list[Held] = []
         self.left_running: list[LeftRunning] = []
 
     async def hold(self, recipe: Recipe, output_fd: int) -> Held:
         """Starts the recipe up to its gate and records it. Raises StepFailed, OSError."""
         crashpoint.reach("program.before")
-        held = self._prepared.take()
+        held = self._spare.take()
         self._held.append(held)
         await held.order(command_of(recipe), output_fd)
         await self._record(Program(self._step_id, held.process, recipe.argv))

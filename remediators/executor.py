@@ -17,6 +17,8 @@ from collections.abc import Coroutine
 
 import zmq
 
+from remediators.base import StepFailed
+from remediators.command import Spare
 from remediators.run import Refusal, Run, Ties, plan
 from remediators.settle import settle
 from remediators.watches import Watches, tell
@@ -38,6 +40,7 @@ log = logging.getLogger(__name__)
 
 RUNNING_MAX = 8  # DESIGN §2.7
 QUEUED_MAX = 1_000  # beyond it a Dispatch is not acknowledged, so that the healer sends it again
+REFILL_S = 0.05  # after the last execution
 STOP_MARGIN_S = 0.5  # of `[tree] shutdown`, kept for closing
 
 
@@ -66,7 +69,9 @@ class ExecutorWorker(Worker):
             state_dir=boot.state_dir,
             exclude=frozenset({os.getpid(), boot.root_pid}),
             watches=Watches(self._healer),
+            spare=Spare(),
         )
+        self._refill_soon()
 
     async def stop(self) -> None:
         """Steps in hand may end; what is still at work then is left running and settled by our successor."""
@@ -76,6 +81,8 @@ class ExecutorWorker(Worker):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._refilling.cancel()
+        self._ties.spare.let_go()
         self._ties.watches.close()
         await asyncio.sleep(0)  # the cancelled watches let go of their keepers
         self._healer.close()
@@ -146,8 +153,22 @@ class ExecutorWorker(Worker):
                 await self._healer.ask(ExecutionRefused(execution.id, refusal.code, refusal.message))
             finally:
                 del self._runs[execution.id]
+            self._refilling.cancel()
+            self._refill_soon()
             self.done += 1
             self.finished(item)
+
+    def _refill_soon(self) -> None:
+        """The next spare, once nothing is at work: it must not take the processor from what is."""
+        self._refilling = asyncio.get_running_loop().call_later(REFILL_S, self._refill)
+
+    def _refill(self) -> None:
+        if self._runs:
+            return
+        try:
+            self._ties.spare.refill()
+        except (OSError, StepFailed) as error:
+            log.warning("no spare process: %s; the next start will try again", error)
 
     def _answer(self, key: str, frame: Frame, work: Coroutine[object, object, Body]) -> None:
         """Does the work once, however often it is asked for meanwhile; then answers everyone who has asked."""

@@ -8,7 +8,7 @@ then says `go`: P execs, which closes the line. If the executor dies first, P se
 trace. L is P's parent, so that the exit status can be reported, until the executor lets go or dies: then L exits and P
 belongs to init. A service is never our child.
 
-The forks take milliseconds and need no orders: `prepare` does them while an execution is still being claimed.
+The forks take milliseconds and need no orders: the executor keeps one such pair ready (`remediators.command.Spare`).
 
 L and P inherit no descriptor of ours, no ignored or blocked signal, no environment. Between fork and exec they run
 plain os calls only: libzmq's threads do not exist there and whatever lock they held is held for ever. This module
@@ -74,6 +74,10 @@ class Held:
         assert self._process is not None
         return self._process
 
+    def waits(self) -> bool:
+        """Are P and its keeper still there?"""
+        return not select.select([self._keeper_pidfd, self._channel.fileno(), self._line.fileno()], [], [], 0)[0]
+
     async def order(self, command: Command, output_fd: int) -> None:
         """Tells P what it is to become; it then waits at the gate. `output_fd` becomes its stdout and stderr.
 
@@ -97,8 +101,8 @@ class Held:
 
     async def release(self) -> None:
         """Opens the gate and waits for the exec. Raises StepFailed with the reason when P could not become it."""
-        if select.select([self._keeper_pidfd], [], [], 0)[0]:  # nobody would report its end; nothing has run yet
-            raise StepFailed(f"{self._name}: its keeper was killed before it was started")
+        if not self.waits():  # nobody would report its end; nothing has run yet
+            raise StepFailed(f"{self._name}: its process or its keeper was killed before it was started")
         self.released = True
         try:
             self._line.send(b"go")

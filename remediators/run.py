@@ -15,7 +15,7 @@ import msgspec
 
 from remediators import registry
 from remediators.base import Context, Outcome, Step, StepFailed
-from remediators.command import Prepared, Programs
+from remediators.command import Programs, Spare
 from remediators.watches import Watches, tell
 from supervisor import clock, crashpoint, proc
 from supervisor.bus import Link
@@ -57,6 +57,7 @@ class Ties(msgspec.Struct, frozen=True):
     state_dir: Path
     exclude: frozenset[int]
     watches: Watches
+    spare: Spare
 
 
 class Run:
@@ -67,14 +68,14 @@ class Run:
         self.step_began_mono_s: float | None = None
         self.step_timeout_s = 0.0
         self._ties = ties
-        self._prepared = Prepared()
+        self._spare = Spare()
 
     async def run(self) -> None:
         """Everything, from the checks on. Raises Refusal when nothing has run; step failures are reported."""
         try:
             await self._run()
         finally:
-            self._prepared.let_go()
+            self._spare.let_go()
 
     async def _run(self) -> None:
         check(self.execution)
@@ -99,7 +100,7 @@ class Run:
         crashpoint.reach("claim.before")
         asked = self._ties.store.ask(Claim(self.execution.id, self._ties.incarnation))
         with contextlib.suppress(OSError, StepFailed):  # the step tries again, and reports what it meets
-            self._prepared.make()  # milliseconds of forking, while the store writes
+            self._spare.hold(self._ties.spare.take())  # forks, if it must, while the store writes
         answer = await asked
         crashpoint.reach("claim.after")
         if not isinstance(answer, ClaimAnswer):
@@ -111,7 +112,7 @@ class Run:
         """One step with its deadline. Whatever it started and did not mean to leave running is over afterwards."""
         began_s = clock.monotonic_s()
         self.step_began_mono_s, self.step_timeout_s = began_s, step.spec.timeout_s
-        programs = Programs(step.spec.step_id, self._record, self._prepared)
+        programs = Programs(step.spec.step_id, self._record, self._spare)
         outcome: Outcome | None = None
         failure = ""
         try:
@@ -174,7 +175,7 @@ def check_grounds(execution: Execution) -> None:
 def plan(ties: Ties, execution: Execution) -> PlanAnswer:
     """What every step would do now. Reads only: it starts, ends, creates and records nothing."""
     plans: list[StepPlan] = []
-    programs = Programs("", _record_nothing, Prepared())
+    programs = Programs("", _record_nothing, Spare())
     context = Context(execution, programs, ties.state_dir, ties.exclude)
     try:
         plans.extend(registry.step_of(spec).plan(context) for spec in execution.runbook.steps)

@@ -1,7 +1,8 @@
 """After a crash: what is left of an interrupted execution's programs (DESIGN §2.3).
 
 A service, or its starter, is left alive and said to be so: whether to go on is decided after a probe. A command that
-was to run to its end gets the rest of its time and is then ended with its session. Nothing is started here, ever.
+was to run to its end gets its step's time once more and is then ended with its session: since when it has really run
+nobody knows, for its process may have waited for it as a spare. Nothing is started here, ever.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 from remediators import fence, registry
 from remediators.command import words
 from remediators.fence import Fence
-from supervisor import clock, identify, proc
+from supervisor import identify, proc
 from supervisor.incidents.model import Execution, Program, StepSpec
 from supervisor.messages import Settled
 
@@ -52,7 +53,7 @@ async def _settle_program(program: Program, spec: StepSpec) -> tuple[bool, bool,
             return True, False, f"{name} has ended"
         if registry.step_of(spec).leaves_running:
             return True, True, f"{name} is running: left alive"
-        if await held.gone(max(0.0, spec.timeout_s - _age_s(program))):
+        if await held.gone(spec.timeout_s):
             return True, False, f"{name} was awaited and has ended"
     ending = await fence.end_session(program.process)
     return not ending.left, False, f"{name} ran longer than {spec.timeout_s:g} s: {ending.text()}"
@@ -68,10 +69,6 @@ def _service_runs(execution: Execution, exclude: frozenset[int]) -> tuple[bool, 
     if not live:
         return False, ""
     return True, f"{target.target_id} is running as process {', '.join(str(ref.pid) for ref in live)}: left alive"
-
-
-def _age_s(program: Program) -> float:
-    return clock.wall_s() - proc.started_wall_s(program.process)
 
 
 def _named(program: Program) -> str:

@@ -11,9 +11,12 @@ import asyncio
 import json
 import os
 import time
+from pathlib import Path
 
+from remediators import fence
 from remediators.command import command_of
 from remediators.launcher import prepare
+from supervisor import proc
 from supervisor.incidents.model import Recipe
 from supervisor.messages import StepReport
 from tests.process import executorlab as lab
@@ -21,6 +24,7 @@ from tests.process import executorlab as lab
 RUNS = 200
 BURSTS = 10
 AT_ONCE = 20
+IDLE_S = 0.1  # between runs: deaths come seldom, and the executor has a spare ready then
 SLEEPER = Recipe(argv=("/bin/sleep", "86399"))
 
 
@@ -61,9 +65,22 @@ async def gated() -> dict[str, float]:
     return quantiles(times)
 
 
+def pss_kib(executor: int) -> dict[str, float]:
+    """The executor, and what its spare pair adds; watched programs' keepers are gone by then."""
+    status = proc.stat(executor)
+    assert status is not None
+    spare = [ref.pid for ref in fence.family(status.ref)]
+    return {"executor": _pss_kib(executor), "spare": sum(map(_pss_kib, spare)), "spare_processes": len(spare)}
+
+
+def _pss_kib(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith("Pss:")))
+
+
 async def through_the_executor() -> dict[str, dict[str, float]]:
     async with lab.core() as core:
-        lab.Executor(core, "bench")
+        executor = lab.Executor(core, "bench")
         target = lab.target("bench", SLEEPER.argv, match="no such command line at all")
         await core.execute(lab.execution(target))
         lab.kill(core.programs[0].process)
@@ -73,6 +90,7 @@ async def through_the_executor() -> dict[str, dict[str, float]]:
             await core.execute(lab.execution(target))
             one.append(time.monotonic() - began_s)
             lab.kill(core.programs[-1].process)
+            await asyncio.sleep(IDLE_S)
         with_pid_file: list[float] = []
         for number in range(RUNS):
             named = lab.target("bench", SLEEPER.argv, pid_file=str(core.runtime_dir / f"{number}.pid"))
@@ -80,6 +98,7 @@ async def through_the_executor() -> dict[str, dict[str, float]]:
             await core.execute(lab.execution(named))
             with_pid_file.append(time.monotonic() - began_s)
             lab.kill(core.programs[-1].process)
+            await asyncio.sleep(IDLE_S)
         burst: list[float] = []
         for _ in range(BURSTS):
             before = len(core.programs)
@@ -91,11 +110,14 @@ async def through_the_executor() -> dict[str, dict[str, float]]:
             await asyncio.gather(*(core.execute(lab.execution(of)) for of in targets))
             burst.append(time.monotonic() - began_s)
             lab.kill(*(program.process for program in core.programs[before:]))
+            await asyncio.sleep(IDLE_S)
+        memory = pss_kib(executor.process.pid)
         assert all(body.result.success for body in core.came if isinstance(body, StepReport))
         return {
             "dispatch_to_last_report_pid_file": quantiles(with_pid_file),
             "dispatch_to_last_report_match": quantiles(one),
             f"{AT_ONCE}_at_once_to_last_report": quantiles(burst),
+            "idle_pss_kib": memory,
         }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from remediators import fence
 from supervisor import proc
 from supervisor.incidents.model import ProcessRef
 from supervisor.messages import Dispatch, Nack, Settle, Settled
@@ -130,6 +131,23 @@ def test_an_orphaned_command_that_ends_in_time_is_not_hit(tmp_path: Path) -> Non
             assert isinstance(settled, Settled)
             assert settled.ok
             assert "has ended" in settled.ended[0]
+
+    asyncio.run(scenario())
+
+
+def test_the_spare_dies_with_its_executor(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with lab.core() as core:
+            executor = lab.Executor(core, "inc-1")
+            await core.execute(lab.execution(lab.target("t", ("true",)), runbook=lab.COMMAND))
+            status = proc.stat(executor.process.pid)
+            assert status is not None
+            async with asyncio.timeout(lab.DEADLINE_S):
+                while len(family := fence.family(status.ref)) != 2:  # keeper and program to be
+                    await asyncio.sleep(0.005)
+            executor.process.kill()
+            for ref in family:
+                assert await lab.ended(ref, 1.0)
 
     asyncio.run(scenario())
 

@@ -269,19 +269,34 @@ def test_a_killed_keeper_costs_the_exit_status_only(tmp_path: Path, started: lab
     asyncio.run(scenario())
 
 
-def test_no_keeper_and_no_descriptor_is_left_behind(tmp_path: Path) -> None:
+def test_nothing_but_the_spare_is_left_behind(tmp_path: Path) -> None:
     async def scenario() -> None:
+        others = set(children_of(os.getpid(), zombies=True))
         async with lab.lab() as core:
-            others = set(children_of(os.getpid(), zombies=True))
-            target = lab.target("t", ("true",))
-            await core.execute(lab.execution(target, runbook=lab.COMMAND))
-            await no_children_but(others)
+            await only_the_spare(others)
             before = len(os.listdir("/proc/self/fd"))
             for _ in range(10):
+                target = lab.target("t", ("true",))
                 await core.execute(lab.execution(target, runbook=lab.COMMAND))
                 await core.execute(lab.execution(lab.target("m", ("/no/such",)), runbook=lab.COMMAND))
-            await no_children_but(others)
+            await only_the_spare(others)
             assert len(os.listdir("/proc/self/fd")) == before
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("victim", ["keeper", "program"])
+def test_a_spare_that_was_killed_is_not_used(tmp_path: Path, started: lab.Started, victim: str) -> None:
+    async def scenario() -> None:
+        others = set(children_of(os.getpid(), zombies=True))
+        async with lab.lab() as core:
+            keeper = await only_the_spare(others)
+            program = children_of(keeper.pid)[0]
+            lab.kill(keeper if victim == "keeper" else program)
+            assert await lab.ended(keeper)  # a keeper ends with its program
+            results = await core.execute(lab.execution(lab.toy(tmp_path)))
+            started.add(results[-1].process)
+            assert results[-1].success
 
     asyncio.run(scenario())
 
@@ -300,11 +315,12 @@ def test_what_is_dispatched_twice_while_it_waits_is_acknowledged_twice(tmp_path:
     asyncio.run(scenario())
 
 
-async def no_children_but(others: set[ProcessRef]) -> None:
-    """Keepers are reaped by the event loop a moment after they have been let go of."""
+async def only_the_spare(others: set[ProcessRef]) -> ProcessRef:
+    """Keepers are reaped a moment after they were let go of; the next spare is made a moment after the last run."""
     async with asyncio.timeout(lab.DEADLINE_S):
-        while set(children_of(os.getpid(), zombies=True)) - others:
+        while len(found := set(children_of(os.getpid(), zombies=True)) - others) != 1 or not all(map(lab.alive, found)):
             await asyncio.sleep(0.005)
+    return found.pop()
 
 
 def with_timeout(timeout_s: float) -> lab.Runbook:
