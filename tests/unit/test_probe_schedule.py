@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probes.schedule import QUESTIONS_MAX, SLOT_S, Schedule
@@ -51,8 +51,9 @@ def test_polls_are_spread_and_wakes_are_few() -> None:
 
 
 @pytest.mark.req("R8")
+@settings(deadline=None)  # its work is the point, not its time
 @given(
-    st.dictionaries(st.text("abcdefgh", min_size=1), st.sampled_from([0.1, 1.0, 5.0, 7.0, 60.0, 90.0, 604800.0])),
+    st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from([0.1, 1.0, 5.0, 7.0, 60.0, 90.0, 604800.0])),
     st.floats(min_value=0.1, max_value=300.0),
 )
 def test_nothing_waits_longer_than_its_interval(intervals: dict[str, float], span_s: float) -> None:
