@@ -31,8 +31,10 @@ from supervisor.store.sqlite import Fault
 log = logging.getLogger(__name__)
 
 BATCH_REVS = 500  # ledger changes in one transaction of the target: a few milliseconds of its write lock
-YIELD = 9  # while the ledger is being written: pause this many times what a batch took, and leave it the processor
+YIELD = 9  # pauses are this many times what the work took: in a storm the ledger has the processor, not we
 YIELD_S_MAX = 0.25
+STORM_REVS = 100  # so much came in while one batch was written: the ledger first, we after a pause
+STORM_PAUSE_S = 0.5
 RETRY_S = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)  # after failures in a row; the last one for ever
 DRAIN_S = 1.0  # at the stop: longest time to bring what is already in the ledger
 CHECKPOINT_WAL_BYTES = 4 * 1024 * 1024
@@ -131,10 +133,13 @@ class Follower(threading.Thread):
     def run(self) -> None:
         try:
             while not self._halt.is_set():
+                began_s = monotonic_s()
                 self._round()
                 if self._fails:
                     self._halt.wait(RETRY_S[min(self._fails, len(RETRY_S)) - 1])
                 else:
+                    if self._asked_rev > self._done[1]:
+                        self._yield(began_s)  # commits that follow closely are taken together
                     self._wake.wait()
                 self._wake.clear()
             self._round()
@@ -189,13 +194,18 @@ class Follower(threading.Thread):
                 self._advance(ledger_id, head)
                 return
             self._write(connection, batch, ledger_id, position)
-            if self._asked_rev > head:
-                self._halt.wait(min(YIELD * (monotonic_s() - began_s), YIELD_S_MAX))
+            if self._asked_rev - head > STORM_REVS:
+                self._halt.wait(STORM_PAUSE_S)
+            elif self._asked_rev > head:
+                self._yield(began_s)
             if self._halt.is_set():
                 now_s = monotonic_s()
                 deadline_s = deadline_s or now_s + DRAIN_S
                 if now_s > deadline_s:
                     return
+
+    def _yield(self, began_s: float) -> None:
+        self._halt.wait(min(YIELD * (monotonic_s() - began_s), YIELD_S_MAX))
 
     def _advance(self, ledger_id: str, rev: int) -> None:
         if (ledger_id, rev) != self._done:
