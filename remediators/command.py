@@ -21,7 +21,7 @@ import msgspec
 
 from remediators import fence
 from remediators.base import StepFailed
-from remediators.launcher import Command, Held, prepare
+from remediators.launcher import Command, Held
 from supervisor import crashpoint
 from supervisor.incidents.model import Program, Recipe
 
@@ -39,53 +39,23 @@ class LeftRunning(msgspec.Struct, frozen=True):
     last_words: Callable[[], str]
 
 
-class Spare:
-    """One program to be, kept ready while nothing else is at work: its two forks are the slow part of a start."""
-
-    def __init__(self) -> None:
-        self._held: Held | None = None
-
-    def refill(self) -> None:
-        """Raises OSError, StepFailed."""
-        self.hold(self.take())
-
-    def hold(self, held: Held) -> None:
-        """Keeps this one."""
-        self.let_go()
-        self._held = held
-
-    def take(self) -> Held:
-        """The spare, or a new one; the caller lets go of it. Raises OSError, StepFailed."""
-        held, self._held = self._held, None
-        if held is not None and held.waits():
-            return held
-        if held is not None:
-            held.let_go()
-        return prepare()
-
-    def let_go(self) -> None:
-        if self._held is not None:
-            self._held.let_go()
-            self._held = None
-
-
 class Programs:
     """The programs of one step. `record` returns once a program is durable in the ledger, or raises StepFailed.
 
-    `spare`: the first program takes it.
+    `take`: gives a program to be, see `remediators.keeper.Nursery`.
     """
 
-    def __init__(self, step_id: str, record: Record, spare: Spare) -> None:
+    def __init__(self, step_id: str, record: Record, take: Callable[[], Held]) -> None:
         self._step_id = step_id
         self._record = record
-        self._spare = spare
+        self._take = take
         self._held: list[Held] = []
         self.left_running: list[LeftRunning] = []
 
     async def hold(self, recipe: Recipe, output_fd: int) -> Held:
         """Starts the recipe up to its gate and records it. Raises StepFailed, OSError."""
         crashpoint.reach("program.before")
-        held = self._spare.take()
+        held = self._take()
         self._held.append(held)
         await held.order(command_of(recipe), output_fd)
         await self._record(Program(self._step_id, held.process, recipe.argv))

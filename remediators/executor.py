@@ -18,7 +18,7 @@ from collections.abc import Coroutine
 import zmq
 
 from remediators.base import StepFailed
-from remediators.command import Spare
+from remediators.keeper import Nursery
 from remediators.run import Refusal, Run, Ties, plan
 from remediators.settle import settle
 from remediators.watches import Watches, tell
@@ -69,7 +69,7 @@ class ExecutorWorker(Worker):
             state_dir=boot.state_dir,
             exclude=frozenset({os.getpid(), boot.root_pid}),
             watches=Watches(self._healer),
-            spare=Spare(),
+            nursery=Nursery(),
         )
         self._refill_soon()
 
@@ -82,7 +82,7 @@ class ExecutorWorker(Worker):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._refilling.cancel()
-        self._ties.spare.let_go()
+        self._ties.nursery.let_go()
         self._ties.watches.close()
         await asyncio.sleep(0)  # the cancelled watches let go of their keepers
         self._healer.close()
@@ -166,7 +166,7 @@ class ExecutorWorker(Worker):
         if self._runs:
             return
         try:
-            self._ties.spare.refill()
+            self._ties.nursery.refill()
         except (OSError, StepFailed) as error:
             log.warning("no spare process: %s; the next start will try again", error)
 

@@ -1,31 +1,23 @@
 """Starting a program behind a gate, so that none ever runs unrecorded (DESIGN §2.3).
 
-    executor ── fork ── L, the keeper ── fork ── P, the program to be
+    executor ── fork ── K, a keeper ── fork ── P, the program to be      (K: `remediators.keeper`)
 
 P makes itself a session and waits on its line, a socket, for its orders: what to become. It takes its standard
 descriptors and its directory, says `ready`, and waits again. The executor reads P's identity, has it recorded, and only
 then says `go`: P execs, which closes the line. If the executor dies first, P sees the line's end and exits without a
-trace. L is P's parent, so that the exit status can be reported, until the executor lets go or dies: then L exits and P
-belongs to init. A service is never our child.
+trace.
 
-The forks take milliseconds and need no orders: the executor keeps one such pair ready (`remediators.command.Spare`).
-
-L and P inherit no descriptor of ours, no ignored or blocked signal, no environment. Between fork and exec they run
-plain os calls only: libzmq's threads do not exist there and whatever lock they held is held for ever. This module
-must be called from the main thread, and it never decides what is started.
+P inherits no descriptor of ours, no ignored or blocked signal, no environment. Between fork and exec it runs plain os
+calls only. This module never decides what is started.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import errno
-import gc
 import os
 import select
 import signal
 import socket
-import sys
 from typing import NoReturn
 
 import msgspec
@@ -37,9 +29,8 @@ from supervisor.incidents.model import ProcessRef
 
 SERVICE_UMASK = 0o022
 ORDER_BYTES_MAX = 128 * 1024  # argv and environment; fits into a socket's default send buffer
-_WAIT_STATUS_BYTES = 4  # on the keeper's channel
+WAIT_STATUS_BYTES = 4  # on the keeper's channel
 _REPORT_BYTES_MAX = 256  # what P says on its line
-_FD_BYTES = 4  # a C int
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -56,11 +47,9 @@ _orders = msgspec.msgpack.Decoder(Command)
 class Held:
     """A program to be: waiting for its orders, then at its gate, then (after `release`) running."""
 
-    def __init__(self, keeper: int, channel: socket.socket, line: socket.socket) -> None:
-        self._keeper = keeper
-        self._keeper_pidfd = os.pidfd_open(keeper)
-        self._channel = channel
+    def __init__(self, line: socket.socket, report: socket.socket) -> None:
         self._line = line
+        self._report = report
         self._name = ""
         self._path = ""
         self._cwd = ""
@@ -76,7 +65,7 @@ class Held:
 
     def waits(self) -> bool:
         """Are P and its keeper still there?"""
-        return not select.select([self._keeper_pidfd, self._channel.fileno(), self._line.fileno()], [], [], 0)[0]
+        return not select.select([self._report, self._line], [], [], 0)[0]
 
     async def order(self, command: Command, output_fd: int) -> None:
         """Tells P what it is to become; it then waits at the gate. `output_fd` becomes its stdout and stderr.
@@ -115,27 +104,17 @@ class Held:
     async def ended(self) -> int | None:
         """P's exit code (os.waitstatus_to_exitcode), once it has ended; None when its keeper was killed."""
         if self._exit is None:
-            await readable(self._channel.fileno())
-            raw = self._channel.recv(_WAIT_STATUS_BYTES)
-            if len(raw) != _WAIT_STATUS_BYTES:
+            await readable(self._report.fileno())
+            raw = self._report.recv(WAIT_STATUS_BYTES)
+            if len(raw) != WAIT_STATUS_BYTES:
                 return None
             self._exit = os.waitstatus_to_exitcode(int.from_bytes(raw, "little"))
         return self._exit
 
     def let_go(self) -> None:
         """No report is wanted any more. Not yet released: P exits without exec. Harmless when called twice."""
-        if self._channel.fileno() == -1:
-            return
-        self._channel.close()
+        self._report.close()
         self._line.close()
-        # The keeper sees its channel close and exits; it is a child of ours and must be reaped.
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._keeper_pidfd, self._reap, loop)
-
-    def _reap(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.remove_reader(self._keeper_pidfd)
-        os.close(self._keeper_pidfd)
-        os.waitpid(self._keeper, 0)
 
     async def _hear(self) -> bytes:
         """One message of P, empty when its end of the line is closed: it has become the program, or has ended."""
@@ -163,75 +142,21 @@ class Held:
         )
 
 
-def prepare() -> Held:
-    """Forks a keeper and a program to be, which waits for its orders. Raises OSError, StepFailed."""
-    with contextlib.ExitStack() as undo:
-        channel, their_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        undo.callback(channel.close)
-        line, their_line = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        undo.callback(line.close)
-        with their_channel, their_line:
-            if min(their_channel.fileno(), their_line.fileno()) < 3:
-                raise StepFailed("this process has lost its standard descriptors; nothing can be started from it")
-            ignored = [number for number in signal.valid_signals() if signal.getsignal(number) == signal.SIG_IGN]
-            # Blocked over the fork: a TERM for the executor must not run its handlers in a half-made child, and the
-            # wake-up descriptor of its event loop is shared until the child has let go of it.
-            blocked = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
-            try:
-                keeper = os.fork()
-                if keeper == 0:
-                    _keep(their_channel.fileno(), their_line, ignored)
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        held = Held(keeper, channel, line)
-        undo.pop_all()
-    return held
-
-
-def _keep(channel: int, line: socket.socket, ignored: list[signal.Signals]) -> NoReturn:
-    """L: forks P, reports its end, exits when the executor lets go. Every signal but KILL stays blocked."""
-    try:
-        gc.disable()  # no finaliser of the executor's objects may run here
-        signal.set_wakeup_fd(-1)
-        try:
-            program = os.fork()
-        except OSError as error:
-            line.send(f"error fork {error.errno}".encode())
-            os._exit(71)
-        if program == 0:
-            _become(line, ignored)
-        _close_all_but(channel)
-        pidfd = os.pidfd_open(program)
-        poller = select.poll()
-        poller.register(channel, select.POLLIN)
-        poller.register(pidfd, select.POLLIN)
-        if any(fd == pidfd for fd, _ in poller.poll()):
-            os.write(channel, os.waitpid(program, 0)[1].to_bytes(_WAIT_STATUS_BYTES, "little"))
-        os._exit(0)
-    finally:
-        os._exit(71)
-
-
-def _become(line: socket.socket, ignored: list[signal.Signals]) -> NoReturn:
+def become(line: socket.socket, ignored: list[int]) -> NoReturn:
     """P: its own session and nothing of ours; then its orders; then the gate; then exec."""
     stage = "setup"
     try:
         os.setsid()
-        _close_all_but(line.fileno())
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in range(3):
-            os.dup2(null, fd)
-            os.set_inheritable(fd, True)  # one of them is `null` itself, which dup2 leaves as it is
+        close_all_but(0, 1, 2, line.fileno())  # the three lead nowhere since the keeper's beginning
         os.umask(SERVICE_UMASK)
         for number in ignored:  # an ignored signal stays ignored over an exec, a handled one does not stay handled
             signal.signal(number, signal.SIG_DFL)
-        raw, ancillary, _, _ = line.recvmsg(ORDER_BYTES_MAX, socket.CMSG_SPACE(_FD_BYTES))
+        raw, fds, _, _ = socket.recv_fds(line, ORDER_BYTES_MAX, 1)
         if not raw:
             os._exit(0)
-        output = int.from_bytes(ancillary[0][2][:_FD_BYTES], sys.byteorder)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.close(output)
+        os.dup2(fds[0], 1)
+        os.dup2(fds[0], 2)
+        os.close(fds[0])
         command = _orders.decode(raw)
         stage = "cwd"
         os.chdir(command.cwd)
@@ -248,7 +173,7 @@ def _become(line: socket.socket, ignored: list[signal.Signals]) -> NoReturn:
         os._exit(127)
 
 
-def _close_all_but(*keep: int) -> None:
+def close_all_but(*keep: int) -> None:
     low = 0
     for fd in sorted(keep):
         if low < fd:  # CPython's closerange(0, 0) closes everything (its last is -1, as an unsigned number)

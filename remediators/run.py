@@ -15,7 +15,9 @@ import msgspec
 
 from remediators import registry
 from remediators.base import Context, Outcome, Step, StepFailed
-from remediators.command import Programs, Spare
+from remediators.command import Programs
+from remediators.keeper import Nursery
+from remediators.launcher import Held
 from remediators.watches import Watches, tell
 from supervisor import clock, crashpoint, proc
 from supervisor.bus import Link
@@ -57,7 +59,7 @@ class Ties(msgspec.Struct, frozen=True):
     state_dir: Path
     exclude: frozenset[int]
     watches: Watches
-    spare: Spare
+    nursery: Nursery
 
 
 class Run:
@@ -68,14 +70,15 @@ class Run:
         self.step_began_mono_s: float | None = None
         self.step_timeout_s = 0.0
         self._ties = ties
-        self._spare = Spare()
+        self._ahead: Held | None = None
 
     async def run(self) -> None:
         """Everything, from the checks on. Raises Refusal when nothing has run; step failures are reported."""
         try:
             await self._run()
         finally:
-            self._spare.let_go()
+            if self._ahead is not None:
+                self._ahead.let_go()
 
     async def _run(self) -> None:
         check(self.execution)
@@ -100,7 +103,7 @@ class Run:
         crashpoint.reach("claim.before")
         asked = self._ties.store.ask(Claim(self.execution.id, self._ties.incarnation))
         with contextlib.suppress(OSError, StepFailed):  # the step tries again, and reports what it meets
-            self._spare.hold(self._ties.spare.take())  # forks, if it must, while the store writes
+            self._ahead = self._ties.nursery.take()  # forks, if it must, while the store writes
         answer = await asked
         crashpoint.reach("claim.after")
         if not isinstance(answer, ClaimAnswer):
@@ -112,7 +115,7 @@ class Run:
         """One step with its deadline. Whatever it started and did not mean to leave running is over afterwards."""
         began_s = clock.monotonic_s()
         self.step_began_mono_s, self.step_timeout_s = began_s, step.spec.timeout_s
-        programs = Programs(step.spec.step_id, self._record, self._spare)
+        programs = Programs(step.spec.step_id, self._record, self._take)
         outcome: Outcome | None = None
         failure = ""
         try:
@@ -142,6 +145,10 @@ class Run:
             artifacts=outcome.artifacts if outcome is not None else (),
             process=outcome.process if outcome is not None else None,
         )
+
+    def _take(self) -> Held:
+        held, self._ahead = self._ahead, None
+        return held if held is not None and held.waits() else self._ties.nursery.take()
 
     async def _record(self, program: Program) -> None:
         answer = await self._ties.store.ask(ProgramStarted(self.execution.id, program))
@@ -175,7 +182,7 @@ def check_grounds(execution: Execution) -> None:
 def plan(ties: Ties, execution: Execution) -> PlanAnswer:
     """What every step would do now. Reads only: it starts, ends, creates and records nothing."""
     plans: list[StepPlan] = []
-    programs = Programs("", _record_nothing, Spare())
+    programs = Programs("", _record_nothing, ties.nursery.take)
     context = Context(execution, programs, ties.state_dir, ties.exclude)
     try:
         plans.extend(registry.step_of(spec).plan(context) for spec in execution.runbook.steps)

@@ -15,7 +15,7 @@ from supervisor.messages import Body, Nack, ProgramExited
 
 log = logging.getLogger(__name__)
 
-WATCHES_MAX = 256  # each holds a keeper process; beyond it the oldest is let go of, which costs evidence only
+WATCHES_MAX = 256  # each holds two sockets; beyond it the oldest is let go of, which costs evidence only
 
 
 class Watches:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from remediators import fence
 from remediators.command import command_of
-from remediators.launcher import prepare
+from remediators.keeper import Keeper
 from supervisor import proc
 from supervisor.incidents.model import Recipe
 from supervisor.messages import StepReport
@@ -55,13 +55,15 @@ async def gated() -> dict[str, float]:
     with open(os.devnull, "wb") as null:
         for _ in range(RUNS):
             began_s = time.monotonic()
-            held = prepare()
+            keeper = Keeper()
+            held = keeper.program()
             await held.order(command_of(SLEEPER), null.fileno())
             await held.release()
             times.append(time.monotonic() - began_s)
             lab.kill(held.process)
             await held.ended()
             held.let_go()
+            keeper.retire()
     return quantiles(times)
 
 

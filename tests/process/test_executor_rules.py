@@ -273,6 +273,7 @@ def test_nothing_but_the_spare_is_left_behind(tmp_path: Path) -> None:
     async def scenario() -> None:
         others = set(children_of(os.getpid(), zombies=True))
         async with lab.lab() as core:
+            await core.execute(lab.execution(lab.target("t", ("true",)), runbook=lab.COMMAND))
             await only_the_spare(others)
             before = len(os.listdir("/proc/self/fd"))
             for _ in range(10):
@@ -290,10 +291,9 @@ def test_a_spare_that_was_killed_is_not_used(tmp_path: Path, started: lab.Starte
     async def scenario() -> None:
         others = set(children_of(os.getpid(), zombies=True))
         async with lab.lab() as core:
-            keeper = await only_the_spare(others)
-            program = children_of(keeper.pid)[0]
+            keeper, program = await only_the_spare(others)
             lab.kill(keeper if victim == "keeper" else program)
-            assert await lab.ended(keeper)  # a keeper ends with its program
+            assert await lab.ended(keeper if victim == "keeper" else program)
             results = await core.execute(lab.execution(lab.toy(tmp_path)))
             started.add(results[-1].process)
             assert results[-1].success
@@ -315,12 +315,15 @@ def test_what_is_dispatched_twice_while_it_waits_is_acknowledged_twice(tmp_path:
     asyncio.run(scenario())
 
 
-async def only_the_spare(others: set[ProcessRef]) -> ProcessRef:
-    """Keepers are reaped a moment after they were let go of; the next spare is made a moment after the last run."""
+async def only_the_spare(others: set[ProcessRef]) -> tuple[ProcessRef, ProcessRef]:
+    """One keeper and its program to be: the last keeper is reaped, and the next made, a moment after the last run."""
     async with asyncio.timeout(lab.DEADLINE_S):
-        while len(found := set(children_of(os.getpid(), zombies=True)) - others) != 1 or not all(map(lab.alive, found)):
+        while True:
+            keepers = set(children_of(os.getpid(), zombies=True)) - others
+            programs = [ref for keeper in keepers for ref in children_of(keeper.pid)]
+            if len(keepers) == len(programs) == 1:
+                return keepers.pop(), programs.pop()
             await asyncio.sleep(0.005)
-    return found.pop()
 
 
 def with_timeout(timeout_s: float) -> lab.Runbook:

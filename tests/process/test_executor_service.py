@@ -267,6 +267,31 @@ def test_a_service_that_fails_soon_after_its_start_is_evidence(tmp_path: Path) -
     asyncio.run(scenario())
 
 
+@pytest.mark.req("FR-003")
+def test_a_service_becomes_inits_when_its_watch_is_over(tmp_path: Path, started: lab.Started) -> None:
+    steps = tuple(msgspec.structs.replace(step, timeout_s=0.5) for step in lab.RESTART.steps)
+    runbook = msgspec.structs.replace(lab.RESTART, steps=steps)
+
+    async def scenario() -> None:
+        async with lab.lab() as core:
+            results = await core.execute(lab.execution(lab.toy(tmp_path), runbook=runbook))
+            ref = results[-1].process
+            started.add(ref)
+            assert ref is not None
+            first = proc.same(ref)
+            assert first is not None
+            async with asyncio.timeout(lab.DEADLINE_S):
+                while (now := proc.same(ref)) is not None and now.parent_pid == first.parent_pid:
+                    await asyncio.sleep(0.01)
+            assert now is not None
+            assert now.parent_pid != os.getpid()
+            assert proc.stat(first.parent_pid) is None
+            assert lab.alive(ref)
+            assert not core.exits()
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.req("R6")
 def test_a_kill_after_the_step_is_reported_with_its_signal(tmp_path: Path) -> None:
     async def scenario() -> None:

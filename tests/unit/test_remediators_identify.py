@@ -20,6 +20,8 @@ SLEEP = f"86399.{os.getpid()}"  # a command line of our own
 @pytest.fixture
 def sleeper() -> Iterator[int]:
     with subprocess.Popen(["/bin/sleep", SLEEP]) as child:
+        while not proc.command_line(child.pid):  # an exec closes its descriptors before the kernel shows its arguments
+            pass
         yield child.pid
         child.kill()
 
@@ -123,6 +125,8 @@ def test_match_finds_every_live_process_but_our_own(sleeper: int) -> None:
         subprocess.Popen(["healctl", "-c", code, f"sleep {SLEEP}"], executable=sys.executable) as by_name,
         subprocess.Popen([sys.executable, "-c", code, f"sleep {SLEEP}"]) as other,
     ):
+        while not (proc.command_line(by_name.pid) and proc.command_line(other.pid)):
+            pass
         found = [ref.pid for ref in identify.matching(f"sleep {SLEEP}")]
         by_name.kill()
         other.kill()
