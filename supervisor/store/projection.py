@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 BATCH_REVS = 500  # ledger changes in one transaction of the target: a few milliseconds of its write lock
 YIELD = 9  # pauses are this many times what the work took: in a storm the ledger has the processor, not we
 YIELD_S_MAX = 0.25
-STORM_REVS = 100  # so much came in while one batch was written: the ledger first, we after a pause
+STORM_REVS = 1_000  # in a window: the ledger first, a batch of ours only after each pause
+STORM_WINDOW_S = 0.5
 STORM_PAUSE_S = 0.5
 RETRY_S = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)  # after failures in a row; the last one for ever
 DRAIN_S = 1.0  # at the stop: longest time to bring what is already in the ledger
@@ -90,6 +91,7 @@ class Follower(threading.Thread):
         self._wake = threading.Event()
         self._halt = threading.Event()
         self._asked_rev = 0
+        self._window = (0.0, 0)  # when it began, and the ledger's revision then: how fast it grows
         self._behind_since_s = monotonic_s()
         self._checkpointed_rev = 0
         self._wrote = 0
@@ -109,6 +111,9 @@ class Follower(threading.Thread):
         """The ledger has reached `rev`."""
         if self.done_rev(ledger_id) >= self._asked_rev:
             self._behind_since_s = monotonic_s()
+        now_s = monotonic_s()
+        if now_s - self._window[0] > STORM_WINDOW_S:
+            self._window = (now_s, self._asked_rev)
         self._asked_rev = rev
         self._wake.set()
 
@@ -194,7 +199,7 @@ class Follower(threading.Thread):
                 self._advance(ledger_id, head)
                 return
             self._write(connection, batch, ledger_id, position)
-            if self._asked_rev - head > STORM_REVS:
+            if self._storm():
                 self._halt.wait(STORM_PAUSE_S)
             elif self._asked_rev > head:
                 self._yield(began_s)
@@ -203,6 +208,10 @@ class Follower(threading.Thread):
                 deadline_s = deadline_s or now_s + DRAIN_S
                 if now_s > deadline_s:
                     return
+
+    def _storm(self) -> bool:
+        began_s, rev = self._window
+        return self._asked_rev - rev > STORM_REVS and monotonic_s() - began_s < 2 * STORM_WINDOW_S
 
     def _yield(self, began_s: float) -> None:
         self._halt.wait(min(YIELD * (monotonic_s() - began_s), YIELD_S_MAX))

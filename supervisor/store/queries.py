@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 
 RECENT_MAX = 2_000  # newest closed incidents, and newest executions, that a snapshot holds (one message: 16 MiB)
 
+# What was tried last for each open incident, however long ago: the page that is repeated speaks of it.
+_NEWEST = "SELECT json_extract(body, '$.execution_id') FROM incidents WHERE is_open"
+
 T = TypeVar("T")
 
 
@@ -59,14 +62,15 @@ def snapshot(
         epoch=epoch,
         open_incidents=_bodies(connection, Incident, "SELECT body FROM incidents WHERE is_open ORDER BY id"),
         recent_closed=_newest(sorted(closed, key=lambda it: (it.changed_wall_s, it.id)), "closed incidents"),
-        executions=records.executions(connection, "WHERE NOT is_over ORDER BY created_steady_s, id", ()),
+        executions=records.executions(
+            connection, f"WHERE NOT is_over OR id IN ({_NEWEST}) ORDER BY created_steady_s, id", ()
+        ),
         recent_executions=_newest(recent, "executions"),
-        outbox=_bodies(connection, OutboxRow, "SELECT body FROM outbox WHERE state <> 'delivered' ORDER BY first_rev"),
+        outbox=_bodies(connection, OutboxRow, "SELECT body FROM outbox WHERE state = 'pending' ORDER BY first_rev"),
         runbook_states=_bodies(connection, RunbookState, "SELECT body FROM runbook_states"),
         timers=_bodies(connection, Timer, "SELECT body FROM timers"),
         breakers=_bodies(connection, Breaker, "SELECT body FROM breakers"),
         pauses=_bodies(connection, FamilyPause, "SELECT body FROM pauses"),
-        metric_counts=tuple(connection.execute("SELECT name, count(*) FROM metrics GROUP BY name ORDER BY name")),
         last_remediation_wall_s=last_remediation,
         last_escalation_wall_s=last_escalation,
         last_signal_wall_s=last_signal,
@@ -93,7 +97,6 @@ def undelivered_synapse(connection: sqlite3.Connection, up_to_rev: int) -> tuple
     return _bodies(
         connection,
         OutboxRow,
-        "SELECT body FROM outbox WHERE state = 'pending' AND state <> 'delivered' AND channel = 'synapse'"
-        " AND first_rev <= ? ORDER BY first_rev",
+        "SELECT body FROM outbox WHERE state = 'pending' AND channel = 'synapse' AND first_rev <= ? ORDER BY first_rev",
         (up_to_rev,),
     )
