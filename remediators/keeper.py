@@ -20,6 +20,8 @@ import signal
 import socket
 from typing import NoReturn
 
+import setproctitle
+
 from remediators.base import StepFailed
 from remediators.launcher import WAIT_STATUS_BYTES, Held, become, close_all_but
 
@@ -138,6 +140,7 @@ def _live(control: socket.socket, ignored: list[int]) -> NoReturn:
         for fd in range(3):  # taken, so that no socket gets their numbers, and inherited by every program
             os.dup2(null, fd)
             os.set_inheritable(fd, True)  # one of them may be `null` itself, which dup2 leaves as it is
+        setproctitle.setproctitle("healctl: keeper")  # its programs bear it too, until they become what they are to be
         _serve(control, ignored)
         os._exit(0)
     finally:

@@ -7,8 +7,6 @@ nobody knows, for its process may have waited for it as a spare. Nothing is star
 
 from __future__ import annotations
 
-import os
-
 from remediators import fence, registry
 from remediators.command import words
 from remediators.fence import Fence
@@ -46,7 +44,7 @@ async def _settle_program(program: Program, spec: StepSpec) -> tuple[bool, bool,
     if held is None:
         return True, False, f"{name} has ended"
     with held:
-        if proc.command_line(program.process.pid) == proc.command_line(os.getpid()) and await held.gone(GATE_WAIT_S):
+        if identify.is_healctl(proc.command_line(program.process.pid)) and await held.gone(GATE_WAIT_S):
             return True, False, f"{name} never ran: its gate was not opened"
         status = proc.same(program.process)
         if status is None or not status.live:

@@ -86,7 +86,8 @@ def matches(match: str, words: tuple[str, ...]) -> bool:
 
 def is_healctl(words: tuple[str, ...]) -> bool:
     """One of our own: a titled process of the tree, or the command line, run by its script or by an interpreter."""
-    return words[0].startswith("healctl:") or any(os.path.basename(word) == "healctl" for word in words[:2])
+    titled = bool(words) and words[0].startswith("healctl:")
+    return titled or any(os.path.basename(word) == "healctl" for word in words[:2])
 
 
 @functools.lru_cache(maxsize=1024)

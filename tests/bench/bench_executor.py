@@ -84,12 +84,12 @@ async def through_the_executor() -> dict[str, dict[str, float]]:
     async with lab.core() as core:
         executor = lab.Executor(core, "bench")
         target = lab.target("bench", SLEEPER.argv, match="no such command line at all")
-        await core.execute(lab.execution(target))
+        await core.finish(lab.execution(target))
         lab.kill(core.programs[0].process)
         one: list[float] = []
         for _ in range(RUNS):
             began_s = time.monotonic()
-            await core.execute(lab.execution(target))
+            await core.finish(lab.execution(target))
             one.append(time.monotonic() - began_s)
             lab.kill(core.programs[-1].process)
             await asyncio.sleep(IDLE_S)
@@ -97,7 +97,7 @@ async def through_the_executor() -> dict[str, dict[str, float]]:
         for number in range(RUNS):
             named = lab.target("bench", SLEEPER.argv, pid_file=str(core.runtime_dir / f"{number}.pid"))
             began_s = time.monotonic()
-            await core.execute(lab.execution(named))
+            await core.finish(lab.execution(named))
             with_pid_file.append(time.monotonic() - began_s)
             lab.kill(core.programs[-1].process)
             await asyncio.sleep(IDLE_S)
@@ -109,7 +109,7 @@ async def through_the_executor() -> dict[str, dict[str, float]]:
                 for number in range(AT_ONCE)
             ]
             began_s = time.monotonic()
-            await asyncio.gather(*(core.execute(lab.execution(of)) for of in targets))
+            await asyncio.gather(*(core.finish(lab.execution(of)) for of in targets))
             burst.append(time.monotonic() - began_s)
             lab.kill(*(program.process for program in core.programs[before:]))
             await asyncio.sleep(IDLE_S)

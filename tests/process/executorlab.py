@@ -135,6 +135,7 @@ class Core:
         self.refuse_claims = False
         self.store_answers = True
         self.executors: list[Executor] = []
+        self._over: set[str] = set()
         self._changed = asyncio.Event()
         self._context = bus.new_context()
         self.healer = bus.Hub(self._context, bus.endpoint(directory, "healer"), "healer", self._from_executor)
@@ -144,6 +145,8 @@ class Core:
         for source, frame in batch:
             if not isinstance(frame.body, Hello):
                 self.came.append(frame.body)
+                if isinstance(frame.body, ExecutionRefused) or (isinstance(frame.body, StepReport) and frame.body.last):
+                    self._over.add(frame.body.execution_id)
                 self.healer.answer(source, frame, Ack())
         self._changed.set()
 
@@ -175,11 +178,7 @@ class Core:
         return list(unique.values())
 
     def ended(self, execution_id: str) -> bool:
-        return any(
-            (isinstance(body, StepReport) and body.last and body.execution_id == execution_id)
-            or (isinstance(body, ExecutionRefused) and body.execution_id == execution_id)
-            for body in self.came
-        )
+        return execution_id in self._over
 
     def refusals(self) -> list[str]:
         return [body.code for body in self.came if isinstance(body, ExecutionRefused)]
@@ -197,10 +196,14 @@ class Core:
         assert await executor.gone() == -signal.SIGKILL
         sent.cancel()
 
-    async def execute(self, execution: Execution) -> list[StepResult]:
-        """Dispatches and waits for the end; the results of all executions so far."""
+    async def finish(self, execution: Execution) -> None:
+        """Dispatches and waits for the end."""
         await self.dispatch(execution)
         await self.until(lambda: self.ended(execution.id))
+
+    async def execute(self, execution: Execution) -> list[StepResult]:
+        """`finish`, and then the results of all executions so far."""
+        await self.finish(execution)
         return self.results()
 
     async def ask(self, body: Body) -> Body:
@@ -270,7 +273,7 @@ class Executor:
 def target(name: str, argv: tuple[str, ...], **keys: object) -> Target:
     recipe_keys = {key: keys.pop(key) for key in ("cwd", "env", "output") if key in keys}
     recipe = Recipe(argv=argv, **recipe_keys)  # type: ignore[arg-type]
-    return Target(name, "process", name, auto_restart=True, recipe=recipe, **keys)  # type: ignore[arg-type]
+    return Target(name, "process", auto_restart=True, recipe=recipe, **keys)  # type: ignore[arg-type]
 
 
 def toy(directory: Path, *options: str, name: str = "toy", **keys: object) -> Target:

@@ -292,6 +292,7 @@ def test_a_spare_that_was_killed_is_not_used(tmp_path: Path, started: lab.Starte
         others = set(children_of(os.getpid(), zombies=True))
         async with lab.lab() as core:
             keeper, program = await only_the_spare(others)
+            assert proc.command_line(keeper.pid) == proc.command_line(program.pid) == ("healctl: keeper",)
             lab.kill(keeper if victim == "keeper" else program)
             assert await lab.ended(keeper if victim == "keeper" else program)
             results = await core.execute(lab.execution(lab.toy(tmp_path)))

@@ -142,6 +142,7 @@ def test_match_finds_every_live_process_but_our_own(sleeper: int) -> None:
         (("healctl: executor",), True),
         (("/usr/bin/python3", "/usr/local/bin/healctl", "heal"), True),
         (("healctl", "start"), True),
+        ((), False),
         (("vim", "notes", "healctl"), False),
         (("/opt/healctl-exporter",), False),
     ],
