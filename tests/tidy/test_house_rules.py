@@ -45,7 +45,7 @@ CALLS: dict[str, tuple[tuple[str, ...], str]] = {
     "datetime.utcnow": ((), "clock.wall_s() and clock.rfc3339()"),
     "os.system": ((), "an argv through remediators.command"),
     "os.popen": ((), "an argv through remediators.command"),
-    "os.fork": (("remediators/launcher.py", "supervisor/tree/"), "a worker of the tree, or remediators.command"),
+    "os.fork": (("remediators/keeper.py", "supervisor/tree/"), "a worker of the tree, or remediators.command"),
     "os.execvpe": (("remediators/launcher.py",), "an argv through remediators.command"),
     "os.posix_spawn": ((), "an argv through remediators.command"),
     "os.kill": (("supervisor/crashpoint.py", "supervisor/tree/"), "proc.send_signal: a pid alone may be recycled"),
@@ -53,7 +53,7 @@ CALLS: dict[str, tuple[tuple[str, ...], str]] = {
     "sqlite3.connect": (("supervisor/store/",), "supervisor.store.sqlite, through the store"),
     "create_subprocess_exec": ((), "remediators.command"),
     "create_subprocess_shell": ((), "an argv through remediators.command"),
-    "setsockopt": (("supervisor/sockets.py", "supervisor/tree/", "remediators/launcher.py"), "sockets.open_socket()"),
+    "setsockopt": (("supervisor/sockets.py", "supervisor/tree/"), "sockets.open_socket()"),
 }
 # subprocess: the one place that starts programs forks by itself; the demo starts its sandbox's own two processes.
 SUBPROCESS = ("remediators/command.py", "supervisor/cli/demo.py")
