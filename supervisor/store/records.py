@@ -57,7 +57,7 @@ _RUNBOOK_STATE = """
 INSERT INTO runbook_states (runbook_id, target_id, rev, body) VALUES (?, ?, ?, ?)
 ON CONFLICT (runbook_id, target_id) DO UPDATE SET rev = excluded.rev, body = excluded.body
 """
-_METRIC = "INSERT INTO metrics (rev, id, name, body) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
+_METRIC = "INSERT INTO metrics (rev, id, body) VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING"
 _TIMER = "INSERT OR REPLACE INTO timers (kind, subject, body) VALUES (?, ?, ?)"
 _BREAKER = "INSERT OR REPLACE INTO breakers (runbook_id, resource, body) VALUES (?, ?, ?)"
 _PAUSE = "INSERT OR REPLACE INTO pauses (family, body) VALUES (?, ?)"
@@ -141,7 +141,7 @@ class Records:
 
     def _metric(self, record: model.AddMetric) -> None:
         it = record.metric
-        self._execute(_METRIC, (self._next_rev(), it.id, it.name, _encode(it).decode()))
+        self._execute(_METRIC, (self._next_rev(), it.id, _encode(it).decode()))
 
     def _timer(self, record: model.SetTimer) -> None:
         it = record.timer

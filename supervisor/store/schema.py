@@ -73,7 +73,7 @@ CREATE TABLE outbox (
     first_rev INTEGER NOT NULL,
     body TEXT NOT NULL
 );
-CREATE INDEX outbox_undelivered ON outbox (first_rev) WHERE state <> 'delivered';
+CREATE INDEX outbox_pending ON outbox (first_rev) WHERE state = 'pending';
 CREATE INDEX outbox_delivered ON outbox (channel, delivered_wall_s) WHERE state = 'delivered';
 CREATE INDEX outbox_first ON outbox (first_rev);
 CREATE TABLE runbooks (
@@ -91,10 +91,8 @@ CREATE TABLE runbook_states (
 CREATE TABLE metrics (
     rev INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
-    name TEXT NOT NULL,
     body TEXT NOT NULL
 );
-CREATE INDEX metrics_name ON metrics (name);
 CREATE TABLE timers (
     kind TEXT NOT NULL, subject TEXT NOT NULL,
     body TEXT NOT NULL,

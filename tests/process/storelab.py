@@ -98,7 +98,7 @@ def execution(number: int, *, expires_in_s: float = 60.0, **more: Any) -> m.Exec
         "incident_id": f"inc-{number:06d}",
         "runbook": RUNBOOK,
         "version": RUNBOOK.version(),
-        "target": m.Target(f"svc-{number}", "process", f"svc-{number}", True, m.Recipe(("/bin/true",))),
+        "target": m.Target(f"svc-{number}", "process", auto_restart=True, recipe=m.Recipe(("/bin/true",))),
         "resource": f"service:svc-{number}",
         "authority": m.Authority.NOT_RUNNING,
         "state": m.ExecutionState.INTENDED,

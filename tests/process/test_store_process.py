@@ -222,7 +222,6 @@ def test_a_crash_at_every_boundary(tmp_path: Path, runtime_dir: Path, point: str
             assert healer.reports[0].receipt == message_id("out-000001")
             snapshot = await healer.open("healer-2")
             assert [it.id for it in snapshot.open_incidents] == ["inc-000001"]
-            assert dict(snapshot.metric_counts) == {"heal_anomaly_detected": 1}
 
     store.start(crash=f"store:{point}:{token}")
     try:
