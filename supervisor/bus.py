@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 
 PENDING_MAX = 20_000  # requests of one socket that wait for their answers
 BATCH_MAX = 2_000  # frames handled before the loop gets its turn again
-UNROUTABLE_S = 0.005  # the peer is not connected (it is being restarted): look again soon
+UNROUTABLE_S = 0.005  # the peer is not connected (it is being restarted): look again soon, then ever more seldom
+UNROUTABLE_S_MAX = 0.32
 SOURCES_MAX = 1_000  # sources whose malformed frames are counted apart
 
 Handler = Callable[[list[tuple[str, Frame]]], Awaitable[None] | None]
@@ -58,6 +59,7 @@ class _Endpoint:
         self._handler = handler
         self._loop = asyncio.get_running_loop()
         self._pending: dict[str, _Pending] = {}
+        self._absent_s: dict[str, float] = {}  # peer -> how long to wait before it is tried again
         self._counter = 0
         self._prefix = f"{name}.{os.getpid():x}.{os.urandom(4).hex()}"
         self._inbox: list[tuple[str, Frame]] = []
@@ -110,20 +112,32 @@ class _Endpoint:
             )
         return raw
 
-    def _try(self, pending: _Pending) -> None:
-        if self._transmit(pending.to, pending.raw):
+    def _try(self, pending: _Pending) -> bool:
+        """Sends it, and sets when it is due again. False: its peer is not connected."""
+        sent = self._transmit(pending.to, pending.raw)
+        if sent:
+            self._absent_s.pop(pending.to, None)
             wait = RESEND_S[min(pending.attempt, len(RESEND_S) - 1)]
             pending.attempt += 1
         else:
-            wait = UNROUTABLE_S
+            wait = self._absent_s.get(pending.to, UNROUTABLE_S)
         pending.next_s = self._loop.time() + wait
+        return sent
 
     def _resend(self) -> None:
+        """What is due goes out again; an absent peer is tried once, and ever more seldom."""
         self._timer = None
         now = self._loop.time()
+        absent: set[str] = set()
         for pending in list(self._pending.values()):
-            if pending.next_s <= now:
-                self._try(pending)
+            if pending.next_s > now:
+                continue
+            if pending.to in absent:
+                pending.next_s = now + self._absent_s[pending.to]
+            elif not self._try(pending):
+                absent.add(pending.to)
+                longer = 2 * self._absent_s.get(pending.to, UNROUTABLE_S)
+                self._absent_s[pending.to] = min(longer, UNROUTABLE_S_MAX)
         self._arm()
 
     def _arm(self) -> None:

@@ -44,6 +44,7 @@ class Committer:
         self._n = 0
         self._items: dict[int, _Item] = {}
         self._again: asyncio.TimerHandle | None = None
+        self._over = False
         self.trouble = ""
 
     def commit(self, decision: Decision, ack: Callable[[], None] | None) -> None:
@@ -76,7 +77,7 @@ class Committer:
         self._store.ask(commit).add_done_callback(lambda answer: self._answered(commit, answer))
 
     def _answered(self, commit: Commit, answer: asyncio.Future[Body]) -> None:
-        if answer.cancelled():
+        if answer.cancelled() or self._over:
             return
         body = answer.result()
         if isinstance(body, Ack):
@@ -84,6 +85,7 @@ class Committer:
         elif isinstance(body, LedgerTrouble) or (isinstance(body, Nack) and body.code == "gap"):
             self._wait(body.message)
         else:
+            self._over = True  # what was decided after it may rest on it: nothing of that is carried out
             self._refused(StoreError(f"the store refused decision {commit.n} of epoch {commit.epoch}: {body}"))
 
     def _wait(self, message: str) -> None:

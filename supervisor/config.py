@@ -268,7 +268,6 @@ def targets(config: Config) -> tuple[Target, ...]:
             Target(
                 target_id=name,
                 family="process",
-                label=name,
                 auto_restart=section.auto_restart,
                 recipe=recipe,
                 pid_file=section.pid_file,

@@ -145,13 +145,17 @@ class HealerWorker(Worker):
 
     def _decide(self, event: e.Event, ack: Callable[[], None] | None = None) -> None:
         """Handles one event; `ack` is called when what it led to is durable."""
+        item = _item(event)
+        if item in self.boot.quarantined:
+            self._set_aside(item, event, ack)
+            return
         reach("decide.before")
         now = self._clock.now()
         try:
             decision = self._engine.handle(event, now)
         except Exception:
             # Named to the root before this process dies: the same item a second time, and it is quarantined.
-            self.working(_item(event))
+            self.working(item)
             raise
         self.done += 1
         for probe in decision.probes:
@@ -160,10 +164,18 @@ class HealerWorker(Worker):
             reach("decide.after")
             self._committer.commit(decision, ack)
         else:
-            if ack is not None:  # a doubled report: the decision that it led to may still be on its way to the disk
-                self._committer.when_all_durable(ack)
-            self._carry_out(decision.effects)
+            answers: list[Effect] = [effect for effect in decision.effects if isinstance(effect, Answer)]
+            others: list[Effect] = [effect for effect in decision.effects if not isinstance(effect, Answer)]
+            self._carry_out(answers)  # views and refusals: told even while the ledger is in trouble
+            # The rest, and the acknowledgement of a doubled report, may rest on decisions still on their way.
+            if others or ack is not None:
+                self._committer.when_all_durable(partial(self._carry_out_and_ack, others, ack))
         self._arm()
+
+    def _carry_out_and_ack(self, effects: list[Effect], ack: Callable[[], None] | None) -> None:
+        if ack is not None:
+            ack()
+        self._carry_out(effects)
 
     def _durable(self, decision: Decision) -> None:
         self._carry_out(decision.effects)
@@ -187,8 +199,7 @@ class HealerWorker(Worker):
                     self._plan(effect)
                 case DeliverRow(row):
                     if row.channel is Channel.SIGNAL or self.boot.config.notify.synapse.transport != "brain_db":
-                        suspect = f"outbox:{row.id}" in self.boot.suspects
-                        self._hub.request("notifier", Deliver(row, suspect))
+                        self._hub.request("notifier", Deliver(row))
                 case Answer(token, body, error):
                     self._desk.answer(token, error if error is not None else body or {})
 
@@ -282,12 +293,17 @@ class HealerWorker(Worker):
 
     def _readings(self, readings: tuple[HealthReading, ...]) -> None:
         for reading in readings:
-            item = f"reading:{reading.target_id}"
-            if item not in self.boot.quarantined:
-                self._decide(e.ReadingSeen(reading))
-            elif item not in self._skipped:
-                self._skipped.add(item)
-                log.error("readings of %s are ignored: they killed the healer twice", reading.target_id)
+            self._decide(e.ReadingSeen(reading))
+
+    def _set_aside(self, item: str, event: e.Event, ack: Callable[[], None] | None) -> None:
+        """A poison item: it is answered or acknowledged, so that nobody sends it again, and never touched."""
+        if item not in self._skipped:
+            self._skipped.add(item)
+            log.error("%s is set aside: it killed the healer twice", item)
+        if isinstance(event, e.Order):
+            self._desk.answer(event.token, HealError(f"{event.action} is set aside: it killed the healer twice"))
+        if ack is not None:
+            ack()
 
     def on_tree_event(self, event: TreeEvent) -> None:
         self._news.tree(event)
@@ -353,11 +369,17 @@ def policy_of(config: Config) -> Policy:
 
 
 def _item(event: e.Event) -> str:
-    """What the root counts deaths by: the thing that the event is about."""
+    """What the root counts deaths by: the one thing that the event is about."""
     match event:
         case e.ReadingSeen(reading):
             return f"reading:{reading.target_id}"
-        case e.Order(_, action, _, _):
-            return f"order:{action}"
+        case e.Order(token):
+            return f"order:{token}"
+        case e.StepEnded(execution_id, index):
+            return f"report:{execution_id}.{index}"
+        case e.ExecutionClaimed(execution_id) | e.ExecutionNotRun(execution_id) | e.ProgramEnded(execution_id):
+            return f"report:{execution_id}.{type(event).__name__}"
+        case e.Delivered(row_id):
+            return f"receipt:{row_id}"
         case _:
             return f"event:{type(event).__name__}"

@@ -107,7 +107,10 @@ class StepReport(msgspec.Struct, frozen=True, tag="step_report"):
 
 
 class ExecutionRefused(msgspec.Struct, frozen=True, tag="execution_refused"):
-    """Executor -> healer, acked: nothing was run. `code`: expired | stale_grounds | not_claimed | fence | no_recipe."""
+    """Executor -> healer, acked: nothing was run.
+
+    `code`: expired | stale_grounds | not_claimed | quarantined | no_recipe.
+    """
 
     execution_id: str
     code: str
@@ -171,7 +174,6 @@ class Deliver(msgspec.Struct, frozen=True, tag="deliver"):
     """Healer -> notifier, acked on receipt: keep trying until there is a receipt (R2, DESIGN §5)."""
 
     row: OutboxRow
-    suspect: bool = False  # a notifier died with it in work: deliver it alone
 
 
 class DeliveryReport(msgspec.Struct, frozen=True, tag="delivery_report"):

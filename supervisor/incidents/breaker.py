@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from supervisor.incidents.model import Breaker
+from supervisor.incidents.model import Breaker, Execution
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.world import HISTORY_MAX, World
 
 WHOLE_RUNBOOK = "*"
 
 
-def began(world: World, steady_s: float, runbook_id: str, resource: str) -> None:
+def began(world: World, execution: Execution) -> None:
     """Remember that an execution began."""
-    world.history.append((steady_s, runbook_id, resource))
+    world.history.append((execution.created_steady_s, execution.runbook.id, execution.resource, execution.id))
     if len(world.history) > HISTORY_MAX:
         world.history.popleft()
+
+
+def never_ran(world: World, execution_id: str) -> None:
+    """Only what has run counts."""
+    kept = [entry for entry in world.history if entry[3] != execution_id]
+    world.history.clear()
+    world.history.extend(kept)
 
 
 def count(world: World, now_steady_s: float, runbook_id: str, resource: str) -> int:
@@ -21,7 +28,7 @@ def count(world: World, now_steady_s: float, runbook_id: str, resource: str) -> 
     since = now_steady_s - world.policy.breaker_window_s
     return sum(
         1
-        for began_s, run, res in world.history
+        for began_s, run, res, _ in world.history
         if began_s > since and run == runbook_id and resource in (res, WHOLE_RUNBOOK)
     )
 
@@ -45,18 +52,20 @@ def exhausted(world: World, now_steady_s: float, runbook_id: str, resource: str)
 
 
 def standing(world: World, runbook_id: str, resource: str) -> Breaker | None:
-    """The breaker that forbids an automatic run now; a half-open one lets a single try through."""
-    for scope in (resource, WHOLE_RUNBOOK):
-        breaker = world.breakers.get((runbook_id, scope))
-        if breaker is not None and not breaker.half_open:
-            return breaker
-    return None
+    """The breaker that forbids an automatic run now."""
+    return next((breaker for breaker in _of(world, runbook_id, resource) if not breaker.half_open), None)
 
 
 def half_open(world: World, runbook_id: str, resource: str) -> Breaker | None:
-    """The half-open breaker that this run would be the one try of."""
-    for scope in (resource, WHOLE_RUNBOOK):
-        breaker = world.breakers.get((runbook_id, scope))
-        if breaker is not None and breaker.half_open:
-            return breaker
-    return None
+    """The half-open breaker that lets one try through."""
+    return next((breaker for breaker in _of(world, runbook_id, resource) if breaker.half_open), None)
+
+
+def of_trial(world: World, execution_id: str) -> Breaker | None:
+    """The half-open breaker whose one try this execution is."""
+    return next((breaker for breaker in world.breakers.values() if breaker.trial == execution_id), None)
+
+
+def _of(world: World, runbook_id: str, resource: str) -> list[Breaker]:
+    found = (world.breakers.get((runbook_id, scope)) for scope in (resource, WHOLE_RUNBOOK))
+    return [breaker for breaker in found if breaker is not None]

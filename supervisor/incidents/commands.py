@@ -29,7 +29,7 @@ from supervisor.incidents.model import (
     TierReason,
     TimerKind,
 )
-from supervisor.incidents.policy import CONFIDENCE_APPROVED, CONFIDENCE_PRIOR, EVERY_TARGET
+from supervisor.incidents.policy import CONFIDENCE_APPROVED, CONFIDENCE_PRIOR, EVERY_TARGET, state_for
 from supervisor.incidents.world import Answer, PlanExecution, Turn
 
 REASON_CHARS_MAX = 500
@@ -124,9 +124,7 @@ def _approve(turn: Turn, token: str, args: ApproveArgs, actor: str) -> views.Jso
         turn.metric("heal_runbook_graduated", runbook.id, "graduated")
     waiting = [] if args.revoke else _waiting(turn, runbook, scope)
     for incident in waiting:
-        turn.note(incident, actor, f"{runbook.id} approved")
-        world.rerun.add(incident.id)
-        turn.ask_probe(incident.target_id, incident.family)
+        turn.want_run(turn.note(incident, actor, f"{runbook.id} approved"))
     return {
         "success": True,
         "runbook_id": runbook.id,
@@ -139,6 +137,8 @@ def _approve(turn: Turn, token: str, args: ApproveArgs, actor: str) -> views.Jso
 
 
 def _waiting(turn: Turn, runbook: Runbook, scope: str) -> list[Incident]:
+    """The incidents that may run now; an approval for all does not lift a target's own demotion."""
+    states = turn.world.runbook_states
     return [
         i
         for i in turn.world.incidents.values()
@@ -146,6 +146,8 @@ def _waiting(turn: Turn, runbook: Runbook, scope: str) -> list[Incident]:
         and i.tier_reason is TierReason.NEEDS_APPROVAL
         and i.anomaly in runbook.applies_to
         and scope in (EVERY_TARGET, i.target_id)
+        and (decided := state_for(states, runbook, i.target_id)) is not None
+        and decided.mode is Mode.AUTO_EXECUTE
     ]
 
 
@@ -209,10 +211,10 @@ def _incident_for(turn: Turn, runbook: Runbook, target: Target) -> Incident | No
 
 def _dismiss(turn: Turn, token: str, args: DismissArgs, actor: str) -> views.Json:
     """FR-007: no alert about it for `dismiss_window`."""
-    incident = _open_incident(turn, args.incident_id)
     reason = args.reason.strip()
     if not reason:
         raise UsageError("dismiss needs a reason", "e.g. --reason 'planned maintenance'")
+    incident = _open_incident(turn, args.incident_id)
     window_s = turn.world.policy.dismiss_window_s
     until_wall_s = turn.now.wall_s + window_s
     turn.move(
@@ -223,6 +225,9 @@ def _dismiss(turn: Turn, token: str, args: DismissArgs, actor: str) -> views.Jso
         dismiss_until_steady_s=turn.now.steady_s + window_s,
         dismiss_until_wall_s=until_wall_s,
     )
+    execution = turn.world.executions.get(incident.execution_id or "")
+    if execution is not None and execution.state is ExecutionState.INTENDED:
+        remedy.unproved(turn, turn.put_execution(execution, state=ExecutionState.EXPIRED))
     remedy.release(turn, incident.family)
     return {"success": True, "incident_id": incident.id, "dismiss_until": views.stamp(until_wall_s)}
 

@@ -15,9 +15,8 @@ from supervisor.incidents.model import (
     Verdict,
 )
 from supervisor.incidents.policy import INTERMITTENT_FAMILIES, pick
-from supervisor.incidents.world import OPEN_INCIDENTS_MAX, Key, Turn
+from supervisor.incidents.world import OPEN_INCIDENTS_MAX, RECHECK_S, Key, Turn
 
-RECHECK_S = 6.0  # a reading comes within 5 s (R9); after this, ask again
 REFRESH_S = 1.0  # a re-detection is written at most this often
 OWN_FAMILY = "tree"  # our own workers: root tells, no probe can be asked
 
@@ -25,6 +24,9 @@ OWN_FAMILY = "tree"  # our own workers: root tells, no probe can be asked
 def on_reading(turn: Turn, reading: HealthReading) -> None:
     """One reading, whoever asked for it."""
     world = turn.world
+    newest = world.readings.get(reading.target_id)
+    if newest is not None and newest.taken_mono_s > reading.taken_mono_s:
+        return  # overtaken on its way: what it says is no longer so
     asked = world.asked.get(reading.target_id)
     fresh = not reading.external and asked is not None and reading.taken_mono_s >= asked
     if fresh:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import msgspec
 
+from supervisor.errors import HealError
 from supervisor.incidents import commands, detect, escalation, remedy, verify, views
+from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
     AnomalyType,
     Channel,
@@ -28,6 +30,7 @@ from supervisor.incidents.model import (
     Verdict,
 )
 from supervisor.incidents.world import (
+    RECHECK_S,
     Answer,
     Decision,
     DeliverRow,
@@ -217,7 +220,11 @@ def _started(turn: Turn) -> None:
     for runbook in turn.world.runbooks.values():
         turn.records.append(PutRunbook(runbook, runbook.version()))
     for incident in list(turn.world.incidents.values()):
-        if incident.state in (State.DETECTED, State.DIAGNOSING, State.ESCALATED):
+        if incident.family != detect.OWN_FAMILY and incident.target_id not in turn.world.targets:
+            turn.move(incident, Trigger.DISMISS, "engine", "its target is no longer configured")
+        elif incident.id in turn.world.rerun:
+            turn.want_run(incident)
+        elif incident.state in (State.DETECTED, State.DIAGNOSING, State.ESCALATED):
             turn.ask_probe(incident.target_id, incident.family)
     for execution in turn.world.executions.values():
         if execution.state is ExecutionState.SUCCEEDED:
@@ -236,8 +243,6 @@ def _executor_is(turn: Turn, incarnation: str) -> None:
 
 
 def _planned(turn: Turn, event: Planned) -> None:
-    from supervisor.errors import HealError
-
     if event.error:
         turn.effects.append(Answer(event.token, error=HealError(event.error)))
         return
@@ -307,7 +312,7 @@ def _timer(turn: Turn, timer: Timer) -> None:
         case TimerKind.EXPIRE:
             turn.effects.append(FetchExecutionState(timer.subject))
             if timer.subject in turn.world.executions:
-                turn.set_timer(TimerKind.EXPIRE, timer.subject, verify.ANSWER_S)
+                turn.set_timer(TimerKind.EXPIRE, timer.subject, RECHECK_S)
         case TimerKind.HALF_OPEN:
             remedy.half_open_due(turn, timer.subject)
         case TimerKind.PAGE_HOLD if incident is not None:
@@ -315,5 +320,6 @@ def _timer(turn: Turn, timer: Timer) -> None:
         case TimerKind.REPEAT if incident is not None:
             escalation.repeat_due(turn, incident)
         case TimerKind.RECHECK if incident is not None and incident.family != detect.OWN_FAMILY:
-            turn.set_timer(TimerKind.RECHECK, incident.id, detect.RECHECK_S)
-            turn.ask_probe(incident.target_id, incident.family)
+            if incident.state is State.DIAGNOSING or incident.id in turn.world.rerun or incident.clear_readings:
+                turn.set_timer(TimerKind.RECHECK, incident.id, RECHECK_S)
+                turn.ask_probe(incident.target_id, incident.family)

@@ -73,18 +73,26 @@ def tell(turn: Turn, incident: Incident, kind: str) -> Incident:
     return incident
 
 
-def send(turn: Turn, incident: Incident, channel: Channel, kind: str, covers: tuple[str, ...] = ()) -> OutboxRow:
+def send(turn: Turn, incident: Incident, channel: Channel, kind: str) -> OutboxRow:
+    """One message about one incident."""
+    subject, body = wording.subject(incident, kind), wording.body(turn.world, incident, channel, kind)
+    return _row(turn, (incident.id,), channel, incident.tier, kind, subject, body)
+
+
+def _row(
+    turn: Turn, covers: tuple[str, ...], channel: Channel, tier: Tier, kind: str, subject: str, body: str
+) -> OutboxRow:
     """One durable outbox row, delivered after the decision is."""
     row = OutboxRow(
         id=turn.new_id("out"),
-        incident_id=incident.id,
-        covers=covers or (incident.id,),
+        incident_id=covers[0],
+        covers=covers,
         channel=channel,
-        tier=incident.tier,
+        tier=tier,
         kind=kind,
-        priority=PRIORITY[incident.tier],
-        subject=wording.subject(incident, kind),
-        body=wording.body(turn.world, incident, channel, kind),
+        priority=PRIORITY[tier],
+        subject=subject,
+        body=body,
         created_wall_s=turn.now.wall_s,
     )
     turn.put_row(row)
@@ -107,8 +115,10 @@ def resolved(turn: Turn, incident: Incident, reason: TierReason) -> None:
 
 
 def closing(turn: Turn, incident: Incident) -> None:
-    """R2: one short message when an incident ends whose page went out before."""
+    """R2: one short message when what a page spoke of is over; for a grouped page, when the last of it is."""
     send(turn, incident, Channel.SYNAPSE, "closing")
+    if any(other.page_id == incident.page_id for other in turn.world.incidents.values()):
+        return
     send(turn, incident, Channel.SIGNAL, "closing")
 
 
@@ -135,29 +145,15 @@ _REPEATED = frozenset({State.DIAGNOSING, State.REMEDIATING, State.VERIFYING, Sta
 
 
 def grouped_page(turn: Turn, incidents: list[Incident], cause: str) -> None:
-    """One page for many (DESIGN §2.8): it names every target when they are 20 or fewer."""
-    first = incidents[0]
+    """One page for many (DESIGN §2.8): it names every target when they are 20 or fewer; repeated as one, too."""
     covers = tuple(incident.id for incident in incidents)
-    body = wording.group(turn.world, incidents, cause)
-    ids: list[str] = []
-    for channel in (Channel.SIGNAL, Channel.SYNAPSE):
-        row = OutboxRow(
-            id=turn.new_id("out"),
-            incident_id=first.id,
-            covers=covers,
-            channel=channel,
-            tier=Tier.PAGE,
-            kind="grouped",
-            priority=PRIORITY[Tier.PAGE],
-            subject=f"{len(incidents)} targets of {first.family} failed at once",
-            body=body,
-            created_wall_s=turn.now.wall_s,
-        )
-        turn.put_row(row)
-        turn.effects.append(DeliverRow(row))
-        ids.append(row.id)
+    subject = f"{len(incidents)} targets of {incidents[0].family} failed at once"
+    body = wording.group(incidents, cause)
+    page = _row(turn, covers, Channel.SIGNAL, Tier.PAGE, "grouped", subject, body)
+    _row(turn, covers, Channel.SYNAPSE, Tier.PAGE, "grouped", subject, body)
+    turn.set_timer(TimerKind.REPEAT, incidents[0].id, turn.world.policy.repeats_s[0])
     for incident in incidents:
-        current = turn.incident(incident.id)
-        if current is not None and current.page_id is None:
-            turn.drop_timer(TimerKind.PAGE_HOLD, current.id)
-            turn.update(current, page_id=ids[0])
+        if incident.page_id is None:
+            turn.drop_timer(TimerKind.PAGE_HOLD, incident.id)
+            reason = incident.tier_reason or TierReason.CANARY_FAILED
+            turn.update(incident, page_id=page.id, tier=Tier.PAGE, tier_reason=reason)

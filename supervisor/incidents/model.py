@@ -6,6 +6,7 @@ Every struct that is stored or sent stands here or in `supervisor.messages`. Tim
 
 from __future__ import annotations
 
+import hashlib
 from enum import IntEnum, StrEnum
 
 import msgspec
@@ -216,7 +217,6 @@ class Target(msgspec.Struct, frozen=True):
 
     target_id: str
     family: str
-    label: str
     auto_restart: bool = False
     recipe: Recipe | None = None
     pid_file: str = ""
@@ -242,16 +242,12 @@ class Runbook(msgspec.Struct, frozen=True):
     steps: tuple[StepSpec, ...]
     resource: str
     confidence: float = 0.5
-    whitelisted: bool = False
     starts_service: bool = False  # R3 (c) applies: it starts a known service that is not running
     summary: bool = False
     verifies: bool = True
-    author: str = "healctl"
 
     def version(self) -> str:
         """The hash that approvals and executions record: the same text, the same version."""
-        import hashlib
-
         return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:12]
 
 
@@ -327,8 +323,8 @@ class Incident(msgspec.Struct, frozen=True):
     clear_readings: int = 0
     clear_counted_steady_s: float | None = None  # when the newest of them was counted
     waiting_for: str = ""  # why nothing is running although something may (a lock, a canary, a hold), in words
-    page_id: str | None = None  # the outbox row of its Signal page
-    closing_sent: bool = False
+    held_as_canary: bool = False  # it waits until the first repairs of its family have verified
+    page_id: str | None = None  # the outbox row of its Signal page, which may cover others too
     acknowledged_wall_s: float | None = None
     repeats: int = 0
     trail_length: int = 0
@@ -422,6 +418,7 @@ class Execution(msgspec.Struct, frozen=True):
     settling: ProcessRef | None = None  # R6: the process that must still be there after `settle`
     settled_steady_s: float | None = None  # from when on it may count as settled
     deaths: int = 0  # how often the executor died with it in work
+    exit_text: str = ""  # what it left running has ended with a failure: how, and its last words
 
 
 # --- messages to people --------------------------------------------------------------------------------------------
@@ -496,6 +493,7 @@ class Breaker(msgspec.Struct, frozen=True):
     half_open_steady_s: float
     reason: str
     half_open: bool = False
+    trial: str = ""  # the execution that is the half-open breaker's one try
 
 
 class FamilyPause(msgspec.Struct, frozen=True):
@@ -603,7 +601,6 @@ class Snapshot(msgspec.Struct, frozen=True):
     timers: tuple[Timer, ...]
     breakers: tuple[Breaker, ...]
     pauses: tuple[FamilyPause, ...]
-    metric_counts: tuple[tuple[str, int], ...] = ()
     last_remediation_wall_s: float | None = None
     last_escalation_wall_s: float | None = None
     last_signal_wall_s: float | None = None

@@ -41,7 +41,6 @@ class Policy(msgspec.Struct, frozen=True):
     breaker_window_s: float = 3600.0
     page_healed_critical: bool = True
     intent_expires_s: float = 60.0  # DESIGN §2.3
-    grounds_max_age_s: float = 5.0  # DESIGN §2.3
     executions_max: int = 8  # DESIGN §2.7
     canary_from: int = 5  # DESIGN §2.8: this many targets of a family at once
     canary_count: int = 3

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from supervisor.incidents import breaker
 from supervisor.incidents.model import (
+    ExecutionState,
     Mode,
     Runbook,
     Snapshot,
@@ -51,12 +53,13 @@ def rebuild(
         else:
             world.ended[execution.id] = execution
     for execution in sorted(every.values(), key=lambda e: e.created_steady_s):
-        world.history.append((execution.created_steady_s, execution.runbook.id, execution.resource))
+        if execution.state is not ExecutionState.EXPIRED:
+            breaker.began(world, execution)
     world.outbox = {row.id: row for row in snapshot.outbox}
     world.runbook_states = {(state.runbook_id, state.target_id): state for state in snapshot.runbook_states}
     for timer in snapshot.timers:
         world.arm(timer)
-    world.breakers = {(breaker.runbook_id, breaker.resource): breaker for breaker in snapshot.breakers}
+    world.breakers = {(b.runbook_id, b.resource): b for b in snapshot.breakers}
     world.pauses = {pause.family: pause for pause in snapshot.pauses}
     _approved_meanwhile(world)
     return world
@@ -75,6 +78,6 @@ def _approved_meanwhile(world: World) -> None:
             if state is not None and state.mode is Mode.AUTO_EXECUTE and state.version == runbook.version():
                 world.rerun.add(incident.id)
         elif incident.tier_reason is TierReason.BREAKER_OPEN and any(
-            breaker.half_open and breaker.runbook_id == runbook.id for breaker in world.breakers.values()
+            b.half_open and b.runbook_id == runbook.id for b in world.breakers.values()
         ):
             world.rerun.add(incident.id)

@@ -109,13 +109,17 @@ def begin(
             runbook_id=runbook.id,
             execution_id=execution.id,
             waiting_for="",
+            held_as_canary=False,
             acted_by=acted,
             clear_readings=0,
             clear_counted_steady_s=None,
         )
     turn.put_execution(execution)
-    breakers.began(world, now.steady_s, runbook.id, execution.resource)
+    breakers.began(world, execution)
     storm.began(world, execution, target.family)
+    trying = breakers.half_open(world, runbook.id, execution.resource)
+    if trying is not None and authority is not Authority.PERSON:
+        turn.put_breaker(msgspec.structs.replace(trying, trial=execution.id))
     turn.set_timer(TimerKind.EXPIRE, execution.id, world.policy.intent_expires_s + EXPIRE_MARGIN_S)
     turn.metric("heal_remediation_started", runbook.id, "started", execution.incident_id)
     world.last_remediation_wall_s = now.wall_s
@@ -149,9 +153,13 @@ def _wait(turn: Turn, incident: Incident, why: str) -> None:
 
 def _breaker_forbids(turn: Turn, incident: Incident, runbook: Runbook, resource: str) -> bool:
     world, now = turn.world, turn.now
-    if breakers.half_open(world, runbook.id, resource) is not None and incident.id in world.rerun:
-        return False
-    opened = breakers.standing(world, runbook.id, resource) or _open_breaker(turn, runbook, resource)
+    trying = breakers.half_open(world, runbook.id, resource)
+    if trying is not None and trying.trial in world.executions:
+        _wait(turn, incident, f"the one try of an open breaker is under way ({trying.trial})")
+        return True
+    opened = breakers.standing(world, runbook.id, resource)
+    if opened is None and trying is None:
+        opened = _open_breaker(turn, runbook, resource)
     if opened is None:
         return False
     note = f"breaker open: {opened.reason}; one more try in {(opened.half_open_steady_s - now.steady_s) / 60:.0f} min"
@@ -162,57 +170,58 @@ def _breaker_forbids(turn: Turn, incident: Incident, runbook: Runbook, resource:
 def _open_breaker(turn: Turn, runbook: Runbook, resource: str) -> Breaker | None:
     """Opens the breaker when its room is used up (DESIGN §2.8)."""
     due = breakers.exhausted(turn.world, turn.now.steady_s, runbook.id, resource)
-    if due is None:
-        return None
-
-    opened = msgspec.structs.replace(due, opened_wall_s=turn.now.wall_s)
-    turn.put_breaker(opened)
-    turn.set_timer(TimerKind.HALF_OPEN, f"{opened.runbook_id} {opened.resource}", turn.world.policy.breaker_window_s)
-    return opened
+    return None if due is None else _shut(turn, msgspec.structs.replace(due, opened_wall_s=turn.now.wall_s))
 
 
-def after_failure(turn: Turn, execution: Execution) -> TierReason | None:
-    """A failed run may be the one that used up the breaker's room: then that is what the page says."""
-    breaker = breakers.half_open(turn.world, execution.runbook.id, execution.resource)
-    if breaker is not None:
-        turn.drop_breaker(breaker.runbook_id, breaker.resource)
-    opened = _open_breaker(turn, execution.runbook, execution.resource)
-    if opened is None and breaker is not None:
-        import msgspec
+def _shut(turn: Turn, breaker: Breaker) -> Breaker:
+    turn.put_breaker(breaker)
+    turn.set_timer(TimerKind.HALF_OPEN, f"{breaker.runbook_id} {breaker.resource}", turn.world.policy.breaker_window_s)
+    return breaker
 
+
+def after_failure(turn: Turn, execution: Execution) -> Breaker | None:
+    """The breaker that stands after an automatic run failed: its try did not hold, or its room is used up."""
+    trial = breakers.of_trial(turn.world, execution.id)
+    if trial is not None:
+        now, window = turn.now, turn.world.policy.breaker_window_s
         again = msgspec.structs.replace(
-            breaker,
+            trial,
             half_open=False,
-            opened_steady_s=turn.now.steady_s,
-            half_open_steady_s=turn.now.steady_s + turn.world.policy.breaker_window_s,
+            trial="",
+            opened_steady_s=now.steady_s,
+            opened_wall_s=now.wall_s,
+            half_open_steady_s=now.steady_s + window,
         )
-        turn.put_breaker(again)
-        turn.set_timer(TimerKind.HALF_OPEN, f"{again.runbook_id} {again.resource}", turn.world.policy.breaker_window_s)
-        opened = again
-    return TierReason.BREAKER_OPEN if opened is not None else None
+        return _shut(turn, again)
+    standing = breakers.standing(turn.world, execution.runbook.id, execution.resource)
+    return standing or _open_breaker(turn, execution.runbook, execution.resource)
+
+
+def unproved(turn: Turn, execution: Execution) -> None:
+    """The execution is over and says nothing about the repair: neither a canary's proof nor a breaker's one try."""
+    storm.withdrawn(turn.world, execution)
+    if execution.state is ExecutionState.EXPIRED:
+        breakers.never_ran(turn.world, execution.id)
+    trial = breakers.of_trial(turn.world, execution.id)
+    if trial is not None:
+        turn.put_breaker(msgspec.structs.replace(trial, trial=""))
+    release(turn, execution.target.family)
 
 
 def half_open_due(turn: Turn, subject: str) -> None:
     """The breaker lets one try through: every incident that it stopped is probed afresh first."""
-
     runbook_id, _, resource = subject.partition(" ")
-    breaker = turn.world.breakers.get((runbook_id, resource))
-    if breaker is None:
+    breaker, runbook = turn.world.breakers.get((runbook_id, resource)), turn.world.runbooks.get(runbook_id)
+    if breaker is None or runbook is None:
         return
     turn.put_breaker(msgspec.structs.replace(breaker, half_open=True))
-    stopped = [
-        i
-        for i in turn.world.incidents.values()
-        if i.state is State.ESCALATED and i.tier_reason is TierReason.BREAKER_OPEN and i.runbook_id == runbook_id
-    ]
-    for incident in stopped:
+    for incident in list(turn.world.incidents.values()):
         target = turn.world.targets.get(incident.target_id)
-        runbook = turn.world.runbooks.get(runbook_id)
-        if target is None or runbook is None:
+        stopped = incident.state is State.ESCALATED and incident.tier_reason is TierReason.BREAKER_OPEN
+        if not stopped or incident.runbook_id != runbook_id or target is None:
             continue
         if resource in (breakers.WHOLE_RUNBOOK, resource_of(runbook, target)):
-            turn.world.rerun.add(incident.id)
-            turn.ask_probe(incident.target_id, incident.family)
+            turn.want_run(incident)
 
 
 def release(turn: Turn, family: str) -> None:

@@ -7,7 +7,7 @@ Pure. If a canary does not verify, or the family is one whose common cause is li
 from __future__ import annotations
 
 from supervisor.incidents import escalation
-from supervisor.incidents.model import Execution, FamilyPause, Incident, State, TierReason
+from supervisor.incidents.model import Authority, Execution, FamilyPause, Incident, State, TierReason
 from supervisor.incidents.policy import PAUSED_IN_A_STORM
 from supervisor.incidents.world import Storm, Turn, World
 
@@ -26,19 +26,28 @@ def holds(turn: Turn, incident: Incident) -> bool:
     if incident.family in PAUSED_IN_A_STORM:
         pause(turn, incident.family, "so many at once: the likely cause is the network, or healctl itself")
         return True
-    storm.members.add(incident.id)
     if len(storm.canaries) < world.policy.canary_count or len(storm.verified) >= world.policy.canary_count:
         return False
     why = f"the first {world.policy.canary_count} repairs of {incident.family} must verify first"
     if incident.waiting_for != why:
-        turn.update(incident, waiting_for=why)
+        turn.update(incident, waiting_for=why, held_as_canary=True)
     return True
 
 
 def began(world: World, execution: Execution, family: str) -> None:
+    """The first automatic repairs of a storm are its canaries; what a person orders proves nothing about them."""
     storm = world.storms.get(family)
-    if storm is not None and len(storm.canaries) < world.policy.canary_count:
+    if storm is None or execution.authority is Authority.PERSON:
+        return
+    if len(storm.canaries) < world.policy.canary_count:
         storm.canaries.append(execution.id)
+
+
+def withdrawn(world: World, execution: Execution) -> None:
+    """A canary ended without proving anything (not run, or to be decided anew): another takes its place."""
+    storm = world.storms.get(execution.target.family)
+    if storm is not None and execution.id in storm.canaries and execution.id not in storm.verified:
+        storm.canaries.remove(execution.id)
 
 
 def verified(world: World, execution: Execution) -> None:
@@ -79,21 +88,19 @@ def over(turn: Turn, family: str) -> None:
 
 
 def _storm(turn: Turn, incident: Incident) -> Storm | None:
+    """The family's storm; a new one when enough of it fell ill at once, or was already held back before a restart."""
     world = turn.world
     storm = world.storms.get(incident.family)
     if storm is not None:
         return storm
     since = turn.now.steady_s - world.policy.canary_window_s
-    at_once = [
-        i
-        for i in world.incidents.values()
-        if i.family == incident.family and i.state in _UNSETTLED and i.detected_steady_s >= since
-    ]
-    if len(at_once) < world.policy.canary_from:
+    mine = [i for i in world.incidents.values() if i.family == incident.family and i.state in _UNSETTLED]
+    at_once = sum(1 for i in mine if i.detected_steady_s >= since)
+    if at_once < world.policy.canary_from and not any(i.held_as_canary for i in mine):
         return None
-    storm = Storm(members={i.id for i in at_once})
-    running = [e for e in world.executions.values() if e.incident_id in storm.members]
-    storm.canaries = [e.id for e in running[: world.policy.canary_count]]
+    ids = {i.execution_id for i in mine}
+    running = [e.id for e in world.executions.values() if e.id in ids and e.authority is not Authority.PERSON]
+    storm = Storm(canaries=running[: world.policy.canary_count])
     world.storms[incident.family] = storm
     return storm
 

@@ -109,7 +109,9 @@ def _tried(incident: Incident, execution: Execution | None) -> str:
     if execution is None or incident.tier_reason in (TierReason.NO_RUNBOOK, TierReason.CANNOT_EXECUTE):
         return "Nothing was tried." if incident.open else "Nothing was done."
     last = execution.results[-1] if execution.results else None
-    did = f"Tried: {execution.runbook.label.lower()} ({execution.runbook.id})"
+    if execution.exit_text and incident.open:
+        return f"{_did(execution)}. It failed: {_sentence(execution.exit_text)}"
+    did = _did(execution)
     if incident.state is State.RESOLVED:
         return f"Done: {execution.runbook.label.lower()} ({execution.runbook.id}). It works again, verified."
     if incident.state in (State.REMEDIATING, State.VERIFYING):
@@ -119,6 +121,10 @@ def _tried(incident: Incident, execution: Execution | None) -> str:
     if execution.verified is False:
         return f"{did}. The steps worked, but it is still not well."
     return f"{did}. It was interrupted, the result is unknown."
+
+
+def _did(execution: Execution) -> str:
+    return f"Tried: {execution.runbook.label.lower()} ({execution.runbook.id})"
 
 
 def _decide(incident: Incident) -> str:
@@ -198,9 +204,8 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
 
 
-def group(world: World, incidents: list[Incident], cause: str) -> str:
+def group(incidents: list[Incident], cause: str) -> str:
     """DESIGN §5: a grouped page names every target when they are 20 or fewer."""
-    del world
     names = [clean(incident.target_id, 40) for incident in incidents]
     listed = ", ".join(names[:GROUP_NAMES_MAX])
     more = f" and {len(names) - GROUP_NAMES_MAX} more" if len(names) > GROUP_NAMES_MAX else ""

@@ -26,6 +26,7 @@ from supervisor.incidents.model import (
     DropPause,
     DropTimer,
     Execution,
+    ExecutionState,
     FamilyPause,
     HealthReading,
     Incident,
@@ -43,7 +44,6 @@ from supervisor.incidents.model import (
     Runbook,
     RunbookState,
     SetTimer,
-    State,
     StepResult,
     Target,
     Timer,
@@ -55,6 +55,7 @@ from supervisor.incidents.policy import Policy
 TRAIL_MAX = 500  # entries of one incident; beyond it only its transitions are still written
 OPEN_INCIDENTS_MAX = 10_000
 OUTPUT_CHARS_MAX = 4_000  # of a step's output in the trail
+RECHECK_S = 6.0  # a reading comes within 5 s (R9); after this, ask again
 HISTORY_MAX = 10_000  # executions remembered for the breakers
 
 Key = tuple[AnomalyType, str]
@@ -109,7 +110,6 @@ Effect = DispatchExecution | SettleExecution | FetchExecutionState | PlanExecuti
 class Storm:
     """Many targets of one family failed at once: the first repairs must verify before the rest go on (DESIGN §2.8)."""
 
-    members: set[str] = field(default_factory=set)  # incidents
     canaries: list[str] = field(default_factory=list)  # executions
     verified: set[str] = field(default_factory=set)
 
@@ -124,7 +124,6 @@ class World:
     policy: Policy
     runbooks: dict[str, Runbook]
     targets: dict[str, Target]
-    sender: str = "helios"
     counter: int = 0
     classifier: Classifier = field(default_factory=Classifier)
     incidents: dict[str, Incident] = field(default_factory=dict)  # open ones
@@ -134,7 +133,7 @@ class World:
     trails: dict[str, list[TrailEntry]] = field(default_factory=dict)
     executions: dict[str, Execution] = field(default_factory=dict)  # not over, or not yet verified
     ended: dict[str, Execution] = field(default_factory=dict)  # over, within the breaker window
-    history: deque[tuple[float, str, str]] = field(default_factory=deque)  # (steady, runbook, resource)
+    history: deque[tuple[float, str, str, str]] = field(default_factory=deque)  # steady_s, runbook, resource, id
     outbox: dict[str, OutboxRow] = field(default_factory=dict)  # undelivered
     runbook_states: dict[tuple[str, str], RunbookState] = field(default_factory=dict)
     timers: dict[tuple[TimerKind, str], Timer] = field(default_factory=dict)
@@ -148,7 +147,6 @@ class World:
     waiters: dict[str, list[str]] = field(default_factory=dict)  # execution -> tokens of people who wait for it
     executor: str = ""  # incarnation of the living executor
     settled: set[str] = field(default_factory=set)  # interrupted executions whose programs are over
-    exited: set[str] = field(default_factory=set)  # executions whose start command ended with a failure
     limit_reported: bool = False
     last_remediation_wall_s: float | None = None
     last_escalation_wall_s: float | None = None
@@ -302,10 +300,27 @@ class Turn:
         if is_over(new):
             world.executions.pop(new.id, None)
             world.ended[new.id] = new
+            world.settled.discard(new.id)
+            if len(world.ended) > HISTORY_MAX // 10:
+                self.forget_ended()
         else:
             world.executions[new.id] = new
         self.records.append(PutExecution(new))
         return new
+
+    def forget_ended(self) -> None:
+        """Executions that no breaker, no caller and no open incident asks for any more."""
+        since = self.now.wall_s - self.world.policy.breaker_window_s
+        needed = {incident.execution_id for incident in self.world.incidents.values()}
+        old = [e.id for e in self.world.ended.values() if e.created_wall_s < since and e.id not in needed]
+        for execution_id in old:
+            del self.world.ended[execution_id]
+
+    def want_run(self, incident: Incident) -> None:
+        """An incident that waits for a person may run now: probe it afresh, again and again until one can tell."""
+        self.world.rerun.add(incident.id)
+        self.set_timer(TimerKind.RECHECK, incident.id, RECHECK_S)
+        self.ask_probe(incident.target_id, incident.family)
 
     def put_row(self, row: OutboxRow, **changes: Any) -> OutboxRow:
         new = msgspec.structs.replace(row, **changes)
@@ -357,8 +372,6 @@ class Turn:
 
 def is_over(execution: Execution) -> bool:
     """Ended, and nothing about it is still to be verified: its resource is free."""
-    from supervisor.incidents.model import ExecutionState
-
     match execution.state:
         case ExecutionState.INTENDED | ExecutionState.CLAIMED | ExecutionState.INTERRUPTED:
             return False
@@ -366,8 +379,3 @@ def is_over(execution: Execution) -> bool:
             return execution.verified is not None or not execution.runbook.verifies
         case _:
             return True
-
-
-def waits_in(state: State) -> bool:
-    """A person or a lock may let an incident in this state run."""
-    return state in (State.DIAGNOSING, State.ESCALATED)

@@ -123,7 +123,7 @@ class NotifierWorker(Worker):
                 log.error("%d rows wait for delivery, the limit; more are left with the healer", ROWS_MAX)
             self._full = True
             return False
-        work = _Work(row, deliver.suspect or item in self.boot.suspects)
+        work = _Work(row, item in self.boot.suspects)
         self._works[row.id] = work
         work.task = self._loop.create_task(self._work_on(work), name=item)
         work.task.add_done_callback(self._ended)

@@ -93,8 +93,8 @@ class Healer:
                 self.hellos += 1
         self._changed.set()
 
-    def deliver(self, one: OutboxRow, suspect: bool = False) -> asyncio.Future[Body]:
-        return self.hub.request("notifier", Deliver(one, suspect))
+    def deliver(self, one: OutboxRow) -> asyncio.Future[Body]:
+        return self.hub.request("notifier", Deliver(one))
 
     async def until(self, true: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
         """Looks again after every frame; raises TimeoutError."""

@@ -55,7 +55,6 @@ def service(name: str, *, auto_restart: bool = True, recipe: bool = True) -> Tar
     return Target(
         target_id=name,
         family="process",
-        label=name,
         auto_restart=auto_restart,
         recipe=Recipe(argv=("/usr/bin/start", name)) if recipe else None,
     )
@@ -81,9 +80,10 @@ class Lab:
         self.dispatched: list[Execution] = []
         self.answers: dict[str, Answer] = {}
         self._pid = 1_000
+        self.executor = "exec-1"
         self.engine = e.Engine(rebuild(EMPTY, BOOT, self.policy, RUNBOOKS, self.targets, {}))
         self.feed(e.Started())
-        self.feed(e.ExecutorIs("exec-1"))
+        self.feed(e.ExecutorIs(self.executor))
 
     # -- the world --
 
@@ -205,7 +205,7 @@ class Lab:
         trails = {i: t for i, t in trails.items() if latest[i].open}
         self.engine = e.Engine(rebuild(snapshot, BOOT, self.policy, RUNBOOKS, self.targets, trails))
         self.feed(e.Started())
-        self.feed(e.ExecutorIs("exec-1"))
+        self.feed(e.ExecutorIs(self.executor))
 
     # -- looking --
 

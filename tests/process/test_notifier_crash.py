@@ -47,7 +47,7 @@ async def _delivered_after_a_crash(runtime_dir: Path, signal: SignalDouble, cras
     try:
         await _in_thread(second.wait_ready)
         if not any(one.receipt for one in healer.of("r1")):
-            assert await healer.deliver(row("r1", attempts=1), suspect=True) == Ack()
+            assert await healer.deliver(row("r1", attempts=1)) == Ack()
         assert (await healer.report("r1")).receipt
     finally:
         second.kill()

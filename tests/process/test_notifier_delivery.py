@@ -302,9 +302,9 @@ def test_rows_of_others_are_acknowledged_and_left_alone() -> None:
 @pytest.mark.req("FR-005")
 def test_a_suspect_is_delivered_alone() -> None:
     async def test(signal: SignalDouble) -> None:
-        async with Lab(config(signal.url), suspects=frozenset({"outbox:s1"})) as lab:
+        async with Lab(config(signal.url), suspects=frozenset({"outbox:s1", "outbox:s2"})) as lab:
             lab.healer.deliver(row("s1"))
-            lab.healer.deliver(row("s2"), suspect=True)
+            lab.healer.deliver(row("s2"))
             for n in range(20):
                 lab.healer.deliver(row(f"r{n}"))
             for name in ("s1", "s2", *(f"r{n}" for n in range(20))):

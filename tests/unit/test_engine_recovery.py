@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from supervisor.incidents import engine as e
-from supervisor.incidents.model import ExecutionState, State, TierReason
+from supervisor.incidents.model import ExecutionState, ProcessRef, Program, State, StepResult, TierReason
 from supervisor.incidents.world import DispatchExecution, FetchExecutionState, SettleExecution
 from tests.lab.engine import Lab, service
 
@@ -47,9 +47,9 @@ def test_an_intent_that_ran_out_needs_a_new_decision_and_gets_it() -> None:
     assert lab.only("web").state is State.RESOLVED
 
 
-def interrupted(lab: Lab) -> str:
+def interrupted(lab: Lab, *programs: Program) -> str:
     first = lab.dispatched[0]
-    claimed = msgspec.structs.replace(first, claimed_by="exec-1", state=ExecutionState.CLAIMED)
+    claimed = msgspec.structs.replace(first, claimed_by="exec-1", state=ExecutionState.CLAIMED, programs=programs)
     executor_restarts(lab)
     lab.effects.clear()
     lab.feed(e.ExecutionSeen(claimed))
@@ -79,7 +79,7 @@ def test_interrupted_after_the_service_came_up_is_verified_not_repeated() -> Non
 
 def test_interrupted_while_its_program_still_starts_is_not_started_twice() -> None:
     lab = held()
-    first = interrupted(lab)
+    first = interrupted(lab, Program("start", ProcessRef("boot-1", 7, 7), ("/usr/bin/start",)))
     lab.feed(e.ExecutionSettled(first, True, True, ("start: pid 7 is alive",)))
     lab.advance(5)
     assert len(lab.dispatched) == 1
@@ -94,20 +94,6 @@ def test_interrupted_and_not_settled_goes_to_a_person() -> None:
     lab.feed(e.ExecutionSettled(first, False, False, ("pid 7 does not die",)))
     assert lab.only("web").tier_reason is TierReason.INTERRUPTED
     assert len(lab.dispatched) == 1
-
-
-def test_an_execution_that_was_at_work_at_two_deaths_is_not_tried_a_third_time() -> None:
-    lab = held()
-    first = interrupted(lab)
-    lab.hold_dispatch = True
-    lab.feed(e.ExecutionSettled(first, True, False, ()))
-    second = lab.dispatched[1]
-    claimed = msgspec.structs.replace(second, claimed_by="exec-2", state=ExecutionState.CLAIMED)
-    lab.feed(e.ExecutorIs(""))
-    lab.feed(e.ExecutorIs("exec-3"))
-    lab.feed(e.ExecutionSeen(claimed))
-    lab.feed(e.ExecutionSettled(second.id, True, False, ()))
-    assert len(lab.dispatched) <= 3
 
 
 @pytest.mark.req("FR-004")
@@ -173,3 +159,84 @@ def test_execute_needs_confirm_known_ids_and_a_free_resource() -> None:
     assert answer is not None
     assert getattr(answer.error, "code", "") == "refused"
     assert len(lab.dispatched) == 1
+
+
+def test_a_report_that_is_overtaken_by_the_news_of_the_exit_still_counts() -> None:
+    lab = held()
+    execution = lab.dispatched[0]
+    lab.feed(e.ExecutionClaimed(execution.id, "exec-1"))
+    lab.feed(e.StepEnded(execution.id, 0, StepResult("stop", True, "", 1.0), False))
+    lab.feed(e.ProgramEnded(execution.id, "start", "exited with 3", "boom"))
+    lab.feed(e.StepEnded(execution.id, 1, StepResult("start", True, "", 1.0), True))
+    lab.advance(40)
+    assert lab.only("web").state is State.ESCALATED
+    assert "boom" in lab.messages("signal")[0].body
+
+
+@pytest.mark.req("R6")
+def test_verification_ends_even_when_the_probe_falls_silent_after_one_clear_reading() -> None:
+    lab = Lab("web")
+    lab.kill("web")
+    assert lab.only("web").state is State.VERIFYING
+    lab.silent.add("web")
+    lab.advance(120)
+    assert lab.only("web").state is State.ESCALATED
+    assert lab.engine.world.executions == {}
+
+
+def test_a_refusal_after_the_claim_leads_to_a_new_decision() -> None:
+    lab = held()
+    lab.feed(e.ExecutionClaimed(lab.dispatched[0].id, "exec-1"))
+    lab.hold_dispatch = False
+    lab.feed(e.ExecutionNotRun(lab.dispatched[0].id, "stale_grounds", "6 s old"))
+    lab.advance(2)
+    assert lab.only("web").state is State.RESOLVED
+    assert len(lab.dispatched) == 2
+
+
+@pytest.mark.req("FR-007", "R15")
+def test_a_persons_execute_that_was_interrupted_before_it_did_anything_is_no_success() -> None:
+    lab = Lab("web")
+    lab.hold_dispatch = True
+    lab.order("execute", token="cli.1", runbook_id="rb-restart-service", target_id="web", confirm=True)
+    first = interrupted(lab)
+    lab.feed(e.ExecutionSettled(first, True, True, ("the service is alive",)))
+    answer = lab.answers["cli.1"].body
+    assert answer is not None
+    assert answer["success"] is False
+    assert answer["escalation_needed"] is True
+
+
+@pytest.mark.req("R7")
+def test_an_approved_run_survives_a_reading_that_says_nothing() -> None:
+    lab = Lab(targets=(service("web", auto_restart=False),))
+    lab.kill("web")
+    lab.silent.add("web")
+    lab.order("approve", runbook_id="rb-restart-service", target_id="web")
+    lab.feed(e.ReadingSeen(lab.unavailable("web")))
+    lab.silent.clear()
+    lab.advance(10)
+    assert lab.only("web").state is State.RESOLVED
+
+
+def test_a_repair_that_kills_its_executor_twice_is_not_tried_a_third_time() -> None:
+    lab = held()
+    for n in (1, 2):
+        lab.feed(e.ExecutorIs(f"exec-{n}"))
+        claimed = msgspec.structs.replace(lab.dispatched[-1], claimed_by=f"exec-{n}", state=ExecutionState.CLAIMED)
+        lab.feed(e.ExecutorIs(""))
+        lab.feed(e.ExecutorIs(f"exec-{n + 1}"))
+        lab.feed(e.ExecutionSeen(claimed))
+        lab.feed(e.ExecutionSettled(claimed.id, True, False, ()))
+    assert len(lab.dispatched) == 2
+    assert lab.only("web").tier_reason is TierReason.INTERRUPTED
+
+
+def test_a_target_that_is_no_longer_configured_leaves_no_incident_behind() -> None:
+    lab = Lab(targets=(service("web", auto_restart=False), service("api")))
+    lab.kill("web")
+    lab.targets = (service("api"),)
+    lab.crash()
+    assert lab.only("web").state is State.DISMISSED
+    lab.advance(100_000)
+    assert [row.kind for row in lab.messages("signal")] == ["page"]

@@ -67,6 +67,66 @@ def test_a_canary_that_does_not_hold_pauses_the_family_with_one_grouped_page() -
     assert lab.engine.world.pauses == {}
 
 
+def test_a_canary_that_is_not_run_after_all_gives_its_place_to_another() -> None:
+    lab = Lab(*NAMES, policy=Policy(settle_s=0.0))
+    lab.hold_dispatch = True
+    all_die(lab)
+    lab.hold_dispatch = False
+    lab.feed(e.ExecutionNotRun(lab.dispatched[0].id, "stale_grounds", "6 s old"))
+    for execution in lab.dispatched[1:3]:
+        if execution.id in lab.engine.world.executions:
+            lab.run(execution)
+    lab.advance(40)
+    assert {i.state for i in lab.incidents()} == {State.RESOLVED}
+
+
+def test_what_verifies_after_a_grouped_page_closes_quietly_and_the_page_is_repeated_once_for_all() -> None:
+    lab = Lab(*NAMES)
+    lab.hold_dispatch = True
+    all_die(lab)
+    first, second, third = lab.dispatched
+    lab.hold_dispatch = False
+    lab.step_fails = "start"
+    lab.run(first)
+    lab.step_fails = ""
+    lab.run(second)
+    lab.run(third)
+    lab.advance(10)
+    assert [i.state for i in lab.incidents()].count(State.RESOLVED) == 2
+    assert [row.kind for row in lab.messages("signal")] == ["grouped"]
+    lab.advance(3_700)
+    assert [row.kind for row in lab.messages("signal")] == ["grouped", "repeat"]
+    for name in NAMES:
+        lab.alive[name] = 1
+        lab.poll(name)
+    assert [row.kind for row in lab.messages("signal")] == ["grouped", "repeat", "closing"]
+
+
+def test_a_storm_is_not_forgotten_at_a_restart() -> None:
+    lab = Lab(*NAMES)
+    lab.hold_dispatch = True
+    all_die(lab)
+    lab.advance(15)
+    lab.crash()
+    assert len({x.id for x in lab.dispatched}) == 3
+
+
+def test_a_half_open_breaker_of_a_whole_runbook_lets_a_single_try_through() -> None:
+    lab = Lab(*NAMES, policy=Policy(settle_s=0.0, breaker_total=4, canary_from=100))
+    for name in NAMES:
+        lab.kill(name)
+        lab.advance(20)
+    assert len(lab.dispatched) == 4
+    lab.hold_dispatch = True
+    opened = lab.engine.world.breakers["rb-restart-service", "*"]
+    lab.advance(opened.half_open_steady_s - lab.now_s + 1)
+    assert len(lab.dispatched) == 5
+    lab.hold_dispatch = False
+    lab.run(lab.dispatched[4])
+    lab.advance(60)
+    assert lab.engine.world.breakers == {} or len(lab.dispatched) > 5
+
+
 def test_a_quarantined_worker_is_an_incident_that_closes_when_it_is_back() -> None:
     from supervisor.incidents.model import AnomalyType
 

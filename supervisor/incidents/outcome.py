@@ -1,0 +1,106 @@
+"""How an execution ends: verified, or given up; who hears of it (FR-004, R1, R4, R5). Pure.
+
+The breaker, the canaries, the runbook's record, the incident, and whoever waits for an answer learn of it here only.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from supervisor.incidents import breaker as breakers
+from supervisor.incidents import escalation, remedy, storm
+from supervisor.incidents.lifecycle import Trigger
+from supervisor.incidents.model import (
+    Authority,
+    Execution,
+    Incident,
+    Mode,
+    RunbookState,
+    State,
+    TierReason,
+    TimerKind,
+)
+from supervisor.incidents.policy import CONFIDENCE_PRIOR, state_for
+from supervisor.incidents.views import execution_answer
+from supervisor.incidents.world import Answer, Turn
+
+
+def incident_of(turn: Turn, execution: Execution) -> Incident | None:
+    """The incident that this execution still works for (it may have been dismissed, or moved on)."""
+    incident = turn.incident(execution.incident_id) if execution.incident_id else None
+    return incident if incident is not None and incident.execution_id == execution.id else None
+
+
+def verified(turn: Turn, execution: Execution, incident: Incident | None) -> None:
+    execution = turn.put_execution(execution, verified=True)
+    turn.drop_timer(TimerKind.VERIFY, execution.id)
+    _count(turn, execution, success=True)
+    storm.verified(turn.world, execution)
+    trial = breakers.of_trial(turn.world, execution.id)
+    if trial is not None:
+        turn.drop_breaker(trial.runbook_id, trial.resource)
+    turn.metric("heal_remediation_success", execution.runbook.id, "pass", execution.incident_id)
+    if incident is not None:
+        incident = turn.move(incident, Trigger.VERIFIED, "probe", "verified: the probe reads clear")
+        summary = execution.runbook.summary
+        reason = TierReason.SUMMARY_ASKED if summary else TierReason.VERIFIED_SILENTLY
+        escalation.resolved(turn, incident, reason)
+    answer(turn, execution)
+    remedy.release(turn, execution.target.family)
+
+
+def failed(turn: Turn, execution: Execution, evidence: str) -> None:
+    failed = turn.put_execution(execution, verified=False)
+    turn.metric("heal_remediation_failed", execution.runbook.id, "fail", execution.incident_id)
+    give_up(turn, failed, TierReason.VERIFICATION_FAILED, f"not well in time: {evidence}")
+
+
+def give_up(turn: Turn, execution: Execution, reason: TierReason, note: str) -> None:
+    """remediation_failed, then a person (FR-004). The breaker, the canaries and the runbook's record hear of it."""
+    turn.drop_timer(TimerKind.VERIFY, execution.id)
+    _count(turn, execution, success=False)
+    by_itself = execution.authority is not Authority.PERSON
+    breaker = remedy.after_failure(turn, execution) if by_itself else None
+    incident = incident_of(turn, execution)
+    if incident is not None:
+        trigger = Trigger.VERIFY_FAILED if incident.state is State.VERIFYING else Trigger.STEPS_FAILED
+        turn.move(incident, trigger, "engine", note)
+    grouped = by_itself and storm.failed(turn, execution)
+    incident = incident_of(turn, execution)
+    if incident is not None:
+        why = f"breaker open: {breaker.reason}" if breaker is not None else "a person must look"
+        reason = TierReason.BREAKER_OPEN if breaker is not None else reason
+        escalation.escalate(turn, incident, reason, why, grouped=grouped)
+    answer(turn, execution)
+    remedy.release(turn, execution.target.family)
+
+
+def _count(turn: Turn, execution: Execution, *, success: bool) -> None:
+    """R4, R5: success never lowers the confidence; a failure of an approved run demotes it for this target."""
+    world, now = turn.world, turn.now
+    key = (execution.runbook.id, execution.target.target_id)
+    state = world.runbook_states.get(key) or RunbookState(
+        runbook_id=execution.runbook.id,
+        target_id=execution.target.target_id,
+        mode=Mode.DRY_RUN,
+        confidence=CONFIDENCE_PRIOR,
+        version=execution.version,
+    )
+    state = msgspec.structs.replace(state, last_executed_wall_s=now.wall_s)
+    if success:
+        state = msgspec.structs.replace(state, successes=state.successes + 1, last_succeeded_wall_s=now.wall_s)
+    else:
+        state = msgspec.structs.replace(state, failures=state.failures + 1)
+        approved = state_for(world.runbook_states, execution.runbook, execution.target.target_id)
+        if execution.authority is Authority.APPROVED and approved is not None:
+            state = msgspec.structs.replace(state, mode=Mode.DRY_RUN, confidence=CONFIDENCE_PRIOR, demoted=True)
+            incident = incident_of(turn, execution)
+            if incident is not None:
+                turn.note(incident, "engine", f"{execution.runbook.id} is back in dry_run for this target")
+    turn.put_runbook_state(state)
+
+
+def answer(turn: Turn, execution: Execution) -> None:
+    """Whoever waits for this execution gets its outcome (SITE.md's `execute`)."""
+    for token in turn.world.waiters.pop(execution.id, ()):
+        turn.effects.append(Answer(token, body=execution_answer(execution)))
