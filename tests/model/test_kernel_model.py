@@ -50,6 +50,7 @@ class Tree(RuleBasedStateMachine):
         self.killed: set[str] = set()
         self.never: set[str] = set()
         self.ever_forked: set[str] = set()
+        self.put_aside: set[str] = set()  # items of it were, since its last start
         self.forks_s: dict[str, list[float]] = defaultdict(list)  # restarts since the last trip
         self.items: dict[str, set[str]] = defaultdict(set)
         self.deaths: dict[tuple[str, str], int] = defaultdict(int)
@@ -97,6 +98,7 @@ class Tree(RuleBasedStateMachine):
             self.forks_s[name].append(self.now_s)
             recent = [at for at in self.forks_s[name] if at > self.now_s - PERIOD_S]
             assert len(recent) <= INTENSITY, "restarted more often than the intensity, without a trip"
+        self.put_aside.discard(name)
         self.ever_forked.add(name)
         assert not suspects & quarantined
         for item in ITEMS:
@@ -108,7 +110,8 @@ class Tree(RuleBasedStateMachine):
 
     def reported(self, kind: TreeKind, name: str, items: tuple[str, ...]) -> None:
         group = name.partition("-")[0]
-        # Both are trips: an item put aside without a second death, or a rest.
+        # All are trips: an item put aside without a second death; a rest; a start of the count anew for a worker whose
+        # last item was put aside for its second death by the very failure that tripped.
         if kind is TreeKind.QUARANTINED:
             self.forks_s[name].clear()
         if kind is TreeKind.ITEM_QUARANTINED and group == "hands":
@@ -116,6 +119,9 @@ class Tree(RuleBasedStateMachine):
                 self.forks_s[name].clear()
             for item in items:
                 self.deaths[name, item] = 2
+            self.put_aside.add(name)
+        if kind is TreeKind.BACKOFF and name in self.put_aside and not self.state.children[name].restarts_s:
+            self.forks_s[name].clear()
 
     # -- what can happen --
 
