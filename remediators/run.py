@@ -29,6 +29,7 @@ from supervisor.messages import (
     Claim,
     ClaimAnswer,
     Claimed,
+    LedgerTrouble,
     Nack,
     PlanAnswer,
     ProgramStarted,
@@ -39,6 +40,7 @@ from supervisor.messages import (
 log = logging.getLogger(__name__)
 
 GROUNDS_S_MAX = 5.0  # DESIGN §2.3: an older reading is no grounds for an action
+CLAIM_AGAIN_S = 0.25  # between claims while the ledger is in trouble
 OUTPUT_CHARS_MAX = 96 * 1024  # a command's both ends, and the words around them
 
 
@@ -105,6 +107,10 @@ class Run:
         with contextlib.suppress(OSError, StepFailed):  # the step tries again, and reports what it meets
             self._ahead = self._ties.nursery.take()  # forks, if it must, while the store writes
         answer = await asked
+        while isinstance(answer, LedgerTrouble):  # asked again until our grounds are stale
+            await asyncio.sleep(CLAIM_AGAIN_S)
+            check(self.execution)
+            answer = await self._ties.store.ask(Claim(self.execution.id, self._ties.incarnation))
         crashpoint.reach("claim.after")
         if not isinstance(answer, ClaimAnswer):
             raise Refusal("not_claimed", f"the store answered the claim with {_words(answer)}")
@@ -164,7 +170,7 @@ def check(execution: Execution) -> None:
     if late_s >= 0:
         raise Refusal("expired", f"it expired {late_s:.1f} s ago; a new decision is needed")
     check_grounds(execution)
-    if execution.target.recipe is None:
+    if execution.runbook.starts_service and execution.target.recipe is None:
         raise Refusal("no_recipe", f"{execution.target.target_id} has no restart recipe")
 
 

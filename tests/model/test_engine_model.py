@@ -114,7 +114,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(again=st.booleans())
     def a_late_reading_arrives(self, again: bool) -> None:
-        """One that began before the question. (That a fresh one is overtaken by events is the executor's fence to see.)"""
+        """One that began before the question; a fresh one that is overtaken by events is for the executor's fence."""
         asked = self.lab.engine.world.asked
         stale = [r for r in self.late if r.taken_mono_s < asked.get(r.target_id, 0.0)]
         if stale:

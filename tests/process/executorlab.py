@@ -60,6 +60,7 @@ RESTART = RUNBOOKS[0]
 COMMAND = Runbook(
     id="rb-test-command",
     label="Run the recipe",
+    starts_service=True,
     applies_to=(),
     steps=(StepSpec("run", "run-recipe", Effect.CHANGE, timeout_s=5.0),),
     resource="service:{target}",
