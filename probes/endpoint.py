@@ -175,7 +175,7 @@ async def _version(address: Address, reader: asyncio.StreamReader, writer: async
             return Answer(Endpoint.BAD_ANSWER, f"{address.text}: the connection was closed without an answer")
         try:
             answer = _decoder.decode(line)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return Answer(Endpoint.BAD_ANSWER, f"{address.text}: answered {line[:60]!r}, which is not JSON-RPC")
         if answer.id == "healctl" and (bytes(answer.result) or bytes(answer.error)):
             return Answer(Endpoint.OK)

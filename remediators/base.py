@@ -61,11 +61,12 @@ class Context(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What a step that succeeded has to say. `process`: what it started and left running."""
+    """What a step that succeeded has to say. `process`: what it started and left running; `changed`: it did a thing."""
 
     output: str
     artifacts: tuple[str, ...] = ()
     process: ProcessRef | None = None
+    changed: bool = True
 
 
 class Step(ABC):

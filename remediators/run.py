@@ -89,17 +89,22 @@ class Run:
         # Not awaited: the work is ours by the ledger; that the healer knows it too can come later.
         tell(self._ties.healer, Claimed(self.execution.id, self._ties.incarnation))
         specs = self.execution.runbook.steps
+        reports: list[asyncio.Future[Body]] = []
         for index, spec in enumerate(specs):
-            result = await self._step(registry.step_of(spec))
+            result, changed = await self._step(registry.step_of(spec))
             last = not result.success or index == len(specs) - 1
             crashpoint.reach("result.before")
-            answer = await self._ties.healer.ask(StepReport(self.execution.id, index, result, last))
+            reports.append(self._ties.healer.ask(StepReport(self.execution.id, index, result, last)))
+            if not changed and not last:
+                continue  # it has done nothing that would have to be durable before the next step begins
+            for answer in await asyncio.gather(*reports):
+                if isinstance(answer, Nack):
+                    log.error("execution %s: the healer refused step %s: %s", self.execution.id, spec.step_id, answer)
+                    return
             crashpoint.reach("result.after")
-            if isinstance(answer, Nack):
-                log.error("execution %s: the healer refused step %s: %s", self.execution.id, spec.step_id, answer)
-                return
             if last:
                 return
+            reports.clear()
 
     async def _claim(self) -> None:
         crashpoint.reach("claim.before")
@@ -117,8 +122,11 @@ class Run:
         if not answer.granted:
             raise Refusal("not_claimed", answer.reason or "another executor has claimed it")
 
-    async def _step(self, step: Step) -> StepResult:
-        """One step with its deadline. Whatever it started and did not mean to leave running is over afterwards."""
+    async def _step(self, step: Step) -> tuple[StepResult, bool]:
+        """One step with its deadline, and whether it may have changed anything.
+
+        Whatever it started and did not mean to leave running is over afterwards.
+        """
         began_s = clock.monotonic_s()
         self.step_began_mono_s, self.step_timeout_s = began_s, step.spec.timeout_s
         programs = Programs(step.spec.step_id, self._record, self._take)
@@ -143,7 +151,7 @@ class Run:
         for left in programs.left_running:
             self._ties.watches.add(self.execution.id, step.spec.step_id, left, began_s + step.spec.timeout_s)
         self.step_began_mono_s = None
-        return StepResult(
+        result = StepResult(
             step_id=step.spec.step_id,
             success=outcome is not None,
             output=(outcome.output if outcome is not None else failure)[:OUTPUT_CHARS_MAX],
@@ -151,6 +159,7 @@ class Run:
             artifacts=outcome.artifacts if outcome is not None else (),
             process=outcome.process if outcome is not None else None,
         )
+        return result, outcome is None or outcome.changed
 
     def _take(self) -> Held:
         held, self._ahead = self._ahead, None

@@ -51,7 +51,7 @@ class StopService(Step):
         live = _alive(ctx)
         name = ctx.target.target_id
         if not live:
-            return Outcome(f"nothing of {name} was alive: nothing ended")
+            return Outcome(f"nothing of {name} was alive: nothing ended", changed=False)
         if ctx.execution.authority not in _MAY_END:
             raise Fenced(
                 f"fence: {_described(live)} of {name} is alive; nothing was ended, nothing was started",
@@ -148,11 +148,18 @@ class RunRecipe(Step):
 
 
 def _alive(ctx: Context) -> list[ProcessRef]:
-    """What is alive of the target now. Raises StepFailed when nobody can tell."""
+    """What is alive of the target now, the process that was last seen to be it included: a pid file can get lost.
+
+    Raises StepFailed when nobody can tell.
+    """
     try:
-        return identify.live_processes(ctx.target.pid_file, ctx.target.match, ctx.exclude)
+        found = identify.live_processes(ctx.target.pid_file, ctx.target.match, ctx.exclude)
     except PermissionError as error:
         raise StepFailed(f"fence: cannot tell whether {ctx.target.target_id} is alive: {error.strerror}") from error
+    known = ctx.execution.known
+    if known is not None and known not in found and _lives(known):
+        found.append(known)
+    return found
 
 
 def _refuse_second(ctx: Context) -> None:

@@ -217,7 +217,7 @@ class _Endpoint:
             if len(raw) > MESSAGE_BYTES_MAX:
                 raise msgspec.ValidationError(f"{len(raw)} bytes, the limit is {MESSAGE_BYTES_MAX}")
             return decode_frame(raw)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             key = source if source in self.malformed or len(self.malformed) < SOURCES_MAX else "(others)"
             self.malformed[key] += 1
             if self.malformed[key] == 1:

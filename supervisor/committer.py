@@ -82,8 +82,10 @@ class Committer:
         body = answer.result()
         if isinstance(body, Ack):
             self._done(commit.n)
-        elif isinstance(body, LedgerTrouble) or (isinstance(body, Nack) and body.code == "gap"):
+        elif isinstance(body, LedgerTrouble):
             self._wait(body.message)
+        elif isinstance(body, Nack) and body.code == "gap":
+            self._wait(self.trouble or body.message)  # what an earlier decision met is the cause
         else:
             self._over = True  # what was decided after it may rest on it: nothing of that is carried out
             self._refused(StoreError(f"the store refused decision {commit.n} of epoch {commit.epoch}: {body}"))

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from supervisor.bus import Hub, nack_of
-from supervisor.errors import UsageError
+from supervisor.errors import BusError, UsageError
 from supervisor.messages import Body, Frame, Reply, Request
 
 ANSWERS_KEPT_MAX = 1_000  # for callers whose answer got lost
@@ -66,4 +66,7 @@ class Desk:
 
     def _send(self, to: str, token: str, body: Body) -> None:
         assert self._hub is not None
-        self._hub.send(to, body, re=token)
+        try:
+            self._hub.send(to, body, re=token)
+        except BusError as error:  # larger than a message may be
+            self._hub.send(to, nack_of(error), re=token)

@@ -76,7 +76,8 @@ from supervisor.worker import Boot, Worker
 
 log = logging.getLogger(__name__)
 
-TRAILS_PER_FETCH = 500
+TRAILS_PER_FETCH = 5  # a full trail is 2 MB, an answer at most 16 MiB
+ACTOR_CHARS_MAX = 100
 PLAN_WITHIN_S = 8.0
 FLUSH_WITHIN_S = 2.0  # at a stop, for decisions that are not yet durable
 
@@ -90,6 +91,7 @@ class HealerWorker(Worker):
         self._tree = TreeTable()
         self._store_status: StoreStatus | None = None
         self._skipped: set[str] = set()
+        self._listening = False
         own_views = {"tree": self._tree_view, "snapshot": self._snapshot}
         self._desk = Desk(self._order, own_views)
 
@@ -119,6 +121,7 @@ class HealerWorker(Worker):
         self._control = Hub(self._context, endpoint(boot.runtime_dir, "control"), "control", self._desk.receive)
         self._desk.open(self._control)
         log.info("epoch %d: %d open incidents, %d targets", snapshot.epoch, len(world.incidents), len(self._targets))
+        self._listening = True
         self._decide(e.Started())
         self._decide(e.NotifierIsBack())
         for family in sorted({target.family for target in self._targets}):
@@ -267,7 +270,9 @@ class HealerWorker(Worker):
             case Claimed(execution_id, incarnation):
                 self._decide(e.ExecutionClaimed(execution_id, incarnation), ack)
             case StepReport(execution_id, index, result, last):
-                self._decide(e.StepEnded(execution_id, index, result, last), ack)
+                known = self._engine.world.executions.get(execution_id)
+                if known is None or index <= len(known.results):  # else the report before it is still to come
+                    self._decide(e.StepEnded(execution_id, index, result, last), ack)
             case ExecutionRefused(execution_id, code, message):
                 self._decide(e.ExecutionNotRun(execution_id, code, message), ack)
             case ProgramExited(execution_id, step_id, exit_text, output):
@@ -280,6 +285,8 @@ class HealerWorker(Worker):
                 self._hub.refuse(source, frame, HealError(f"the healer takes no {type(frame.body).__name__}"))
 
     def _on_store(self, batch: list[tuple[str, Frame]]) -> None:
+        if not self._listening:
+            return  # it speaks as soon as an epoch is open; what matters is sent again
         for _, frame in batch:
             match frame.body:
                 case StoreStatus():
@@ -311,7 +318,7 @@ class HealerWorker(Worker):
             self._decide(reaction)
 
     def _order(self, token: str, request: Request) -> None:
-        self._decide(e.Order(token, request.action, request.args, request.actor))
+        self._decide(e.Order(token, request.action, request.args, request.actor[:ACTOR_CHARS_MAX]))
 
     # -- timers and views --
 

@@ -88,7 +88,7 @@ class Control:
         while self._socket.poll(max(1, int(wait_s * 1000))):
             try:
                 said = decode(self._socket.recv())
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 hint = "is it of another version? healctl stop, then healctl start"
                 raise HealError(f"the daemon's answer cannot be read: {error}", hint) from error
             if said.re != frame_id:

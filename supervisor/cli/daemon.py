@@ -117,6 +117,8 @@ def _show_tree(answer: dict[str, Any]) -> None:
         for c in answer["children"]
     ]
     output.table(("WORKER", "STATE", "PID", "RESTARTS", "SINCE", "LAST EXIT"), rows)
+    if answer.get("ledger_trouble"):
+        output.say(f"The ledger takes no records, so nothing is done: {output.plain(answer['ledger_trouble'])}")
     outbox = answer["outbox"]
     line = f"Outbox: {outbox['pending']} pending"
     if outbox["pending"]:

@@ -66,7 +66,7 @@ class Feed:
             return None
         try:
             body = decode(self._socket.recv()).body
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             hint = "is the daemon of another version? healctl stop, then healctl start"
             raise HealError(f"the feed cannot be read: {error}", hint) from error
         if not isinstance(body, Event):

@@ -74,7 +74,7 @@ def handle(turn: Turn, token: str, action: str, args: bytes, actor: str) -> None
         kind, run = entry
         try:
             parsed: Any = msgspec.json.decode(args, type=kind)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise UsageError(f"{action}: {error}") from error
         body = run(turn, token, parsed, actor)
     except HealError as error:

@@ -33,6 +33,8 @@ def on_reading(turn: Turn, reading: HealthReading) -> None:
         del world.asked[reading.target_id]
     if not reading.external:
         world.readings[reading.target_id] = reading
+        if reading.data is not None and reading.data.process is not None:
+            world.known[reading.target_id] = reading.data.process
     verdicts = world.classifier.observe(reading)
     for verdict in verdicts:
         on_verdict(turn, verdict, reading, fresh=fresh)

@@ -287,8 +287,11 @@ def _delivered(turn: Turn, event: Delivered) -> None:
 
 
 def _own_part(turn: Turn, event: OwnPart) -> None:
+    kind, _, row_id = event.name.partition(":")
+    row = turn.world.outbox.get(row_id) if kind == "outbox" else None
     verdict = Verdict(
-        target_id=event.name,
+        # One incident for a channel: its own messages may be set aside there, too, and must not open another.
+        target_id=f"messages:{row.channel}" if row is not None else event.name,
         family=detect.OWN_FAMILY,
         anomaly=event.anomaly,
         status=Status.FIRING if event.firing else Status.CLEAR,
@@ -296,11 +299,9 @@ def _own_part(turn: Turn, event: OwnPart) -> None:
         evidence=event.evidence,
         hint="see the log of healctl for its last words",
     )
-    detect.on_verdict(turn, verdict, None, fresh=True)
-    kind, _, row_id = event.name.partition(":")
-    row = turn.world.outbox.get(row_id) if kind == "outbox" else None
     if row is not None and event.firing:
         turn.put_row(row, state=OutboxState.QUARANTINED, last_error=event.evidence)
+    detect.on_verdict(turn, verdict, None, fresh=True)
 
 
 def _timer(turn: Turn, timer: Timer) -> None:

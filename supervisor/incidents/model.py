@@ -418,6 +418,7 @@ class Execution(msgspec.Struct, frozen=True):
     settling: ProcessRef | None = None  # R6: the process that must still be there after `settle`
     settled_steady_s: float | None = None  # from when on it may count as settled
     deaths: int = 0  # how often the executor died with it in work
+    known: ProcessRef | None = None  # the process that was last seen to be the service: nothing starts while it lives
     exit_text: str = ""  # what it left running has ended with a failure: how, and its last words
 
 

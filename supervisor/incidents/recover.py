@@ -48,6 +48,8 @@ def rebuild(
         world.closed.setdefault((incident.anomaly, incident.target_id), []).append(incident)
     every = {e.id: e for e in (*snapshot.recent_executions, *snapshot.executions)}
     for execution in every.values():
+        if execution.settling is not None:
+            world.known[execution.target.target_id] = execution.settling
         if not is_over(execution):
             world.executions[execution.id] = execution
         else:

@@ -96,6 +96,7 @@ def begin(
         boot_id=world.boot_id,
         expires_mono_s=now.mono_s + world.policy.intent_expires_s,
         grounds_mono_s=grounds_mono_s,
+        known=world.known.get(target.target_id),
     )
     if incident is not None:
         world.rerun.discard(incident.id)

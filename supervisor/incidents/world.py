@@ -34,6 +34,7 @@ from supervisor.incidents.model import (
     Metric,
     OutboxRow,
     OutboxState,
+    ProcessRef,
     PutBreaker,
     PutExecution,
     PutIncident,
@@ -142,6 +143,7 @@ class World:
     pauses: dict[str, FamilyPause] = field(default_factory=dict)
     storms: dict[str, Storm] = field(default_factory=dict)
     readings: dict[str, HealthReading] = field(default_factory=dict)  # newest per target
+    known: dict[str, ProcessRef] = field(default_factory=dict)  # target -> the process last seen to be it
     asked: dict[str, float] = field(default_factory=dict)  # target -> mono_s of the newest question
     rerun: set[str] = field(default_factory=set)  # escalated incidents that may run now
     waiters: dict[str, list[str]] = field(default_factory=dict)  # execution -> tokens of people who wait for it

@@ -91,7 +91,7 @@ class Rehearsal:
         """Answers POST /api/v1/rpc; a double that fails on purpose begins here."""
         try:
             request = msgspec.json.decode(body) if body else None
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             reply(handler, 200, _error(None, RpcError(-32700, str(error))))
             return
         if isinstance(request, list):

@@ -109,7 +109,7 @@ def read(url: str, request_id: str, body: bytes) -> int:
     """The timestamp by which Signal knows the message. Raises Retryable, Permanent or NotEveryone."""
     try:
         answer = msgspec.json.decode(body, type=_Answer)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Permanent(f"{url} answered something that is not signal-cli's JSON-RPC ({quote(body)})") from None
     if answer.error is not None:
         raise _refusal(url, answer.error)

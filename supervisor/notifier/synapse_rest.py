@@ -67,7 +67,7 @@ def _message_id(url: str, response: http.Response) -> str:
     """The id in the answer, else the status. Raises Permanent when the answer is a refusal in a success's clothes."""
     try:
         answer = msgspec.json.decode(response.body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Permanent(f"{url} answered something that is not JSON ({quote(response.body)})") from None
     if not isinstance(answer, dict):
         raise Permanent(f"{url} answered something that is not an object ({quote(response.body)})")

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 BATCH_REVS = 500  # ledger changes in one transaction of the target: a few milliseconds of its write lock
 YIELD = 9  # pauses are this many times what the work took: in a storm the ledger has the processor, not we
 YIELD_S_MAX = 0.25
+LINGER_S = 0.01  # a repair is a burst of decisions: they go first, and are then projected at once
 STORM_REVS = 1_000  # in a window: the ledger first, a batch of ours only after each pause
 STORM_WINDOW_S = 0.5
 STORM_PAUSE_S = 0.5
@@ -146,6 +147,7 @@ class Follower(threading.Thread):
                     if self._asked_rev > self._done[1]:
                         self._yield(began_s)  # commits that follow closely are taken together
                     self._wake.wait()
+                    self._halt.wait(LINGER_S)
                 self._wake.clear()
             self._round()
         finally:

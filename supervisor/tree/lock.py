@@ -67,7 +67,12 @@ def prepare(runtime_dir: Path) -> None:
 def acquire(runtime_dir: Path) -> Lock:
     """Raises AlreadyRunning, naming the holder's pid; Refused when the directory is not ours alone."""
     prepare(runtime_dir)
-    path = runtime_dir / NAME
+    return claim(runtime_dir)
+
+
+def claim(directory: Path) -> Lock:
+    """The lock alone, in a directory that exists (two daemons on one ledger would undo each other). AlreadyRunning."""
+    path = directory / NAME
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     until_s = clock.monotonic_s() + DYING_S
     while True:
@@ -75,7 +80,7 @@ def acquire(runtime_dir: Path) -> Lock:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
-            other = holder(runtime_dir)
+            other = holder(directory)
             if other is not None or clock.monotonic_s() >= until_s:
                 os.close(fd)
                 who = f"pid {other.pid}" if other is not None else "a process that has not said who it is"

@@ -8,6 +8,7 @@ wait for too.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
@@ -15,7 +16,7 @@ import selectors
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ _SIGNAL, _UPLINK, _PIPE, _DEATH, _OUTPUT = range(5)
 
 def run(config: Config, state_dir: Path, runtime_dir: Path) -> int:
     """Our tree in the foreground, until it is stopped. Returns the exit code; raises HealError when it cannot start."""
-    with lock.acquire(runtime_dir):
+    with _locks(state_dir, runtime_dir):
         return Root(spec.healctl_tree(config), config, state_dir, runtime_dir).run()
 
 
@@ -49,12 +50,23 @@ def detach(config: Config, state_dir: Path, runtime_dir: Path) -> int:
     """The same in the background. Returns 0 when the tree is ready, else what it failed with, shown on stderr."""
 
     def serve(output: Output, on_ready: Callable[[], None]) -> tuple[int, str]:
-        with lock.acquire(runtime_dir):
+        with _locks(state_dir, runtime_dir):
             tree = spec.healctl_tree(config)
             root = Root(tree, config, state_dir, runtime_dir, output=output, on_ready=on_ready)
             return root.run(), root.exit_reason
 
     return to_background(serve, state_dir / LOG_NAME)
+
+
+@contextlib.contextmanager
+def _locks(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
+    """One healctl for these sockets, and one for this ledger."""
+    with contextlib.ExitStack() as locks:
+        locks.enter_context(lock.acquire(runtime_dir))
+        if state_dir.resolve() != runtime_dir.resolve():
+            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            locks.enter_context(lock.claim(state_dir))
+        yield
 
 
 class Root:

@@ -111,7 +111,7 @@ class Child:
                 return
             try:
                 message = decode_up(packet)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 self.malformed += 1
                 continue
             yield message

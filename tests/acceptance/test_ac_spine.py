@@ -194,3 +194,18 @@ def test_every_action_answers_json_to_bad_input_with_its_exit_code(here: Site) -
         assert answer["error"], words
     daemon.stop()
     assert daemon.cli("heal", "status", "--json")[0] == 3
+
+
+@pytest.mark.req("R3", "NFR-001")
+def test_a_live_service_whose_pid_file_got_lost_is_not_doubled(here: Site) -> None:
+    toy = here.service("toy")
+    old = toy.start()
+    daemon = here.daemon(toy.toml())
+    daemon.start()
+    until("it is known", lambda: daemon.ask("tree")["targets"] == 1)
+    toy.pid_file.unlink()
+    daemon.kill_worker("process")  # its memory of the process is gone with it; the healer's is not
+    (row,) = daemon.wait_state("toy", "escalated")
+    assert "is alive" in str(row["audit_trail"])
+    assert toy.starts() == 1
+    assert proc.same(old) is not None

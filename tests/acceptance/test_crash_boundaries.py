@@ -12,7 +12,7 @@ import pytest
 from supervisor import proc
 from tests.acceptance.conftest import signal_toml
 from tests.doubles.signal_double import SignalDouble
-from tests.lab.daemon import Daemon, Service, Site, gone, until
+from tests.lab.daemon import Daemon, Service, Site, gone, locked, until
 
 POINTS = {
     "store": ("commit.before", "commit.after", "ack.before", "ack.after", "project.before", "project.after"),
@@ -138,6 +138,66 @@ def test_root_killed_leaves_no_children_and_its_restart_doubles_nothing(
     old = toy.kill()
     toy.wait_new(old)
     daemon.stop()
+
+
+@pytest.mark.req("FR-004")
+@pytest.mark.parametrize("how", ["stop", "root", "healer"])
+def test_a_receipt_that_the_ledger_does_not_know_yet_never_keeps_the_daemon_from_starting(here: Site, how: str) -> None:
+    toy = here.service("toy")
+    toy.start()
+    daemon = here.daemon(toy.toml(auto_restart=False))
+    daemon.start()
+    until("brain.db", (daemon.state_dir / "brain.db").exists)
+    with locked(daemon.state_dir / "brain.db"):
+        toy.kill()
+        until("the incident", daemon.open_incidents)
+        if how == "stop":
+            daemon.stop()
+        elif how == "root":
+            daemon.kill_root()
+        else:
+            daemon.kill_worker("healer")
+    if how != "healer":
+        daemon.start()
+    daemon.wait_state("toy", "escalated")
+    until("its Synapse message", lambda: _synapse_delivered(daemon))
+    assert next(c for c in daemon.ask("tree")["children"] if c["name"] == "healer")["restarts"] <= 1
+
+
+def _synapse_delivered(daemon: Daemon) -> bool:
+    rows = daemon.ask("tree")["outbox"]["rows"]
+    return not any(row["channel"] == "synapse" for row in rows)
+
+
+def test_a_message_that_is_not_even_text_kills_nobody(here: Site) -> None:
+    """msgspec tells bad UTF-8 by another error than bad MessagePack or JSON."""
+    import zmq
+
+    from supervisor.messages import VERSION, Frame, Request, encode
+    from supervisor.sockets import endpoint, new_context, open_socket
+
+    toy = here.service("toy")
+    toy.start()
+    daemon = here.daemon(toy.toml() + '[policy]\nsettle = "100ms"\n')
+    daemon.start()
+    before = daemon.workers()
+    hostile = [
+        b"\x94\x01\xa1\xf0\xa0\xc0",
+        encode(Frame(VERSION, "x", "", Request("dismiss", b'{"incident_id":"\xf0\x90"}'))),
+        b"[" * 100_000,
+    ]
+    context = new_context()
+    sockets = [open_socket(context, zmq.DEALER, identity="stranger") for _ in range(3)]
+    for name, socket in zip(("control", "healer", "store"), sockets, strict=True):
+        socket.connect(endpoint(daemon.runtime_dir, name))
+        for raw in hostile:
+            socket.send(raw)
+    toy.kill()
+    daemon.wait_state("toy", "resolved")
+    for socket in sockets:
+        socket.close()
+    context.term()
+    assert daemon.workers() == before
 
 
 def test_without_the_variable_the_hook_does_nothing() -> None:

@@ -34,6 +34,18 @@ def test_started_twice_says_so_with_exit_1_and_the_first_goes_on(here: Site) -> 
     assert daemon.ask("status")["open_incidents"] == []
 
 
+def test_one_state_directory_has_one_daemon_whatever_its_sockets(here: Site) -> None:
+    daemon = here.daemon("")
+    daemon.start()
+    other = here.folder / "other.toml"
+    other.write_text(f'[healctl]\nstate_dir = "{daemon.state_dir}"\nruntime_dir = "{here.folder}/run2"\n')
+    second = subprocess.run(
+        [str(HEALCTL), "-c", str(other), "start"], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert second.returncode == 1
+    assert str(daemon.process.pid) in second.stderr  # type: ignore[union-attr]
+
+
 @pytest.mark.req("FR-001")
 def test_an_empty_configuration_is_healthy_idle_and_says_how_to_add_a_target(here: Site) -> None:
     daemon = here.daemon("")

@@ -153,7 +153,10 @@ class Daemon:
         assert self.process.poll() is None, f"the daemon ended: {self.process.returncode}\n{self.tail()}"
         with contextlib.suppress(HealError):
             children = self.ask("tree", deadline_s=1.0)["children"]
-            return bool(children) and all(child["state"] == "ready" for child in children)
+            expected = {"store", "healer", "executor", "notifier"}
+            if "[process." in self.config_file.read_text():
+                expected.add("process")
+            return {child["name"] for child in children if child["state"] == "ready"} == expected
         return False
 
     def ask(self, action: str, deadline_s: float = 10.0, **args: Any) -> dict[str, Any]:

@@ -137,3 +137,21 @@ def test_a_quarantined_worker_is_an_incident_that_closes_when_it_is_back() -> No
     assert len(lab.messages("signal")) == 1
     lab.feed(e.OwnPart("worker:notifier", AnomalyType.WORKER_QUARANTINED, False, ""))
     assert lab.only("worker:notifier").state is State.SELF_RESOLVED
+
+
+def test_messages_that_are_set_aside_open_one_incident_for_their_channel_however_many_they_are() -> None:
+    from supervisor.incidents.model import AnomalyType
+
+    lab = Lab(*NAMES)
+    for name in NAMES[:3]:
+        lab.step_fails = "start"
+        lab.kill(name)
+        lab.advance(20)
+    rows = [row.id for row in lab.messages("synapse")]
+    before = len(lab.messages("signal"))
+    for row_id in rows:
+        lab.feed(e.OwnPart(f"outbox:{row_id}", AnomalyType.ITEM_QUARANTINED, True, "it killed the notifier twice"))
+    for row in lab.messages("synapse")[len(rows) :]:
+        lab.feed(e.OwnPart(f"outbox:{row.id}", AnomalyType.ITEM_QUARANTINED, True, "it killed the notifier twice"))
+    assert len(lab.incidents("messages:synapse")) == 1
+    assert len(lab.messages("signal")) == before + 1
