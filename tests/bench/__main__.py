@@ -1,0 +1,16 @@
+"""`make bench`: every benchmark in turn, as one JSON object on stdout."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+NAMES = ("bench_site", "bench_tree", "bench_store", "bench_probe", "bench_executor")
+
+results = {}
+for name in NAMES:
+    print(f"{name} ...", file=sys.stderr)  # progress: they take minutes in all
+    done = subprocess.run([sys.executable, "-m", f"tests.bench.{name}"], capture_output=True, text=True, check=False)
+    results[name] = json.loads(done.stdout) if done.returncode == 0 else {"error": done.stderr[-2000:]}
+print(json.dumps(results, indent=2))
