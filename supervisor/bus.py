@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
@@ -50,7 +51,7 @@ class _Pending(msgspec.Struct):
     attempt: int = 0
 
 
-class _Endpoint:
+class _Endpoint(ABC):
     """What Hub and Link share: draining, counting, answering, sending again."""
 
     def __init__(self, socket: zmq.Socket[bytes], name: str, handler: Handler) -> None:
@@ -161,13 +162,15 @@ class _Endpoint:
             self._loop.call_soon(self._drain)
         return True
 
+    @abstractmethod
     def _send_parts(self, to: str, raw: bytes) -> None:
-        raise NotImplementedError
+        """Raises zmq.Again (queue full) or EHOSTUNREACH (nobody of that name is connected)."""
 
     # -- receiving --
 
+    @abstractmethod
     def _receive_parts(self) -> tuple[str, bytes]:
-        raise NotImplementedError
+        """The source and its frame. Raises zmq.Again when there is none."""
 
     def _drain(self) -> None:
         self._drain_due = False
