@@ -31,7 +31,7 @@ soak: $(STAMP)
 	$(PY) -m pytest -q -m soak --timeout 3600
 
 bench: $(STAMP)
-	$(PY) -m tests.bench
+	@$(PY) -m tests.bench
 
 clean:
 	rm -rf $(VENV) .cache build *.egg-info
