@@ -183,7 +183,6 @@ class DeliveryReport(msgspec.Struct, frozen=True, tag="delivery_report"):
     attempts: int
     receipt: str = ""
     error: str = ""
-    at_wall_s: float = 0.0
 
 
 # --- healer <-> store ----------------------------------------------------------------------------------------------

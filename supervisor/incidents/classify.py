@@ -53,10 +53,6 @@ class Classifier:
             return (ours,)
         return (ours, *RULES[type(reading.data)](reading, reading.data))
 
-    def forget(self, target_id: str) -> None:
-        """The target is no longer configured."""
-        self._unavailable.pop(target_id, None)
-
 
 def _unavailability(reading: HealthReading, count: int) -> Verdict:
     firing = count >= UNAVAILABLE_READINGS

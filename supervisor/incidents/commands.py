@@ -23,13 +23,12 @@ from supervisor.incidents.model import (
     Incident,
     Mode,
     Runbook,
-    RunbookState,
     State,
     Target,
     TierReason,
     TimerKind,
 )
-from supervisor.incidents.policy import CONFIDENCE_APPROVED, CONFIDENCE_PRIOR, EVERY_TARGET, state_for
+from supervisor.incidents.policy import CONFIDENCE_APPROVED, CONFIDENCE_PRIOR, EVERY_TARGET, state_for, undecided
 from supervisor.incidents.world import Answer, PlanExecution, Turn
 
 REASON_CHARS_MAX = 500
@@ -103,9 +102,7 @@ def _approve(turn: Turn, token: str, args: ApproveArgs, actor: str) -> views.Jso
     scope = EVERY_TARGET
     if args.target_id is not None:
         scope = _target(turn, args.target_id).target_id
-    old = world.runbook_states.get((runbook.id, scope)) or RunbookState(
-        runbook.id, scope, Mode.DRY_RUN, CONFIDENCE_PRIOR, runbook.version()
-    )
+    old = world.runbook_states.get((runbook.id, scope)) or undecided(runbook, scope)
     mode = Mode.DRY_RUN if args.revoke else Mode.AUTO_EXECUTE
     graduated = mode is Mode.AUTO_EXECUTE and old.mode is not Mode.AUTO_EXECUTE
     approved_at = None if args.revoke else turn.now.wall_s

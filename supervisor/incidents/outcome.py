@@ -15,12 +15,11 @@ from supervisor.incidents.model import (
     Execution,
     Incident,
     Mode,
-    RunbookState,
     State,
     TierReason,
     TimerKind,
 )
-from supervisor.incidents.policy import CONFIDENCE_PRIOR, state_for
+from supervisor.incidents.policy import CONFIDENCE_PRIOR, state_for, undecided
 from supervisor.incidents.views import execution_answer
 from supervisor.incidents.world import Answer, Turn
 
@@ -79,13 +78,7 @@ def _count(turn: Turn, execution: Execution, *, success: bool) -> None:
     """R4, R5: success never lowers the confidence; a failure of an approved run demotes it for this target."""
     world, now = turn.world, turn.now
     key = (execution.runbook.id, execution.target.target_id)
-    state = world.runbook_states.get(key) or RunbookState(
-        runbook_id=execution.runbook.id,
-        target_id=execution.target.target_id,
-        mode=Mode.DRY_RUN,
-        confidence=CONFIDENCE_PRIOR,
-        version=execution.version,
-    )
+    state = world.runbook_states.get(key) or undecided(execution.runbook, execution.target.target_id)
     state = msgspec.structs.replace(state, last_executed_wall_s=now.wall_s)
     if success:
         state = msgspec.structs.replace(state, successes=state.successes + 1, last_succeeded_wall_s=now.wall_s)

@@ -68,6 +68,11 @@ def pick(runbooks: Iterable[Runbook], anomaly: AnomalyType) -> Runbook | None:
     return next((runbook for runbook in runbooks if anomaly in runbook.applies_to), None)
 
 
+def undecided(runbook: Runbook, target_id: str) -> RunbookState:
+    """What holds before anybody has decided anything about a runbook (FR-003: new ones start in dry_run; R5)."""
+    return RunbookState(runbook.id, target_id, Mode.DRY_RUN, CONFIDENCE_PRIOR, runbook.version())
+
+
 def state_for(states: Mapping[tuple[str, str], RunbookState], runbook: Runbook, target_id: str) -> RunbookState | None:
     """The decision in force: the target's own approval or demotion, else the one for every target."""
     own = states.get((runbook.id, target_id))

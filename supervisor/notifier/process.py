@@ -12,7 +12,7 @@ import contextlib
 import logging
 import socket
 
-from supervisor import bus, clock, crashpoint
+from supervisor import bus, crashpoint
 from supervisor.incidents.model import Channel, OutboxRow
 from supervisor.messages import Ack, Body, Deliver, DeliveryReport, Frame, Nack
 from supervisor.notifier import backoff
@@ -152,7 +152,7 @@ class NotifierWorker(Worker):
                 self._delivered(work, outcome)
                 return
             log.warning("outbox:%s, attempt %d: %s", row.id, work.attempts, outcome)
-            self._report(DeliveryReport(row.id, work.attempts, error=str(outcome), at_wall_s=clock.wall_s()))
+            self._report(DeliveryReport(row.id, work.attempts, error=str(outcome)))
             if self._closing:
                 return
             permanent = isinstance(outcome, Permanent)
@@ -181,7 +181,7 @@ class NotifierWorker(Worker):
 
     def _delivered(self, work: _Work, receipt: Receipt) -> None:
         row = work.row
-        report = DeliveryReport(row.id, work.attempts, receipt=receipt, at_wall_s=clock.wall_s())
+        report = DeliveryReport(row.id, work.attempts, receipt=receipt)
         del self._works[row.id]
         self._full = False
         self._receipts[row.id] = report

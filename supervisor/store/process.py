@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from supervisor import bus, crashpoint
-from supervisor.clock import monotonic_s, wall_s
+from supervisor.clock import monotonic_s
 from supervisor.config import Config
 from supervisor.errors import BusError
 from supervisor.messages import (
@@ -40,7 +40,6 @@ from supervisor.worker import Boot, Worker
 log = logging.getLogger(__name__)
 
 STATUS_S = 1.0  # at most one StoreStatus in this time
-TRANSACTION_MAX = 500  # requests in one: their owners send again what is not answered soon
 REPORTS_MAX = 500  # delivery reports under way at once
 
 Taken = list[tuple[str, Frame]]
@@ -188,7 +187,7 @@ class StoreWorker(Worker):
                 continue
             if len(self._reports) >= REPORTS_MAX:
                 return  # goes on when one of them is answered
-            report = DeliveryReport(row.id, row.attempts + 1, receipt=message_id(row.id), at_wall_s=wall_s())
+            report = DeliveryReport(row.id, row.attempts + 1, receipt=message_id(row.id))
             answer = self._hub.request(HEALER, report)
             self._reports[row.id] = answer
             answer.add_done_callback(partial(self._on_reported, row.id))
