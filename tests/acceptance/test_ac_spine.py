@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import socket
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -67,15 +70,26 @@ def test_ac_009_heal_status_returns_every_open_incident_with_its_current_state(h
     assert len(daemon.cli("heal", "status", "--json")[1]["open_incidents"]) == 2
 
 
+def _pidfds(pid: int) -> int:
+    """How many processes this one watches: the probe lets go of a pidfd when it has told of the death."""
+    count = 0
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            count += os.readlink(fd) == "anon_inode:[pidfd]"
+    return count
+
+
 @pytest.mark.req("AC-010", "NFR-002", "R7")
 def test_ac_010_healed_by_somebody_else_before_execution_closes_as_self_resolved(here: Site) -> None:
     toy = here.service("toy")
     toy.start()
     daemon = here.daemon(toy.toml())
     daemon.start()
-    healer = daemon.worker("healer")
+    healer, probe = daemon.worker("healer"), daemon.worker("process")
     assert proc.send_signal(healer, signal.SIGSTOP)  # the death is seen, but nothing is decided yet
+    until("the watch", lambda: _pidfds(probe.pid) == 1)
     toy.kill()
+    until("the death seen by the probe", lambda: _pidfds(probe.pid) == 0)
     by_hand = toy.start()
     assert proc.send_signal(healer, signal.SIGCONT)
     (row,) = daemon.wait_state("toy", "self_resolved")
