@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from supervisor import clock
-from supervisor.incidents.model import HealthReading, ReadingData, Unavailable
+from supervisor.incidents.readings import HealthReading, ReadingData, Unavailable
 
 DEADLINE_S = 5.0  # R9: every reading within 5 s
 ERROR_CHARS_MAX = 500

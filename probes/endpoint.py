@@ -28,7 +28,7 @@ import msgspec
 
 from supervisor import http, proc
 from supervisor.errors import ConfigError
-from supervisor.incidents.model import Endpoint
+from supervisor.incidents.readings import Endpoint
 
 LINES_MAX = 100  # of other traffic before the answer
 LINE_BYTES_MAX = 1024 * 1024

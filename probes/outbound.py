@@ -12,7 +12,7 @@ import logging
 from functools import partial
 
 from supervisor.bus import Link
-from supervisor.incidents.model import HealthReading
+from supervisor.incidents.readings import HealthReading
 from supervisor.messages import Body, Nack, Readings
 
 log = logging.getLogger(__name__)

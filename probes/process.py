@@ -24,7 +24,7 @@ from probes.table import Table, eldest
 from probes.watch import PidWatch
 from supervisor import clock, identify, proc
 from supervisor.config import ProcessSection
-from supervisor.incidents.model import (
+from supervisor.incidents.readings import (
     Endpoint,
     HealthReading,
     PidFile,

@@ -20,7 +20,7 @@ from probes.process import ProcessProbe
 from probes.schedule import Schedule
 from supervisor import clock
 from supervisor.bus import Link, endpoint, new_context
-from supervisor.incidents.model import HealthReading, Unavailable
+from supervisor.incidents.readings import HealthReading, Unavailable
 from supervisor.messages import Ack, Frame, Nack, ProbeNow, Readings, Resync
 from supervisor.worker import Boot, Worker
 

@@ -13,7 +13,7 @@ import resource
 from collections.abc import Callable
 
 from supervisor import proc
-from supervisor.incidents.model import ProcessRef
+from supervisor.incidents.readings import ProcessRef
 
 log = logging.getLogger(__name__)
 

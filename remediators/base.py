@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, ClassVar
 import msgspec
 
 from supervisor.errors import HealError
-from supervisor.incidents.model import Effect, Execution, ProcessRef, Recipe, StepSpec, Target
+from supervisor.incidents.model import Effect, Execution, Recipe, StepSpec, Target
+from supervisor.incidents.readings import ProcessRef
 from supervisor.messages import StepPlan
 
 if TYPE_CHECKING:

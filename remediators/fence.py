@@ -17,7 +17,7 @@ import msgspec
 
 from remediators.waiting import readable
 from supervisor import proc
-from supervisor.incidents.model import ProcessRef
+from supervisor.incidents.readings import ProcessRef
 
 KILL_WAIT_S = 2.0  # a killed process is gone at once, but for one in uninterruptible sleep
 SESSION_GRACE_S = 1.0  # between TERM and KILL when a timeout ends a program

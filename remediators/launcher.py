@@ -25,7 +25,7 @@ import msgspec
 from remediators.base import StepFailed
 from remediators.waiting import readable
 from supervisor import proc
-from supervisor.incidents.model import ProcessRef
+from supervisor.incidents.readings import ProcessRef
 
 SERVICE_UMASK = 0o022
 ORDER_BYTES_MAX = 128 * 1024  # argv and environment; fits into a socket's default send buffer

@@ -15,7 +15,8 @@ from pathlib import Path
 from remediators import command, fence
 from remediators.base import Context, Fenced, Outcome, Step, StepFailed
 from supervisor import identify, proc
-from supervisor.incidents.model import Authority, Effect, ProcessRef
+from supervisor.incidents.model import Authority, Effect
+from supervisor.incidents.readings import ProcessRef
 from supervisor.messages import StepPlan
 
 STOP_GRACE_S = 10.0  # between TERM and KILL, at most half of the step's timeout

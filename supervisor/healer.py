@@ -26,8 +26,9 @@ from supervisor.desk import Desk
 from supervisor.errors import HealError, StoreError
 from supervisor.incidents import engine as e
 from supervisor.incidents import views
-from supervisor.incidents.model import Channel, HealthReading, TrailEntry
+from supervisor.incidents.model import Channel, TrailEntry
 from supervisor.incidents.policy import Policy
+from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.recover import rebuild
 from supervisor.incidents.world import (
     Answer,

@@ -20,7 +20,7 @@ from collections.abc import Set
 import msgspec
 
 from supervisor import proc
-from supervisor.incidents.model import PidFile, ProcessRef
+from supervisor.incidents.readings import PidFile, ProcessRef
 
 PID_FILE_BYTES_MAX = 4096  # PostgreSQL's has eight short lines; anything larger is not a pid file
 PID_MAX = 2**22  # proc(5): the highest value of /proc/sys/kernel/pid_max

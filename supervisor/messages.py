@@ -19,15 +19,9 @@ from enum import StrEnum
 import msgspec
 
 from supervisor.clock import Anchor
-from supervisor.incidents.model import (
-    Execution,
-    HealthReading,
-    OutboxRow,
-    Program,
-    Record,
-    Snapshot,
-    StepResult,
-)
+from supervisor.incidents.model import Execution, OutboxRow, Program, StepResult
+from supervisor.incidents.readings import HealthReading
+from supervisor.incidents.records import Record, Snapshot
 from supervisor.wire import MESSAGE_BYTES_MAX as MESSAGE_BYTES_MAX
 from supervisor.wire import VERSION as VERSION
 from supervisor.wire import Ack as Ack

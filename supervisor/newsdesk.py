@@ -8,7 +8,14 @@ import msgspec
 
 from supervisor.bus import Publisher
 from supervisor.incidents import views
-from supervisor.incidents.model import AddMetric, AddTrail, PutExecution, PutIncident, PutOutbox, Record
+from supervisor.incidents.records import (
+    AddMetric,
+    AddTrail,
+    PutExecution,
+    PutIncident,
+    PutOutbox,
+    Record,
+)
 from supervisor.messages import Event, TreeEvent
 
 

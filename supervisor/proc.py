@@ -12,7 +12,7 @@ import time
 import msgspec
 
 from supervisor import clock
-from supervisor.incidents.model import ProcessRef
+from supervisor.incidents.readings import ProcessRef
 
 _boot_id = ""
 READ_BYTES = 4096

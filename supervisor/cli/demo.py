@@ -25,7 +25,7 @@ from supervisor.cli import output
 from supervisor.cli.client import Control, NoAnswer
 from supervisor.cli.feed import Feed, Item, Narrator
 from supervisor.errors import HealError, NotRunning
-from supervisor.incidents.model import ProcessRef
+from supervisor.incidents.readings import ProcessRef
 from supervisor.notifier.rehearsal import Rehearsal
 
 TARGET = "toy"

@@ -7,16 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from supervisor.incidents.model import (
-    AnomalyType,
-    Endpoint,
-    HealthReading,
-    PidFile,
-    ProcessData,
-    Severity,
-    Status,
-    Verdict,
-)
+from supervisor.incidents.model import AnomalyType, Severity, Status, Verdict
+from supervisor.incidents.readings import Endpoint, HealthReading, PidFile, ProcessData
 
 ENDPOINT_FAILURES = 2  # consecutive: one lost packet is not a dead service
 ZOMBIE_PERSISTS_S = 10.0  # R12

@@ -6,7 +6,6 @@ from supervisor.incidents import escalation, remedy, verify
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
     ActedBy,
-    HealthReading,
     Incident,
     Severity,
     State,
@@ -15,6 +14,7 @@ from supervisor.incidents.model import (
     Verdict,
 )
 from supervisor.incidents.policy import INTERMITTENT_FAMILIES, pick
+from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.world import OPEN_INCIDENTS_MAX, RECHECK_S, Key, Turn
 
 REFRESH_S = 1.0  # a re-detection is written at most this often

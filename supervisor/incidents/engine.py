@@ -17,10 +17,8 @@ from supervisor.incidents.model import (
     Channel,
     Execution,
     ExecutionState,
-    HealthReading,
     Instant,
     OutboxState,
-    PutRunbook,
     Severity,
     State,
     Status,
@@ -29,6 +27,8 @@ from supervisor.incidents.model import (
     TimerKind,
     Verdict,
 )
+from supervisor.incidents.readings import HealthReading
+from supervisor.incidents.records import PutRunbook
 from supervisor.incidents.world import (
     RECHECK_S,
     Answer,

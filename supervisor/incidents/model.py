@@ -1,7 +1,8 @@
-"""The words of the domain, as frozen values: readings, verdicts, runbooks, incidents, executions, messages, records.
+"""The words of the domain, as frozen values: verdicts, runbooks, incidents, executions, messages.
 
-Every struct that is stored or sent stands here or in `supervisor.messages`. Times ending in `_steady_s` are
-`Instant.steady_s`; those ending in `_wall_s` are seconds since the epoch (see `supervisor.clock`).
+Readings stand in `readings.py`, what is written of a decision in `records.py`, what is sent in `supervisor.messages`.
+Times ending in `_steady_s` are `Instant.steady_s`; those ending in `_wall_s` are seconds since the epoch (see
+`supervisor.clock`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import hashlib
 from enum import IntEnum, StrEnum
 
 import msgspec
+
+from supervisor.incidents.readings import ProcessRef
 
 
 class Instant(msgspec.Struct, frozen=True):
@@ -77,100 +80,6 @@ class Mode(StrEnum):
 
     DRY_RUN = "dry_run"
     AUTO_EXECUTE = "auto_execute"
-
-
-# --- readings ------------------------------------------------------------------------------------------------------
-
-
-class ProcessRef(msgspec.Struct, frozen=True):
-    """One process for ever: a pid alone is recycled, (boot, pid, start) is not (DESIGN §2.4).
-
-    `start_ticks` is field 22 of /proc/PID/stat (proc(5)): clock ticks since boot.
-    """
-
-    boot_id: str
-    pid: int
-    start_ticks: int
-
-
-class PidFile(StrEnum):
-    """What the pid file says, against the process table. Only OK names a live service."""
-
-    UNSET = "unset"
-    OK = "ok"
-    MISSING = "missing"
-    MALFORMED = "malformed"
-    STALE = "stale"  # no such process
-    RECYCLED = "recycled"  # a process of that number, but another one (younger than the file, or `match` fails)
-    UNREADABLE = "unreadable"
-
-
-class Endpoint(StrEnum):
-    """The answer to one round trip; a connect alone proves nothing (a stopped process still accepts)."""
-
-    UNSET = "unset"
-    OK = "ok"
-    REFUSED = "refused"
-    TIMEOUT = "timeout"
-    BAD_ANSWER = "bad_answer"
-
-
-class Zombie(msgspec.Struct, frozen=True):
-    """A process of this target in state Z, and the parent that does not reap it (R12)."""
-
-    process: ProcessRef
-    parent_pid: int
-    parent_name: str
-    seen_for_s: float
-
-
-class ProcessData(msgspec.Struct, frozen=True, tag="process"):
-    """A reading of one `[process.NAME]` target.
-
-    `alive` is None when only an endpoint is configured: then nobody can tell whether a process exists.
-    `process` is the live process that was judged. `meant_to_stop`: its stop file exists.
-    """
-
-    alive: bool | None
-    process: ProcessRef | None = None
-    pid_file: PidFile = PidFile.UNSET
-    endpoint: Endpoint = Endpoint.UNSET
-    endpoint_failures: int = 0  # consecutive, this reading included
-    meant_to_stop: bool = False
-    zombies: tuple[Zombie, ...] = ()
-    detail: str = ""
-
-
-ReadingData = ProcessData
-
-
-class Unavailable(StrEnum):
-    """Why a reading has nothing to say (R9). The classifier decides which of these are an anomaly of the family."""
-
-    NONE = "none"
-    DEADLINE = "deadline"
-    PERMISSION = "permission"
-    ERROR = "error"
-
-
-class HealthReading(msgspec.Struct, frozen=True):
-    """FR-001: what one probe saw of one target. Never an exception: `available=False` with a reason instead.
-
-    `taken_mono_s` is CLOCK_MONOTONIC when the check *began* (comparable between processes of one boot): how old the
-    reading is as grounds for an action counts from there. `external`: handed in from outside, never grounds (R7).
-    """
-
-    target_id: str
-    family: str
-    taken_mono_s: float
-    taken_wall_s: float
-    took_ms: float
-    freshness_ms: int
-    available: bool
-    data: ReadingData | None = None
-    reason: Unavailable = Unavailable.NONE
-    error: str = ""
-    external: bool = False
 
 
 class Status(StrEnum):
@@ -503,105 +412,3 @@ class FamilyPause(msgspec.Struct, frozen=True):
     family: str
     since_wall_s: float
     reason: str
-
-
-# --- records: what one decision writes to the ledger -----------------------------------------------------------------
-
-
-class PutIncident(msgspec.Struct, frozen=True, tag="incident"):
-    incident: Incident
-
-
-class AddTrail(msgspec.Struct, frozen=True, tag="trail"):
-    entry: TrailEntry
-
-
-class PutExecution(msgspec.Struct, frozen=True, tag="execution"):
-    """The engine's view of an execution. Claim and programs are the store's own columns and are not overwritten."""
-
-    execution: Execution
-
-
-class PutOutbox(msgspec.Struct, frozen=True, tag="outbox"):
-    row: OutboxRow
-
-
-class PutRunbookState(msgspec.Struct, frozen=True, tag="runbook_state"):
-    state: RunbookState
-
-
-class PutRunbook(msgspec.Struct, frozen=True, tag="runbook"):
-    """A registered runbook, so that brain.db's `runbooks` lists it; written at start when it changed."""
-
-    runbook: Runbook
-    version: str
-
-
-class AddMetric(msgspec.Struct, frozen=True, tag="metric"):
-    metric: Metric
-
-
-class SetTimer(msgspec.Struct, frozen=True, tag="set_timer"):
-    timer: Timer
-
-
-class DropTimer(msgspec.Struct, frozen=True, tag="drop_timer"):
-    kind: TimerKind
-    subject: str
-
-
-class PutBreaker(msgspec.Struct, frozen=True, tag="breaker"):
-    breaker: Breaker
-
-
-class DropBreaker(msgspec.Struct, frozen=True, tag="drop_breaker"):
-    runbook_id: str
-    resource: str
-
-
-class PutPause(msgspec.Struct, frozen=True, tag="pause"):
-    pause: FamilyPause
-
-
-class DropPause(msgspec.Struct, frozen=True, tag="drop_pause"):
-    family: str
-
-
-Record = (
-    PutIncident
-    | AddTrail
-    | PutExecution
-    | PutOutbox
-    | PutRunbookState
-    | PutRunbook
-    | AddMetric
-    | SetTimer
-    | DropTimer
-    | PutBreaker
-    | DropBreaker
-    | PutPause
-    | DropPause
-)
-
-
-class Snapshot(msgspec.Struct, frozen=True):
-    """All that the engine needs to go on after a crash: what the ledger holds that is not over.
-
-    `recent_executions`: those that began within the longest breaker window. `recent_closed`: incidents closed within
-    the last hour (R6's reopening) or dismissed with a window still running.
-    """
-
-    ledger_id: str
-    epoch: int
-    open_incidents: tuple[Incident, ...]
-    recent_closed: tuple[Incident, ...]
-    executions: tuple[Execution, ...]
-    recent_executions: tuple[Execution, ...]
-    outbox: tuple[OutboxRow, ...]
-    runbook_states: tuple[RunbookState, ...]
-    timers: tuple[Timer, ...]
-    breakers: tuple[Breaker, ...]
-    pauses: tuple[FamilyPause, ...]
-    last_remediation_wall_s: float | None = None
-    last_escalation_wall_s: float | None = None
-    last_signal_wall_s: float | None = None

@@ -9,13 +9,13 @@ from supervisor.incidents.model import (
     ExecutionState,
     Mode,
     Runbook,
-    Snapshot,
     State,
     Target,
     TierReason,
     TrailEntry,
 )
 from supervisor.incidents.policy import Policy, state_for
+from supervisor.incidents.records import Snapshot
 from supervisor.incidents.world import World, is_over
 
 

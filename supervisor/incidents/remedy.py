@@ -19,7 +19,6 @@ from supervisor.incidents.model import (
     Effect,
     Execution,
     ExecutionState,
-    HealthReading,
     Incident,
     Runbook,
     State,
@@ -29,6 +28,7 @@ from supervisor.incidents.model import (
     Verdict,
 )
 from supervisor.incidents.policy import permission, pick, state_for
+from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.world import DispatchExecution, Turn
 
 EXPIRE_MARGIN_S = 2.0  # after an intent's expiry: a claim that was granted in time is known by then

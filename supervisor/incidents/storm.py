@@ -7,7 +7,14 @@ Pure. If a canary does not verify, or the family is one whose common cause is li
 from __future__ import annotations
 
 from supervisor.incidents import escalation
-from supervisor.incidents.model import Authority, Execution, FamilyPause, Incident, State, TierReason
+from supervisor.incidents.model import (
+    Authority,
+    Execution,
+    FamilyPause,
+    Incident,
+    State,
+    TierReason,
+)
 from supervisor.incidents.policy import PAUSED_IN_A_STORM
 from supervisor.incidents.world import Storm, Turn, World
 

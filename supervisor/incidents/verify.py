@@ -11,7 +11,6 @@ from supervisor.incidents.model import (
     Authority,
     Execution,
     ExecutionState,
-    HealthReading,
     Incident,
     State,
     Status,
@@ -20,6 +19,7 @@ from supervisor.incidents.model import (
     TimerKind,
     Verdict,
 )
+from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.world import (
     OUTPUT_CHARS_MAX,
     RECHECK_S,

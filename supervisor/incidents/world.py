@@ -18,33 +18,18 @@ import msgspec
 from supervisor.incidents.classify import Classifier
 from supervisor.incidents.lifecycle import Trigger, advance
 from supervisor.incidents.model import (
-    AddMetric,
-    AddTrail,
     AnomalyType,
     Breaker,
-    DropBreaker,
-    DropPause,
-    DropTimer,
     Execution,
     ExecutionState,
     FamilyPause,
-    HealthReading,
     Incident,
     Instant,
     Metric,
     OutboxRow,
     OutboxState,
-    ProcessRef,
-    PutBreaker,
-    PutExecution,
-    PutIncident,
-    PutOutbox,
-    PutPause,
-    PutRunbookState,
-    Record,
     Runbook,
     RunbookState,
-    SetTimer,
     StepResult,
     Target,
     Timer,
@@ -52,6 +37,22 @@ from supervisor.incidents.model import (
     TrailEntry,
 )
 from supervisor.incidents.policy import Policy
+from supervisor.incidents.readings import HealthReading, ProcessRef
+from supervisor.incidents.records import (
+    AddMetric,
+    AddTrail,
+    DropBreaker,
+    DropPause,
+    DropTimer,
+    PutBreaker,
+    PutExecution,
+    PutIncident,
+    PutOutbox,
+    PutPause,
+    PutRunbookState,
+    Record,
+    SetTimer,
+)
 
 TRAIL_MAX = 500  # entries of one incident; beyond it only its transitions are still written
 OPEN_INCIDENTS_MAX = 10_000

@@ -9,7 +9,15 @@ from typing import TypeVar
 
 import msgspec
 
-from supervisor.incidents.model import Breaker, FamilyPause, Incident, OutboxRow, RunbookState, Snapshot, Timer
+from supervisor.incidents.model import (
+    Breaker,
+    FamilyPause,
+    Incident,
+    OutboxRow,
+    RunbookState,
+    Timer,
+)
+from supervisor.incidents.records import Snapshot
 from supervisor.store import records
 
 log = logging.getLogger(__name__)

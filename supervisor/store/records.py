@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from supervisor.incidents import model
+from supervisor.incidents import records
 from supervisor.incidents.model import Execution, ExecutionState, Program
 from supervisor.incidents.world import is_over
 
@@ -74,22 +74,22 @@ class Records:
         self.rev = rev
         self.now = (0.0, 0.0)
         self._writers: dict[type[Any], Callable[[Any], None]] = {
-            model.PutIncident: self._incident,
-            model.AddTrail: self._trail,
-            model.PutExecution: self._execution,
-            model.PutOutbox: self._outbox,
-            model.PutRunbookState: self._runbook_state,
-            model.PutRunbook: self._runbook,
-            model.AddMetric: self._metric,
-            model.SetTimer: self._timer,
-            model.DropTimer: self._drop_timer,
-            model.PutBreaker: self._breaker,
-            model.DropBreaker: self._drop_breaker,
-            model.PutPause: self._pause,
-            model.DropPause: self._drop_pause,
+            records.PutIncident: self._incident,
+            records.AddTrail: self._trail,
+            records.PutExecution: self._execution,
+            records.PutOutbox: self._outbox,
+            records.PutRunbookState: self._runbook_state,
+            records.PutRunbook: self._runbook,
+            records.AddMetric: self._metric,
+            records.SetTimer: self._timer,
+            records.DropTimer: self._drop_timer,
+            records.PutBreaker: self._breaker,
+            records.DropBreaker: self._drop_breaker,
+            records.PutPause: self._pause,
+            records.DropPause: self._drop_pause,
         }
 
-    def put(self, record: model.Record) -> None:
+    def put(self, record: records.Record) -> None:
         """Raises sqlite3.IntegrityError or OverflowError when this record cannot be taken."""
         self._writers[type(record)](record)
 
@@ -102,7 +102,7 @@ class Records:
         self.rev += 1
         return self.rev
 
-    def _incident(self, record: model.PutIncident) -> None:
+    def _incident(self, record: records.PutIncident) -> None:
         it = record.incident
         closed_steady_s = None if it.open else self.now[0]
         self._execute(
@@ -111,11 +111,11 @@ class Records:
              it.escalated_wall_s, self._next_rev(), _encode(it).decode()),
         )  # fmt: skip
 
-    def _trail(self, record: model.AddTrail) -> None:
+    def _trail(self, record: records.AddTrail) -> None:
         it = record.entry
         self._execute(_TRAIL, (self._next_rev(), it.incident_id, it.n, _encode(it).decode()))
 
-    def _execution(self, record: model.PutExecution) -> None:
+    def _execution(self, record: records.PutExecution) -> None:
         it = record.execution
         self._execute(
             _EXECUTION,
@@ -125,45 +125,45 @@ class Records:
         for program in it.programs:
             self.add_program(it.id, program)
 
-    def _outbox(self, record: model.PutOutbox) -> None:
+    def _outbox(self, record: records.PutOutbox) -> None:
         it = record.row
         self._execute(
             _OUTBOX, (it.id, it.channel, it.state, it.delivered_wall_s, self._next_rev(), _encode(it).decode())
         )
 
-    def _runbook(self, record: model.PutRunbook) -> None:
+    def _runbook(self, record: records.PutRunbook) -> None:
         it = record.runbook
         self._execute(_RUNBOOK, (it.id, record.version, self.now[1], self._next_rev(), _encode(it).decode()))
 
-    def _runbook_state(self, record: model.PutRunbookState) -> None:
+    def _runbook_state(self, record: records.PutRunbookState) -> None:
         it = record.state
         self._execute(_RUNBOOK_STATE, (it.runbook_id, it.target_id, self._next_rev(), _encode(it).decode()))
 
-    def _metric(self, record: model.AddMetric) -> None:
+    def _metric(self, record: records.AddMetric) -> None:
         it = record.metric
         self._execute(_METRIC, (self._next_rev(), it.id, _encode(it).decode()))
 
-    def _timer(self, record: model.SetTimer) -> None:
+    def _timer(self, record: records.SetTimer) -> None:
         it = record.timer
         self._execute(_TIMER, (it.kind, it.subject, _encode(it).decode()))
 
-    def _drop_timer(self, record: model.DropTimer) -> None:
+    def _drop_timer(self, record: records.DropTimer) -> None:
         self._execute("DELETE FROM timers WHERE kind = ? AND subject = ?", (record.kind, record.subject))
 
-    def _breaker(self, record: model.PutBreaker) -> None:
+    def _breaker(self, record: records.PutBreaker) -> None:
         it = record.breaker
         self._execute(_BREAKER, (it.runbook_id, it.resource, _encode(it).decode()))
 
-    def _drop_breaker(self, record: model.DropBreaker) -> None:
+    def _drop_breaker(self, record: records.DropBreaker) -> None:
         self._execute(
             "DELETE FROM breakers WHERE runbook_id = ? AND resource = ?", (record.runbook_id, record.resource)
         )
 
-    def _pause(self, record: model.PutPause) -> None:
+    def _pause(self, record: records.PutPause) -> None:
         it = record.pause
         self._execute(_PAUSE, (it.family, _encode(it).decode()))
 
-    def _drop_pause(self, record: model.DropPause) -> None:
+    def _drop_pause(self, record: records.DropPause) -> None:
         self._execute("DELETE FROM pauses WHERE family = ?", (record.family,))
 
 

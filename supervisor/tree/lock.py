@@ -15,7 +15,7 @@ from types import TracebackType
 
 from supervisor import clock, proc
 from supervisor.errors import AlreadyRunning, Refused
-from supervisor.incidents.model import ProcessRef
+from supervisor.incidents.readings import ProcessRef
 
 NAME = "healctl.lock"
 DYING_S = 1.0  # a killed holder, or a child of it, may keep the lock until the kernel has ended it

@@ -24,7 +24,7 @@ from probes.runner import ProbeWorker
 from supervisor import proc
 from supervisor.bus import Hub, endpoint, new_context
 from supervisor.config import Config, ProcessSection
-from supervisor.incidents.model import ProcessData
+from supervisor.incidents.readings import ProcessData
 from supervisor.messages import Ack, Frame, Readings, Stop, encode
 from supervisor.worker import Boot
 

@@ -25,7 +25,7 @@ from typing import Any
 import zmq
 
 from supervisor import proc
-from supervisor.incidents.model import ProcessRef
+from supervisor.incidents.readings import ProcessRef
 from supervisor.messages import Event, decode_frame
 from supervisor.sockets import endpoint, new_context, open_socket
 from tests.lab.daemon import HEALCTL, Daemon, Site, site, until

@@ -25,7 +25,7 @@ import msgspec
 from supervisor import proc
 from supervisor.cli.client import Control
 from supervisor.errors import HealError
-from supervisor.incidents.model import ProcessRef
+from supervisor.incidents.readings import ProcessRef
 
 ROOT = Path(__file__).parents[2]
 TOY = ROOT / "tests/doubles/toy_service.py"

@@ -12,29 +12,33 @@ import msgspec
 from remediators.runbooks import RUNBOOKS
 from supervisor.incidents import engine as e
 from supervisor.incidents.model import (
-    AddMetric,
-    AddTrail,
-    Endpoint,
     Execution,
-    HealthReading,
     Incident,
     Instant,
     OutboxRow,
-    PidFile,
-    ProcessData,
-    ProcessRef,
-    PutIncident,
-    PutOutbox,
     Recipe,
-    Record,
-    Snapshot,
     State,
     StepResult,
     Target,
     TrailEntry,
-    Unavailable,
 )
 from supervisor.incidents.policy import Policy
+from supervisor.incidents.readings import (
+    Endpoint,
+    HealthReading,
+    PidFile,
+    ProcessData,
+    ProcessRef,
+    Unavailable,
+)
+from supervisor.incidents.records import (
+    AddMetric,
+    AddTrail,
+    PutIncident,
+    PutOutbox,
+    Record,
+    Snapshot,
+)
 from supervisor.incidents.recover import rebuild
 from supervisor.incidents.world import (
     Answer,

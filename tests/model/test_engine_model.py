@@ -11,16 +11,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from supervisor.incidents import engine as e
 from supervisor.incidents.model import (
-    AddTrail,
     Authority,
     Execution,
     ExecutionState,
-    HealthReading,
     Mode,
-    PutIncident,
     StepResult,
     Target,
 )
+from supervisor.incidents.readings import HealthReading
+from supervisor.incidents.records import AddTrail, PutIncident
 from supervisor.incidents.world import DispatchExecution, FetchExecutionState, SettleExecution
 from tests.lab.engine import Lab, service
 

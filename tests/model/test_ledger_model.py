@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from supervisor.incidents import model as m
+from supervisor.incidents import records as rec
 from supervisor.messages import Ack, Claim, ClaimAnswer, Commit, EpochOpened, Nack, OpenEpoch, ProgramStarted
 from supervisor.store.brain_db import BrainDb
 from supervisor.store.ledger import Ledger
@@ -65,7 +66,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.sent = []
         self.check_snapshot(answer.snapshot)
 
-    def check_snapshot(self, found: m.Snapshot) -> None:
+    def check_snapshot(self, found: rec.Snapshot) -> None:
         assert {it.id: it for it in (*found.open_incidents, *found.recent_closed)} == self.incidents
         assert all(it.open for it in found.open_incidents)
         keys = Counter((it.anomaly, it.target_id) for it in found.open_incidents)
@@ -76,7 +77,7 @@ class LedgerMachine(RuleBasedStateMachine):
         kept = lab.rows(self.ledger.path, "SELECT id FROM metrics ORDER BY rev")
         assert [key for (key,) in kept] == self.metrics
 
-    def decide(self, *batches: tuple[m.Record, ...], lost: bool = False) -> list[object]:
+    def decide(self, *batches: tuple[rec.Record, ...], lost: bool = False) -> list[object]:
         """One batch of decisions; with `lost` their answers are lost and they are sent again."""
         commits = []
         for records in batches:
@@ -88,13 +89,13 @@ class LedgerMachine(RuleBasedStateMachine):
         self.sent += zip(commits, answers, strict=True)
         return list(answers)
 
-    def detect_records(self, number: int, target: str) -> tuple[m.Record, ...]:
+    def detect_records(self, number: int, target: str) -> tuple[rec.Record, ...]:
         return (
-            m.AddMetric(lab.metric(number)),
-            m.AddTrail(lab.trail(number, 1)),
-            m.PutIncident(lab.incident(number, target=target)),
-            m.PutOutbox(lab.message(number)),
-            m.SetTimer(lab.timer(number)),
+            rec.AddMetric(lab.metric(number)),
+            rec.AddTrail(lab.trail(number, 1)),
+            rec.PutIncident(lab.incident(number, target=target)),
+            rec.PutOutbox(lab.message(number)),
+            rec.SetTimer(lab.timer(number)),
         )
 
     @rule(names=st.lists(st.sampled_from(TARGETS), min_size=1, max_size=5), lost=st.booleans())
@@ -123,7 +124,7 @@ class LedgerMachine(RuleBasedStateMachine):
         incident = data.draw(st.sampled_from([it for it in self.incidents.values() if it.open]))
         closed = msgspec.structs.replace(incident, state=m.State.RESOLVED, resolved_wall_s=1.5)
         entry = m.TrailEntry(incident.id, len(self.trail[incident.id]) + 1, 2.0, m.State.RESOLVED, "x", "well")
-        records = (m.PutIncident(closed), m.AddTrail(entry), m.DropTimer(m.TimerKind.RECHECK, incident.id))
+        records = (rec.PutIncident(closed), rec.AddTrail(entry), rec.DropTimer(m.TimerKind.RECHECK, incident.id))
         assert self.decide(records, lost=lost) == [Ack()]
         self.incidents[incident.id] = closed
         self.trail[incident.id].append(entry)
@@ -135,7 +136,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """An entry alone, its incident unchanged."""
         incident_id = data.draw(st.sampled_from(list(self.trail)))
         entry = m.TrailEntry(incident_id, len(self.trail[incident_id]) + 1, 2.0, m.State.DETECTED, "x", "noted")
-        assert self.decide((m.AddTrail(entry),)) == [Ack()]
+        assert self.decide((rec.AddTrail(entry),)) == [Ack()]
         self.trail[incident_id].append(entry)
 
     @precondition(lambda self: self.sent)
@@ -154,7 +155,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def a_frame_was_lost(self) -> None:
-        (answer,) = self.ledger.write([Commit(self.epoch, self.n + 2, (m.PutIncident(lab.incident(999_999)),))])
+        (answer,) = self.ledger.write([Commit(self.epoch, self.n + 2, (rec.PutIncident(lab.incident(999_999)),))])
         assert isinstance(answer, Nack)
         assert answer.code == "gap"
 
@@ -164,7 +165,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def intend(self) -> None:
         self.numbers += 1
         execution = lab.execution(self.numbers)
-        assert self.decide((m.PutExecution(execution),)) == [Ack()]
+        assert self.decide((rec.PutExecution(execution),)) == [Ack()]
         self.executions[execution.id] = execution
 
     @precondition(lambda self: self.executions)
@@ -207,7 +208,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """It may know nothing of the claim and of the programs."""
         execution = data.draw(st.sampled_from(list(self.executions.values())))
         put = msgspec.structs.replace(execution, state=state, claimed_by="", programs=(), deaths=execution.deaths + 1)
-        assert self.decide((m.PutExecution(put),)) == [Ack()]
+        assert self.decide((rec.PutExecution(put),)) == [Ack()]
         self.executions[execution.id] = msgspec.structs.replace(
             put,
             state=execution.state if state is m.ExecutionState.INTENDED else state,
@@ -234,7 +235,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def a_transaction_is_cut_off(self) -> None:
         """What was written and never committed is gone."""
         self.ledger._connection.execute("BEGIN IMMEDIATE")
-        self.ledger._records.put(m.PutIncident(lab.incident(888_888, target="nobody")))
+        self.ledger._records.put(rec.PutIncident(lab.incident(888_888, target="nobody")))
         self.the_store_dies()
 
     @rule()

@@ -30,7 +30,6 @@ from supervisor.incidents.model import (
     Effect,
     Execution,
     ExecutionState,
-    ProcessRef,
     Program,
     Recipe,
     Runbook,
@@ -38,6 +37,7 @@ from supervisor.incidents.model import (
     StepSpec,
     Target,
 )
+from supervisor.incidents.readings import ProcessRef
 from supervisor.messages import (
     Ack,
     Body,

@@ -18,6 +18,8 @@ import pytest
 
 from supervisor import clock, proc
 from supervisor.incidents import model as m
+from supervisor.incidents import readings as rd
+from supervisor.incidents import records as rec
 from supervisor.messages import Ack, Commit, EpochOpened, OpenEpoch
 from supervisor.store.brain_db import BrainDb
 from supervisor.store.ledger import Ledger
@@ -112,7 +114,7 @@ def execution(number: int, *, expires_in_s: float = 60.0, **more: Any) -> m.Exec
 
 
 def program(pid: int) -> m.Program:
-    return m.Program("start", m.ProcessRef(proc.this_boot(), pid, pid * 10), ("/bin/true", "--now"))
+    return m.Program("start", rd.ProcessRef(proc.this_boot(), pid, pid * 10), ("/bin/true", "--now"))
 
 
 def decision(epoch: int, n: int, number: int | None = None) -> Commit:
@@ -122,10 +124,10 @@ def decision(epoch: int, n: int, number: int | None = None) -> Commit:
         epoch,
         n,
         (
-            m.PutIncident(incident(number)),
-            m.AddTrail(trail(number, 1)),
-            m.AddMetric(metric(number)),
-            m.SetTimer(timer(number)),
+            rec.PutIncident(incident(number)),
+            rec.AddTrail(trail(number, 1)),
+            rec.AddMetric(metric(number)),
+            rec.SetTimer(timer(number)),
         ),
     )
 
@@ -157,7 +159,7 @@ class Book:
         self._epoch = opened.snapshot.epoch
         self._n = 0
 
-    def add(self, *records: m.Record) -> None:
+    def add(self, *records: rec.Record) -> None:
         self._n += 1
         assert self.ledger.write([Commit(self._epoch, self._n, records)]) == [Ack()]
 

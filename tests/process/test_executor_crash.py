@@ -10,7 +10,7 @@ import pytest
 
 from remediators import fence
 from supervisor import proc
-from supervisor.incidents.model import ProcessRef
+from supervisor.incidents.readings import ProcessRef
 from supervisor.messages import Dispatch, Nack, Settle, Settled
 from tests.process import executorlab as lab
 

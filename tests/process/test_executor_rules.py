@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from supervisor import clock, proc
-from supervisor.incidents.model import Authority, Effect, ProcessRef, StepSpec
+from supervisor.incidents.model import Authority, Effect, StepSpec
+from supervisor.incidents.readings import ProcessRef
 from supervisor.messages import Claimed, Dispatch
 from tests.process import executorlab as lab
 

@@ -20,7 +20,7 @@ import pytest
 from probes import endpoint
 from supervisor import proc
 from supervisor.errors import ConfigError
-from supervisor.incidents.model import Endpoint
+from supervisor.incidents.readings import Endpoint
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

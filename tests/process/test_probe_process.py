@@ -17,7 +17,7 @@ from probes import process as process_module
 from probes.process import ProcessProbe
 from supervisor import proc
 from supervisor.config import Duration, ProcessSection
-from supervisor.incidents.model import Endpoint, HealthReading, PidFile, ProcessData, Unavailable
+from supervisor.incidents.readings import Endpoint, HealthReading, PidFile, ProcessData, Unavailable
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 DEADLINE_S = 5.0

@@ -22,7 +22,7 @@ from probes.runner import ProbeWorker
 from supervisor import clock
 from supervisor.bus import Hub, endpoint, new_context
 from supervisor.config import Config, Duration, ProcessSection
-from supervisor.incidents.model import Endpoint, HealthReading, ProcessData, Unavailable
+from supervisor.incidents.readings import Endpoint, HealthReading, ProcessData, Unavailable
 from supervisor.messages import (
     Ack,
     Body,

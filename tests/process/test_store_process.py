@@ -14,6 +14,7 @@ import pytest
 
 from supervisor import bus
 from supervisor.incidents import model as m
+from supervisor.incidents import records as rec
 from supervisor.messages import (
     Ack,
     Body,
@@ -62,7 +63,7 @@ class Peer:
     async def ask(self, body: Body) -> Body:
         return await asyncio.wait_for(self.link.ask(body), lab.DEADLINE_S)
 
-    async def open(self, incarnation: str = "healer-1") -> m.Snapshot:
+    async def open(self, incarnation: str = "healer-1") -> rec.Snapshot:
         answer = await self.ask(OpenEpoch(incarnation, 3600.0, 3600.0))
         assert isinstance(answer, EpochOpened)
         return answer.snapshot
@@ -143,7 +144,7 @@ def test_an_executor_claims_and_starts_through_its_own_link(store: lab.Store) ->
         async with peer(store) as healer, peer(store, "executor") as executor:
             epoch = (await healer.open()).epoch
             intended = lab.execution(1)
-            assert await healer.ask(Commit(epoch, 1, (m.PutExecution(intended),))) == Ack()
+            assert await healer.ask(Commit(epoch, 1, (rec.PutExecution(intended),))) == Ack()
             assert await executor.ask(Claim(intended.id, "x-1")) == ClaimAnswer(True)
             assert await executor.ask(ProgramStarted(intended.id, lab.program(77))) == Ack()
             refused = await executor.ask(Claim(intended.id, "x-2"))
@@ -208,14 +209,14 @@ def test_a_crash_at_every_boundary(tmp_path: Path, runtime_dir: Path, point: str
             epoch = (await healer.open()).epoch
             token.touch()
             claim = lab.execution(1)
-            first = Commit(epoch, 1, (*lab.decision(epoch, 1).records, m.PutOutbox(lab.message(1))))
+            first = Commit(epoch, 1, (*lab.decision(epoch, 1).records, rec.PutOutbox(lab.message(1))))
             answer = healer.link.ask(first)
             assert await asyncio.to_thread(store.ended) == "signal 9"
             assert not token.exists()
             await asyncio.to_thread(store.start)
             assert await asyncio.wait_for(answer, lab.DEADLINE_S) == Ack()
             assert (await healer.open()).epoch == epoch
-            second = Commit(epoch, 2, (m.PutExecution(claim),))
+            second = Commit(epoch, 2, (rec.PutExecution(claim),))
             assert await healer.ask(second) == Ack()
             assert await healer.ask(Claim(claim.id, "x-1")) == ClaimAnswer(True)
             await healer.until(lambda: healer.reports)
@@ -242,13 +243,13 @@ def test_a_locked_brain_db_delays_nothing_but_itself(store: lab.Store) -> None:
     async def scenario() -> None:
         async with peer(store) as healer:
             epoch = (await healer.open()).epoch
-            assert await healer.ask(Commit(epoch, 1, (m.PutOutbox(lab.message(1)),))) == Ack()
+            assert await healer.ask(Commit(epoch, 1, (rec.PutOutbox(lab.message(1)),))) == Ack()
             await healer.until(lambda: len(healer.reports) == 1)
             with lab.holding_the_lock(path):
                 loop = asyncio.get_running_loop()
                 began_s = loop.time()
                 for n in range(2, 42):
-                    assert await healer.ask(Commit(epoch, n, (m.PutOutbox(lab.message(n)),))) == Ack()
+                    assert await healer.ask(Commit(epoch, n, (rec.PutOutbox(lab.message(n)),))) == Ack()
                 assert loop.time() - began_s < 5.0
 
                 def said() -> bool:
@@ -270,7 +271,7 @@ def test_a_receipt_is_reported_until_it_is_acknowledged_and_again_after_a_restar
         async with peer(store) as healer:
             healer.answers_reports = False
             epoch = (await healer.open()).epoch
-            rows = (m.PutOutbox(lab.message(1)), m.PutOutbox(lab.message(2, channel=m.Channel.SIGNAL)))
+            rows = (rec.PutOutbox(lab.message(1)), rec.PutOutbox(lab.message(2, channel=m.Channel.SIGNAL)))
             assert await healer.ask(Commit(epoch, 1, rows)) == Ack()
             await healer.until(lambda: len(healer.reports) >= 2)  # it is sent again
             await asyncio.to_thread(store.kill)
@@ -282,12 +283,12 @@ def test_a_receipt_is_reported_until_it_is_acknowledged_and_again_after_a_restar
             report = healer.reports[0]
             assert (report.row_id, report.receipt) == ("out-000001", message_id("out-000001"))
             delivered = lab.message(1, state=m.OutboxState.DELIVERED, receipt=report.receipt, delivered_wall_s=1.0)
-            assert await healer.ask(Commit(epoch, 2, (m.PutOutbox(delivered),))) == Ack()
+            assert await healer.ask(Commit(epoch, 2, (rec.PutOutbox(delivered),))) == Ack()
             await asyncio.to_thread(store.kill)
             healer.reports.clear()
             await asyncio.to_thread(store.start)
             await healer.open("healer-2")
-            assert await healer.ask(Commit(epoch + 1, 1, (m.PutOutbox(lab.message(3)),))) == Ack()
+            assert await healer.ask(Commit(epoch + 1, 1, (rec.PutOutbox(lab.message(3)),))) == Ack()
             await healer.until(lambda: healer.reports)
             assert [report.row_id for report in healer.reports] == ["out-000003"]
 
@@ -302,7 +303,7 @@ def test_with_another_synapse_transport_no_message_goes_to_brain_db(tmp_path: Pa
     async def scenario() -> None:
         async with peer(store) as healer:
             epoch = (await healer.open()).epoch
-            records = (m.PutOutbox(lab.message(1)), m.PutIncident(lab.incident(1)))
+            records = (rec.PutOutbox(lab.message(1)), rec.PutIncident(lab.incident(1)))
             assert await healer.ask(Commit(epoch, 1, records)) == Ack()
 
     try:

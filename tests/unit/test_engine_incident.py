@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from supervisor.incidents import engine as e
-from supervisor.incidents.model import Endpoint, State, StepResult, Tier, TierReason
+from supervisor.incidents.model import State, StepResult, Tier, TierReason
 from supervisor.incidents.policy import Policy
+from supervisor.incidents.readings import Endpoint
 from tests.lab.engine import Lab, service
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from supervisor import clock, identify, proc
-from supervisor.incidents.model import PidFile
+from supervisor.incidents.readings import PidFile
 
 SLEEP = f"86399.{os.getpid()}"  # a command line of our own
 

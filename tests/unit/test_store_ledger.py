@@ -14,6 +14,7 @@ import pytest
 
 from supervisor.errors import StoreError
 from supervisor.incidents import model as m
+from supervisor.incidents import records as rec
 from supervisor.messages import (
     Ack,
     Claim,
@@ -44,7 +45,7 @@ def opened(ledger: Ledger, incarnation: str = "healer-1") -> EpochOpened:
     return answer
 
 
-def take(ledger: Ledger, *records: m.Record) -> None:
+def take(ledger: Ledger, *records: rec.Record) -> None:
     """One decision of an epoch of its own, which must be taken."""
     epoch = opened(ledger, os.urandom(4).hex()).snapshot.epoch
     assert ledger.write([Commit(epoch, 1, records)]) == [Ack()]
@@ -65,22 +66,22 @@ def test_every_record_comes_back_exactly_as_it_was_sent(ledger: Ledger) -> None:
     pause = m.FamilyPause("process", 4.0, "its canaries failed")
     take(
         ledger,
-        m.PutRunbook(lab.RUNBOOK, lab.RUNBOOK.version()),
-        m.PutIncident(lab.incident(1)),
-        m.AddTrail(lab.trail(1, 1)),
-        m.AddTrail(lab.trail(1, 2, "second")),
-        m.PutIncident(closed),
-        m.PutExecution(running),
-        m.PutOutbox(page),
-        m.PutRunbookState(state),
-        m.AddMetric(lab.metric(1)),
-        m.AddMetric(lab.metric(2)),
-        m.SetTimer(lab.timer(1)),
-        m.PutBreaker(breaker),
-        m.PutPause(pause),
+        rec.PutRunbook(lab.RUNBOOK, lab.RUNBOOK.version()),
+        rec.PutIncident(lab.incident(1)),
+        rec.AddTrail(lab.trail(1, 1)),
+        rec.AddTrail(lab.trail(1, 2, "second")),
+        rec.PutIncident(closed),
+        rec.PutExecution(running),
+        rec.PutOutbox(page),
+        rec.PutRunbookState(state),
+        rec.AddMetric(lab.metric(1)),
+        rec.AddMetric(lab.metric(2)),
+        rec.SetTimer(lab.timer(1)),
+        rec.PutBreaker(breaker),
+        rec.PutPause(pause),
     )
     found = opened(ledger).snapshot
-    assert found == m.Snapshot(
+    assert found == rec.Snapshot(
         ledger_id=ledger.ledger_id,
         epoch=2,
         open_incidents=(lab.incident(1),),
@@ -104,22 +105,22 @@ def test_every_record_comes_back_exactly_as_it_was_sent(ledger: Ledger) -> None:
 def test_what_is_dropped_or_over_is_not_in_the_snapshot(ledger: Ledger) -> None:
     take(
         ledger,
-        m.SetTimer(lab.timer(1)),
-        m.PutBreaker(m.Breaker("rb", "r", 1.0, 2.0, 3.0, "x")),
-        m.PutPause(m.FamilyPause("process", 1.0, "x")),
-        m.PutOutbox(lab.message(1)),
-        m.PutOutbox(lab.message(2)),
-        m.PutOutbox(lab.message(3)),
+        rec.SetTimer(lab.timer(1)),
+        rec.PutBreaker(m.Breaker("rb", "r", 1.0, 2.0, 3.0, "x")),
+        rec.PutPause(m.FamilyPause("process", 1.0, "x")),
+        rec.PutOutbox(lab.message(1)),
+        rec.PutOutbox(lab.message(2)),
+        rec.PutOutbox(lab.message(3)),
     )
     delivered = lab.message(1, channel=m.Channel.SIGNAL, state=m.OutboxState.DELIVERED, delivered_wall_s=77.0)
     quarantined = lab.message(2, state=m.OutboxState.QUARANTINED)
     take(
         ledger,
-        m.DropTimer(m.TimerKind.RECHECK, "inc-000001"),
-        m.DropBreaker("rb", "r"),
-        m.DropPause("process"),
-        m.PutOutbox(delivered),
-        m.PutOutbox(quarantined),
+        rec.DropTimer(m.TimerKind.RECHECK, "inc-000001"),
+        rec.DropBreaker("rb", "r"),
+        rec.DropPause("process"),
+        rec.PutOutbox(delivered),
+        rec.PutOutbox(quarantined),
     )
     found = opened(ledger).snapshot
     assert (found.timers, found.breakers, found.pauses) == ((), (), ())
@@ -130,10 +131,10 @@ def test_what_is_dropped_or_over_is_not_in_the_snapshot(ledger: Ledger) -> None:
 def test_an_execution_that_still_has_to_be_verified_is_in_the_snapshot_however_old(ledger: Ledger) -> None:
     old = lab.execution(1, state=m.ExecutionState.SUCCEEDED, created_steady_s=5.0, ended_wall_s=9.0)
     over = msgspec.structs.replace(old, id="exe-over", verified=True)
-    take(ledger, m.PutExecution(old), m.PutExecution(over))
+    take(ledger, rec.PutExecution(old), rec.PutExecution(over))
     assert opened(ledger, "first").snapshot.executions == (old,)
     tried = lab.incident(1, execution_id="exe-over")
-    take(ledger, m.PutIncident(tried))
+    take(ledger, rec.PutIncident(tried))
     found = opened(ledger, "second").snapshot
     assert {it.id for it in found.executions} == {old.id, over.id}, "what an open incident tried last, too"
     assert found.recent_executions == ()
@@ -143,7 +144,7 @@ def test_recently_closed_and_still_dismissed_incidents_are_in_the_snapshot(ledge
     now_s = ledger.clock.now().steady_s
     dismissed = lab.incident(1, state=m.State.DISMISSED, dismiss_until_steady_s=now_s + 86_400)
     over = lab.incident(2, state=m.State.DISMISSED, dismiss_until_steady_s=now_s - 1)
-    take(ledger, m.PutIncident(dismissed), m.PutIncident(over), m.PutIncident(lab.incident(3)))
+    take(ledger, rec.PutIncident(dismissed), rec.PutIncident(over), rec.PutIncident(lab.incident(3)))
     answer = ledger.open_epoch(OpenEpoch("late", WINDOW_S, closed_window_s=-1.0))
     assert isinstance(answer, EpochOpened)
     assert answer.snapshot.recent_closed == (dismissed,)
@@ -188,8 +189,8 @@ def test_an_epoch_belongs_to_one_incarnation(ledger: Ledger) -> None:
 @pytest.mark.req("FR-004")
 def test_a_second_open_incident_of_one_key_is_rejected_alone(ledger: Ledger, tmp_path: Path) -> None:
     opened(ledger)
-    first = Commit(1, 1, (m.PutIncident(lab.incident(1, target="augur")), m.AddMetric(lab.metric(1))))
-    doubled = Commit(1, 2, (m.AddMetric(lab.metric(2)), m.PutIncident(lab.incident(2, target="augur"))))
+    first = Commit(1, 1, (rec.PutIncident(lab.incident(1, target="augur")), rec.AddMetric(lab.metric(1))))
+    doubled = Commit(1, 2, (rec.AddMetric(lab.metric(2)), rec.PutIncident(lab.incident(2, target="augur"))))
     answers = ledger.write([first, doubled, lab.decision(1, 3)])
     assert answers[0] == answers[2] == Ack()
     assert isinstance(answers[1], Nack)
@@ -197,20 +198,20 @@ def test_a_second_open_incident_of_one_key_is_rejected_alone(ledger: Ledger, tmp
     assert metrics(ledger) == 2
     assert ledger.write([doubled]) == [answers[1]], "a rejected decision stays rejected when it is sent again"
     closed = lab.incident(1, target="augur", state=m.State.RESOLVED)
-    reopened = Commit(1, 4, (m.PutIncident(closed), m.PutIncident(lab.incident(2, target="augur"))))
+    reopened = Commit(1, 4, (rec.PutIncident(closed), rec.PutIncident(lab.incident(2, target="augur"))))
     assert ledger.write([reopened]) == [Ack()]
 
 
 def test_the_trail_is_never_overwritten(ledger: Ledger) -> None:
     opened(ledger)
-    (answer,) = ledger.write([Commit(1, 1, (m.AddTrail(lab.trail(1, 1)), m.AddTrail(lab.trail(1, 1, "other"))))])
+    (answer,) = ledger.write([Commit(1, 1, (rec.AddTrail(lab.trail(1, 1)), rec.AddTrail(lab.trail(1, 1, "other"))))])
     assert isinstance(answer, Nack)
     assert ledger.trails(["inc-000001"]) == (b"[]",)
 
 
 def test_numbers_that_no_database_holds_are_rejected(ledger: Ledger) -> None:
     opened(ledger)
-    bad = Commit(1, 1, (m.AddTrail(msgspec.structs.replace(lab.trail(1, 1), n=2**63)),))
+    bad = Commit(1, 1, (rec.AddTrail(msgspec.structs.replace(lab.trail(1, 1), n=2**63)),))
     answers = ledger.write([bad, lab.decision(1, 2)])
     assert isinstance(answers[0], Nack)
     assert answers[1] == Ack()
@@ -218,7 +219,7 @@ def test_numbers_that_no_database_holds_are_rejected(ledger: Ledger) -> None:
 
 class TestClaims:
     def test_one_executor_gets_it_and_may_ask_again(self, ledger: Ledger) -> None:
-        take(ledger, m.PutExecution(lab.execution(1)))
+        take(ledger, rec.PutExecution(lab.execution(1)))
         answers = ledger.write([Claim("exe-000001", "x-1"), Claim("exe-000001", "x-2"), Claim("exe-000001", "x-1")])
         assert answers == [
             ClaimAnswer(True),
@@ -233,9 +234,9 @@ class TestClaims:
     def test_what_expired_is_of_another_boot_or_unknown_is_not_granted(self, ledger: Ledger) -> None:
         take(
             ledger,
-            m.PutExecution(lab.execution(1, expires_in_s=-0.001)),
-            m.PutExecution(lab.execution(2, boot_id="another")),
-            m.PutExecution(lab.execution(3, state=m.ExecutionState.SUCCEEDED)),
+            rec.PutExecution(lab.execution(1, expires_in_s=-0.001)),
+            rec.PutExecution(lab.execution(2, boot_id="another")),
+            rec.PutExecution(lab.execution(3, state=m.ExecutionState.SUCCEEDED)),
         )
         answers = ledger.write([Claim(f"exe-00000{n}", "x-1") for n in (1, 2, 3, 4)])
         assert answers == [
@@ -247,28 +248,28 @@ class TestClaims:
 
     def test_a_decision_that_did_not_know_of_the_claim_does_not_take_it_back(self, ledger: Ledger) -> None:
         intended = lab.execution(1)
-        take(ledger, m.PutExecution(intended))
+        take(ledger, rec.PutExecution(intended))
         program = lab.program(4711)
         started = ProgramStarted(intended.id, program)
         assert ledger.write([Claim(intended.id, "x-1"), started, started]) == [ClaimAnswer(True), Ack(), Ack()]
-        take(ledger, m.PutExecution(intended))
+        take(ledger, rec.PutExecution(intended))
         expected = msgspec.structs.replace(
             intended, state=m.ExecutionState.CLAIMED, claimed_by="x-1", programs=(program,)
         )
         assert ledger.execution(intended.id) == expected
         result = m.StepResult("start", True, "ok", 1.0)
         done = msgspec.structs.replace(intended, state=m.ExecutionState.SUCCEEDED, results=(result,), verified=True)
-        take(ledger, m.PutExecution(done))
+        take(ledger, rec.PutExecution(done))
         merged = msgspec.structs.replace(done, claimed_by="x-1", programs=(program,))
         assert ledger.execution(intended.id) == merged
         assert opened(ledger).snapshot.recent_executions == (merged,)
 
     def test_no_program_starts_for_what_was_given_up(self, ledger: Ledger) -> None:
-        take(ledger, m.PutExecution(lab.execution(1)))
+        take(ledger, rec.PutExecution(lab.execution(1)))
         started = ProgramStarted("exe-000001", lab.program(4711))
         (early,) = ledger.write([started])
         ledger.write([Claim("exe-000001", "x-1")])
-        take(ledger, m.PutExecution(lab.execution(1, state=m.ExecutionState.INTERRUPTED)))
+        take(ledger, rec.PutExecution(lab.execution(1, state=m.ExecutionState.INTERRUPTED)))
         late, unknown = ledger.write([started, ProgramStarted("nothing", lab.program(1))])
         assert [answer.code for answer in (early, late, unknown) if isinstance(answer, Nack)] == [
             "not_claimed",

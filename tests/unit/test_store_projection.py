@@ -14,6 +14,7 @@ import pytest
 
 from supervisor import clock
 from supervisor.incidents import model as m
+from supervisor.incidents import records as rec
 from supervisor.store.ledger import Ledger
 from supervisor.store.metrics import MetricsDb
 from supervisor.store.synapse import message_id, thread_id
@@ -38,13 +39,13 @@ def test_an_incident_and_its_whole_trail_stand_in_the_sites_columns(book: lab.Bo
         execution_id="exe-1", success=True, output="ok", duration_ms=12.5,
     )  # fmt: skip
     with lab.following(lab.brain(path), book.ledger.path) as it:
-        book.add(m.PutIncident(lab.incident(1)), m.AddTrail(lab.trail(1, 1)))
+        book.add(rec.PutIncident(lab.incident(1)), rec.AddTrail(lab.trail(1, 1)))
         it.reaches(*book.at)
         closed = lab.incident(
             1, state=m.State.RESOLVED, resolved_wall_s=1_700_000_003.5, runbook_id="rb-restart-service",
             tier=m.Tier.PAGE, tier_reason=m.TierReason.CRITICAL, escalated_wall_s=1_700_000_003.0, detections=7,
         )  # fmt: skip
-        book.add(m.PutIncident(closed), m.AddTrail(stepped))
+        book.add(rec.PutIncident(closed), rec.AddTrail(stepped))
         it.reaches(*book.at)
     with closing(sqlite3.connect(path)) as connection:
         connection.row_factory = sqlite3.Row
@@ -80,8 +81,8 @@ def test_runbooks_are_listed_with_what_was_decided_about_them(book: lab.Book, tm
     path = tmp_path / "brain.db"
     restart, rotate = lab.RUNBOOK, msgspec.structs.replace(lab.RUNBOOK, id="rb-rotate-logs")
     with lab.following(lab.brain(path), book.ledger.path) as it:
-        book.add(m.PutRunbook(restart, restart.version()), m.PutRunbook(rotate, rotate.version()))
-        book.add(m.PutRunbookState(m.RunbookState("unregistered", "*", m.Mode.DRY_RUN, 0.5, "v")))
+        book.add(rec.PutRunbook(restart, restart.version()), rec.PutRunbook(rotate, rotate.version()))
+        book.add(rec.PutRunbookState(m.RunbookState("unregistered", "*", m.Mode.DRY_RUN, 0.5, "v")))
         it.reaches(*book.at)
         query = "SELECT id, mode, confidence, auto_approve_whitelist, applies_to, approved_at FROM runbooks ORDER BY id"
         assert lab.rows(path, query) == [
@@ -89,7 +90,7 @@ def test_runbooks_are_listed_with_what_was_decided_about_them(book: lab.Book, tm
             ("rb-rotate-logs", "auto_execute", 1.0, 1, '["process_dead"]', None),
         ]
         book.add(
-            m.PutRunbookState(
+            rec.PutRunbookState(
                 m.RunbookState(restart.id, "*", m.Mode.AUTO_EXECUTE, 0.8, restart.version(), approved_at_wall_s=0.0)
             )
         )
@@ -102,7 +103,7 @@ def test_runbooks_are_listed_with_what_was_decided_about_them(book: lab.Book, tm
 def test_each_metric_is_one_row(book: lab.Book, tmp_path: Path) -> None:
     path = tmp_path / "metrics.db"
     with lab.following(MetricsDb(path, own=True), book.ledger.path) as it:
-        book.add(m.AddMetric(lab.metric(1)), m.AddMetric(lab.metric(1)), m.AddMetric(lab.metric(2)))
+        book.add(rec.AddMetric(lab.metric(1)), rec.AddMetric(lab.metric(1)), rec.AddMetric(lab.metric(2)))
         it.reaches(*book.at)
     assert lab.rows(path, "SELECT task_id, stage, result, timestamp, incident_id FROM heal_metrics") == [
         ("heal_anomaly_detected", "process_dead", "detected", "2023-11-14T22:13:20.000Z", "inc-000001"),
@@ -114,11 +115,11 @@ def test_each_metric_is_one_row(book: lab.Book, tmp_path: Path) -> None:
 def test_messages_arrive_once_in_order_in_one_thread_per_incident(book: lab.Book, tmp_path: Path) -> None:
     path = tmp_path / "brain.db"
     with lab.following(lab.synapse(path), book.ledger.path) as it:
-        book.add(m.PutOutbox(lab.message(2)), m.PutOutbox(lab.message(1, channel=m.Channel.SIGNAL)))
-        book.add(m.PutOutbox(lab.message(3)))
+        book.add(rec.PutOutbox(lab.message(2)), rec.PutOutbox(lab.message(1, channel=m.Channel.SIGNAL)))
+        book.add(rec.PutOutbox(lab.message(3)))
         it.reaches(*book.at)
-        book.add(m.PutOutbox(lab.message(2, state=m.OutboxState.DELIVERED, receipt="syn_x")))
-        book.add(m.PutOutbox(lab.message(4)))
+        book.add(rec.PutOutbox(lab.message(2, state=m.OutboxState.DELIVERED, receipt="syn_x")))
+        book.add(rec.PutOutbox(lab.message(4)))
         it.reaches(*book.at)
     assert bodies(path) == ["message 2", "message 3", "message 4"]
     first = lab.rows(path, "SELECT id, thread_id, from_agent, to_agent, priority, created_at FROM messages")[0]
@@ -136,7 +137,7 @@ class TestTheSitesOwnDatabase:
         path = tmp_path / "site.db"
         lab.site_database(path, lab.SITE_THREADS, lab.SITE_MESSAGES)
         with lab.following(lab.synapse(path, own=False), book.ledger.path) as it:
-            book.add(m.PutOutbox(lab.message(1)))
+            book.add(rec.PutOutbox(lab.message(1)))
             it.reaches(*book.at)
         assert bodies(path) == ["message 1"]
 
@@ -146,7 +147,7 @@ class TestTheSitesOwnDatabase:
             path, "CREATE TABLE threads (id TEXT PRIMARY KEY, subject TEXT, created_at TEXT)", lab.SITE_MESSAGES
         )
         with lab.following(lab.synapse(path, own=False), book.ledger.path) as it:
-            book.add(m.PutOutbox(lab.message(1)))
+            book.add(rec.PutOutbox(lab.message(1)))
             it.reaches(*book.at)
         assert lab.rows(path, "SELECT subject FROM threads") == [("svc-1 is down",)]
 
@@ -172,7 +173,7 @@ class TestTheSitesOwnDatabase:
             lab.following(lab.synapse(path, own=False), book.ledger.path) as it,
             lab.following(lab.brain(path, own=False), book.ledger.path) as incidents,
         ):
-            book.add(m.PutIncident(lab.incident(1)), m.PutOutbox(lab.message(1)))
+            book.add(rec.PutIncident(lab.incident(1)), rec.PutOutbox(lab.message(1)))
             incidents.reaches(*book.at)
             it.until(words, lambda f: re.search(words, f.error))
             assert it.follower.status(*book.at).behind > 0
@@ -191,7 +192,7 @@ class TestTheSitesOwnDatabase:
         )
         lab.site_database(path, f"CREATE TABLE incidents ({columns})")
         lab.site_database(foreign, "CREATE TABLE incidents (id INTEGER PRIMARY KEY, title TEXT)")
-        book.add(m.PutIncident(lab.incident(1, detections=3)))
+        book.add(rec.PutIncident(lab.incident(1, detections=3)))
         with lab.following(lab.brain(path, own=False), book.ledger.path) as it:
             it.reaches(*book.at)
         assert lab.rows(path, "SELECT detections FROM incidents") == [(3,)]
@@ -204,12 +205,12 @@ class TestTheSitesOwnDatabase:
 def test_a_locked_database_is_waited_for_and_then_gets_everything_once_in_order(book: lab.Book, tmp_path: Path) -> None:
     path = tmp_path / "brain.db"
     with lab.following(lab.synapse(path), book.ledger.path) as it:
-        book.add(m.PutOutbox(lab.message(0)))
+        book.add(rec.PutOutbox(lab.message(0)))
         it.reaches(*book.at)
         with lab.holding_the_lock(path):
             for number in range(1, 30):
-                book.add(m.PutOutbox(lab.message(number)))
-                book.add(m.PutOutbox(lab.message(number, attempts=1)))
+                book.add(rec.PutOutbox(lab.message(number)))
+                book.add(rec.PutOutbox(lab.message(number, attempts=1)))
                 it.follower.wake(*book.at)
             it.fails("locked by another program")
             status = it.follower.status(*book.at)

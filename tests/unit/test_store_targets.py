@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.incidents import model as m
+from supervisor.incidents import records as rec
 from supervisor.store import projection
 from supervisor.store.ledger import Ledger
 from supervisor.store.metrics import MetricsDb
@@ -36,14 +36,14 @@ def test_a_restored_older_file_gets_what_it_lacks(book: lab.Book, tmp_path: Path
             one.backup(two)
 
     with lab.following(lab.synapse(path), book.ledger.path) as it:
-        book.add(m.PutOutbox(lab.message(1)))
+        book.add(rec.PutOutbox(lab.message(1)))
         it.reaches(*book.at)
         copy(path, backup)
-        book.add(m.PutOutbox(lab.message(2)))
+        book.add(rec.PutOutbox(lab.message(2)))
         it.reaches(*book.at)
         copy(backup, path)
         assert bodies(path) == ["message 1"]
-        book.add(m.PutOutbox(lab.message(3)))
+        book.add(rec.PutOutbox(lab.message(3)))
         it.reaches(*book.at)
     assert bodies(path) == ["message 1", "message 2", "message 3"]
 
@@ -51,12 +51,12 @@ def test_a_restored_older_file_gets_what_it_lacks(book: lab.Book, tmp_path: Path
 def test_another_ledger_is_projected_from_its_beginning(book: lab.Book, tmp_path: Path) -> None:
     path = tmp_path / "metrics.db"
     for number in range(1, 4):
-        book.add(m.AddMetric(lab.metric(number)))
+        book.add(rec.AddMetric(lab.metric(number)))
     with lab.following(MetricsDb(path, own=True), book.ledger.path) as it:
         it.reaches(*book.at)
     with closing(Ledger(tmp_path / "second.db")) as ledger:
         second = lab.Book(ledger)
-        second.add(m.AddMetric(lab.metric(3)), m.AddMetric(lab.metric(9)))
+        second.add(rec.AddMetric(lab.metric(3)), rec.AddMetric(lab.metric(9)))
         with lab.following(MetricsDb(path, own=True), ledger.path) as it:
             it.reaches(*second.at)
     assert lab.rows(path, "SELECT id FROM heal_metrics ORDER BY id") == [
@@ -67,10 +67,10 @@ def test_another_ledger_is_projected_from_its_beginning(book: lab.Book, tmp_path
 def test_a_configured_file_that_vanished_is_not_made_anew(book: lab.Book, tmp_path: Path) -> None:
     path, aside = tmp_path / "metrics.db", tmp_path / "aside.db"
     with lab.following(MetricsDb(path, own=False), book.ledger.path) as it:
-        book.add(m.AddMetric(lab.metric(1)))
+        book.add(rec.AddMetric(lab.metric(1)))
         it.reaches(*book.at)
         path.rename(aside)
-        book.add(m.AddMetric(lab.metric(2)))
+        book.add(rec.AddMetric(lab.metric(2)))
         it.follower.wake(*book.at)
         it.fails("was there and is gone")
         assert not path.exists()
@@ -82,18 +82,18 @@ def test_a_configured_file_that_vanished_is_not_made_anew(book: lab.Book, tmp_pa
 def test_our_own_file_is_made_anew_and_filled_again(book: lab.Book, tmp_path: Path) -> None:
     path = tmp_path / "metrics.db"
     with lab.following(MetricsDb(path, own=True), book.ledger.path) as it:
-        book.add(m.AddMetric(lab.metric(1)))
+        book.add(rec.AddMetric(lab.metric(1)))
         it.reaches(*book.at)
         for part in tmp_path.glob("metrics.db*"):
             part.unlink()
-        book.add(m.AddMetric(lab.metric(2)))
+        book.add(rec.AddMetric(lab.metric(2)))
         it.reaches(*book.at)
     assert lab.rows(path, "SELECT count(*) FROM heal_metrics") == [(2,)]
 
 
 def test_a_corrupt_file_and_a_missing_directory_are_said_and_then_caught_up(book: lab.Book, tmp_path: Path) -> None:
     path = tmp_path / "later" / "metrics.db"
-    book.add(m.AddMetric(lab.metric(1)))
+    book.add(rec.AddMetric(lab.metric(1)))
     with lab.following(MetricsDb(path, own=False), book.ledger.path) as it:
         it.fails("unable to open database file")
         path.parent.mkdir()
@@ -109,14 +109,14 @@ def test_a_ledger_that_was_set_aside_is_followed_no_longer(tmp_path: Path) -> No
     with closing(Ledger(ledger_path)) as first:
         old = lab.Book(first)
         for number in range(1, 6):
-            old.add(m.AddMetric(lab.metric(number)))
+            old.add(rec.AddMetric(lab.metric(number)))
         with lab.following(MetricsDb(path, own=True), ledger_path) as it:
             it.reaches(*old.at)
             for part in tmp_path.glob("ledger.db*"):
                 part.rename(tmp_path / f"kept-{part.name}")
             with closing(Ledger(ledger_path)) as second:
                 new = lab.Book(second)
-                new.add(m.AddMetric(lab.metric(9)))
+                new.add(rec.AddMetric(lab.metric(9)))
                 assert it.follower.done_rev(second.ledger_id) == 0
                 it.reaches(*new.at)
     assert lab.rows(path, "SELECT count(*) FROM heal_metrics") == [(6,)]
@@ -125,11 +125,11 @@ def test_a_ledger_that_was_set_aside_is_followed_no_longer(tmp_path: Path) -> No
 def test_a_read_only_file_system_is_said_and_then_caught_up(book: lab.Book, tmp_path: Path) -> None:
     with lab.small_disk(tmp_path / "disk", "8m") as disk:
         path = disk / "metrics.db"
-        book.add(m.AddMetric(lab.metric(1)))
+        book.add(rec.AddMetric(lab.metric(1)))
         with lab.following(MetricsDb(path, own=False), book.ledger.path) as it:
             it.reaches(*book.at)
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-        book.add(m.AddMetric(lab.metric(2)))
+        book.add(rec.AddMetric(lab.metric(2)))
         with lab.following(MetricsDb(path, own=False), book.ledger.path) as it:
             it.until("an error", lambda f: f.error)
             subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
@@ -144,7 +144,7 @@ def test_a_large_arrear_comes_in_batches_and_the_wal_stays_bounded(
     monkeypatch.setattr(projection, "CHECKPOINT_WAL_BYTES", 100_000)
     path = tmp_path / "brain.db"
     for number in range(2000):
-        book.add(m.PutIncident(lab.incident(number)), m.AddTrail(lab.trail(number, 1)))
+        book.add(rec.PutIncident(lab.incident(number)), rec.AddTrail(lab.trail(number, 1)))
     with lab.following(lab.brain(path), book.ledger.path) as it:
         it.reaches(*book.at)
         assert path.stat().st_size > 500_000, "it was checkpointed while it was open"
@@ -177,7 +177,7 @@ def test_another_program_that_writes_and_checkpoints_hard_beside_us(book: lab.Bo
         assert writer.stdout.readline() == "writing\n"
         number = 0
         while writer.poll() is None:
-            book.add(m.PutOutbox(lab.message(number)))
+            book.add(rec.PutOutbox(lab.message(number)))
             it.follower.wake(*book.at)
             number += 1
         assert writer.stdout.read() == "done\n"

@@ -1,0 +1,118 @@
+"""What one decision of the engine writes to the ledger, and what the ledger gives back after a crash."""
+
+from __future__ import annotations
+
+import msgspec
+
+from supervisor.incidents.model import (
+    Breaker,
+    Execution,
+    FamilyPause,
+    Incident,
+    Metric,
+    OutboxRow,
+    Runbook,
+    RunbookState,
+    Timer,
+    TimerKind,
+    TrailEntry,
+)
+
+
+class PutIncident(msgspec.Struct, frozen=True, tag="incident"):
+    incident: Incident
+
+
+class AddTrail(msgspec.Struct, frozen=True, tag="trail"):
+    entry: TrailEntry
+
+
+class PutExecution(msgspec.Struct, frozen=True, tag="execution"):
+    """The engine's view of an execution. Claim and programs are the store's own columns and are not overwritten."""
+
+    execution: Execution
+
+
+class PutOutbox(msgspec.Struct, frozen=True, tag="outbox"):
+    row: OutboxRow
+
+
+class PutRunbookState(msgspec.Struct, frozen=True, tag="runbook_state"):
+    state: RunbookState
+
+
+class PutRunbook(msgspec.Struct, frozen=True, tag="runbook"):
+    """A registered runbook, so that brain.db's `runbooks` lists it; written at start when it changed."""
+
+    runbook: Runbook
+    version: str
+
+
+class AddMetric(msgspec.Struct, frozen=True, tag="metric"):
+    metric: Metric
+
+
+class SetTimer(msgspec.Struct, frozen=True, tag="set_timer"):
+    timer: Timer
+
+
+class DropTimer(msgspec.Struct, frozen=True, tag="drop_timer"):
+    kind: TimerKind
+    subject: str
+
+
+class PutBreaker(msgspec.Struct, frozen=True, tag="breaker"):
+    breaker: Breaker
+
+
+class DropBreaker(msgspec.Struct, frozen=True, tag="drop_breaker"):
+    runbook_id: str
+    resource: str
+
+
+class PutPause(msgspec.Struct, frozen=True, tag="pause"):
+    pause: FamilyPause
+
+
+class DropPause(msgspec.Struct, frozen=True, tag="drop_pause"):
+    family: str
+
+
+Record = (
+    PutIncident
+    | AddTrail
+    | PutExecution
+    | PutOutbox
+    | PutRunbookState
+    | PutRunbook
+    | AddMetric
+    | SetTimer
+    | DropTimer
+    | PutBreaker
+    | DropBreaker
+    | PutPause
+    | DropPause
+)
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """All that the engine needs to go on after a crash: what the ledger holds that is not over.
+
+    `recent_executions`: those that began within the longest breaker window. `recent_closed`: incidents closed within
+    the last hour (R6's reopening) or dismissed with a window still running.
+    """
+
+    ledger_id: str
+    epoch: int
+    open_incidents: tuple[Incident, ...]
+    recent_closed: tuple[Incident, ...]
+    executions: tuple[Execution, ...]
+    recent_executions: tuple[Execution, ...]
+    outbox: tuple[OutboxRow, ...]
+    runbook_states: tuple[RunbookState, ...]
+    timers: tuple[Timer, ...]
+    breakers: tuple[Breaker, ...]
+    pauses: tuple[FamilyPause, ...]
+    last_remediation_wall_s: float | None = None
+    last_escalation_wall_s: float | None = None
+    last_signal_wall_s: float | None = None
