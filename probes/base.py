@@ -6,16 +6,18 @@ and never raises: what it cannot see is a reading with `available=False` and the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import msgspec
 
 from supervisor import clock
-from supervisor.incidents.readings import HealthReading, ReadingData, Unavailable
+from supervisor.config import Config
+from supervisor.incidents.readings import HealthReading, ReadingData, SourceReading, Unavailable
 
 DEADLINE_S = 5.0  # R9: every reading within 5 s
 ERROR_CHARS_MAX = 500
+CLOCKS_APART_S = 5.0  # how far another program's clock may be ahead of ours
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -26,38 +28,69 @@ class Source(msgspec.Struct, frozen=True):
     freshness_threshold_ms: int
 
 
-ReadSoon = Callable[[str, float], None]
-"""A probe's wish to its runner: read this target in so many seconds. 0 is for events of the kernel: it is read at
-once, and a read that is under way is begun anew, since it may have looked before the event."""
+class Refused(Exception):
+    """A reading from outside that cannot be taken; the text says what is wrong with it."""
 
 
-class Probe(Protocol):
-    """One family. `read` answers for any of `sources`; the runner calls it once at a time per target."""
+class Events(Protocol):
+    """What a probe may tell its runner, at any time, from within the event loop."""
+
+    def read_soon(self, target_id: str, in_s: float) -> None:
+        """Read this target in so many seconds. 0 is for events of the kernel: it is read at once, and a read that is
+        under way is begun anew, since it may have looked before the event."""
+
+    def sources_changed(self) -> None:
+        """`sources()` gives another answer than before: tasks, mounts or hosts have come or gone."""
+
+
+class Probe(ABC):
+    """One family. `read` answers for any of `sources`; the runner calls it once at a time per target.
+
+    Together with `Source` this is the site's DataSourceAdapter (NFR-004): `read` is its poll().
+    """
 
     family: str
 
-    def sources(self) -> tuple[Source, ...]: ...
+    @abstractmethod
+    def sources(self) -> tuple[Source, ...]:
+        """What is read by its interval."""
 
+    def source(self, target_id: str) -> Source | None:
+        """The source of this id, also of one that has just gone (a finished task, an unmounted disk), whose reading
+        then says so; None for what can never be ours."""
+        return next((source for source in self.sources() if source.source_id == target_id), None)
+
+    @abstractmethod
     async def read(self, target_id: str, deadline_s: float) -> HealthReading:
         """What is so now, within `deadline_s` (seconds). Never raises. May be cancelled at any await."""
-        ...
 
-    def watch(self, read_soon: ReadSoon) -> None:
-        """From now on tell `read_soon` what the kernel tells (R8). Called once, inside the running loop."""
-        ...
+    def watch(self, events: Events) -> None:  # noqa: B027 - a family without events has nothing to do here
+        """From now on tell `events` what the kernel tells (R8). Called once, inside the running loop."""
 
-    def close(self) -> None:
+    @abstractmethod
+    def reconfigure(self, config: Config) -> None:
+        """A new configuration is in force: what has not changed is left alone, memory and watches included."""
+
+    def outside(self, given: SourceReading) -> tuple[HealthReading, ...]:
+        """The readings (`external`) that somebody else's poll stands for. Raises Refused."""
+        raise Refused(f"readings of {given.source_id!r} are not taken from outside")
+
+    def close(self) -> None:  # noqa: B027
         """Let go of every descriptor."""
-        ...
 
 
 class Began(msgspec.Struct, frozen=True):
-    """When a check began; every reading is made from one, so that all carry the same times in the same way."""
+    """When a check began; every reading is made from one, so that all carry the same times in the same way.
+
+    `checked_mono_s`: when the background check began whose verdict is told (R9). `external`: from outside.
+    """
 
     source: Source
     family: str
     mono_s: float
     wall_s: float
+    checked_mono_s: float | None = None
+    external: bool = False
 
     def tells(self, data: ReadingData) -> HealthReading:
         return self._reading(available=True, data=data)
@@ -85,8 +118,22 @@ class Began(msgspec.Struct, frozen=True):
             data=data,
             reason=reason,
             error=error,
+            external=self.external,
+            checked_mono_s=self.checked_mono_s,
         )
 
 
 def begin(source: Source, family: str) -> Began:
     return Began(source, family, clock.monotonic_s(), clock.wall_s())
+
+
+def begin_outside(source: Source, family: str, given: SourceReading) -> Began:
+    """A reading from outside, as old as it says. Raises Refused for one that is no longer fresh, or is yet to come."""
+    age_s = clock.wall_s() - given.captured_wall_s
+    if age_s < -CLOCKS_APART_S:
+        raise Refused(f"it was captured {-age_s:.0f} s in the future")
+    if age_s * 1000 > given.freshness_ms:
+        raise Refused(f"it is {age_s:.0f} s old, and fresh for {given.freshness_ms / 1000:g} s only")
+    source = msgspec.structs.replace(source, freshness_threshold_ms=given.freshness_ms)
+    mono_s = clock.monotonic_s() - max(age_s, 0.0)
+    return Began(source, family, mono_s, given.captured_wall_s, external=True)

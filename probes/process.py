@@ -14,16 +14,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
 
 import msgspec
 
 from probes import endpoint
-from probes.base import Began, ReadSoon, Source, begin
+from probes.base import Began, Events, Probe, Source, begin
 from probes.table import Table, eldest
 from probes.watch import PidWatch
 from supervisor import clock, identify, proc
-from supervisor.config import ProcessSection
+from supervisor.config import Config, ProcessSection
 from supervisor.incidents.readings import (
     Endpoint,
     HealthReading,
@@ -72,26 +71,37 @@ class _Found(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
-class ProcessProbe:
+class ProcessProbe(Probe):
     """Reads the `[process.NAME]` targets."""
 
     family = "process"
 
-    def __init__(self, sections: Mapping[str, ProcessSection]) -> None:
+    def __init__(self, config: Config) -> None:
+        self._sections: dict[str, ProcessSection] = {}
+        self._known: dict[str, _Known] = {}
+        self._watch: PidWatch | None = None
+        self.reconfigure(config)
+        self._events: Events | None = None
+
+    def reconfigure(self, config: Config) -> None:
+        """What is known of an unchanged target stays known; a changed one is a new one."""
+        sections = config.process
+        for name, section in self._sections.items():
+            if self._watch is not None and sections.get(name) != section:
+                self._watch.release(name)
+        same = {name for name, section in sections.items() if self._sections.get(name) == section}
+        self._known = {name: self._known[name] if name in same else _Known() for name in sections}
         self._sections = dict(sections)
         self._addresses = {
-            name: endpoint.parse(section.endpoint) for name, section in self._sections.items() if section.endpoint
+            name: endpoint.parse(section.endpoint) for name, section in sections.items() if section.endpoint
         }
-        self._known = {name: _Known() for name in self._sections}
-        self._table = Table(section.match for section in self._sections.values())
-        self._watch: PidWatch | None = None
-        self._read_soon: ReadSoon | None = None
+        self._table = Table(section.match for section in sections.values())
 
     def sources(self) -> tuple[Source, ...]:
         return tuple(self._source(name) for name in self._sections)
 
-    def watch(self, read_soon: ReadSoon) -> None:
-        self._read_soon = read_soon
+    def watch(self, events: Events) -> None:
+        self._events = events
         self._watch = PidWatch(self._on_death)
 
     def close(self) -> None:
@@ -119,8 +129,8 @@ class ProcessProbe:
         if known.process is not None:
             self._remember_zombie(known, known.process)
         known.process = None
-        assert self._read_soon is not None
-        self._read_soon(name, 0.0)
+        assert self._events is not None
+        self._events.read_soon(name, 0.0)
 
     # -- one reading --
 
@@ -150,6 +160,7 @@ class ProcessProbe:
             endpoint_failures=known.failures,
             meant_to_stop=meant_to_stop,
             zombies=zombies,
+            stopped=stopped,
             detail="; ".join(details)[:DETAIL_CHARS_MAX],
         )
 
@@ -255,7 +266,7 @@ class ProcessProbe:
 
     def _plan(self, name: str, known: _Known, found: _Found, zombies: tuple[Zombie, ...]) -> None:
         """Wishes the next read before the next poll, where waiting for that would be too late."""
-        if self._read_soon is None:
+        if self._events is None:
             return
         in_s = []
         now_s = clock.monotonic_s()
@@ -268,7 +279,7 @@ class ProcessProbe:
             in_s.append(ENDPOINT_AGAIN_S)
         in_s += [ZOMBIE_AGAIN_S - zombie.seen_for_s for zombie in zombies if zombie.seen_for_s < ZOMBIE_AGAIN_S]
         if in_s:
-            self._read_soon(name, max(0.01, min(in_s)))
+            self._events.read_soon(name, max(0.01, min(in_s)))
 
 
 def _still_alive(known: _Known) -> ProcessRef | None:

@@ -8,20 +8,20 @@ target that kills its probe twice is left alone and reported (DESIGN §1).
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import socket
-from collections.abc import Callable
 
 import msgspec
 
-from probes.base import DEADLINE_S, Probe, Source, begin
+from probes.base import DEADLINE_S, Events, Probe, Refused, Source, begin
 from probes.outbound import Outbound
-from probes.process import ProcessProbe
 from probes.schedule import Schedule
 from supervisor import clock
 from supervisor.bus import Link, endpoint, new_context
-from supervisor.incidents.readings import HealthReading, Unavailable
-from supervisor.messages import Ack, Frame, Nack, ProbeNow, Readings, Resync
+from supervisor.config import Config
+from supervisor.incidents.readings import HealthReading, SourceReading, Unavailable
+from supervisor.messages import Ack, Frame, Nack, Outside, ProbeNow, Readings, Resync
 from supervisor.worker import Boot, Worker
 
 log = logging.getLogger(__name__)
@@ -29,10 +29,24 @@ log = logging.getLogger(__name__)
 READS_MAX = 64  # polls at once, a bound on descriptors; events and questions do not wait for them
 READS_A_TURN = 4  # begun in one turn of the loop, so that an event comes in between
 
-# A new family is one module and one line here.
-FAMILIES: dict[str, Callable[[Boot], Probe]] = {
-    "process": lambda boot: ProcessProbe(boot.config.process),
+# A new family is one module and one line here. Each is imported before the fork, and only when it has targets.
+FAMILIES = {
+    "process": "ProcessProbe",
+    "trading": "TradingProbe",
+    "gateway": "GatewayProbe",
+    "pipeline": "PipelineProbe",
+    "fleet": "FleetProbe",
+    "host": "HostProbe",
+    "database": "DatabaseProbe",
+    "logs": "LogsProbe",
 }
+
+
+def probe_of(family: str, config: Config) -> Probe:
+    """The probe of one family, with its targets of this configuration."""
+    made = getattr(importlib.import_module(f"probes.{family}"), FAMILIES[family])(config)
+    assert isinstance(made, Probe)
+    return made
 
 
 class _Flight(msgspec.Struct, eq=False):
@@ -49,7 +63,7 @@ def item_of(target_id: str) -> str:
     return f"reading:{target_id}"
 
 
-class ProbeWorker(Worker):
+class ProbeWorker(Worker, Events):
     """`boot.name` is the family."""
 
     def __init__(self, boot: Boot, uplink: socket.socket) -> None:
@@ -63,8 +77,9 @@ class ProbeWorker(Worker):
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._probe = FAMILIES[self.boot.name](self.boot)
+        self._probe = probe_of(self.boot.name, self.boot.config)
         self._sources: dict[str, Source] = {source.source_id: source for source in self._probe.sources()}
+        self._parting: set[str] = set()  # no longer sources, but read once more, or being read
         self._suspects = {name for name in self._sources if item_of(name) in self.boot.suspects}
         self._suspects -= {name for name in self._sources if item_of(name) in self.boot.quarantined}
         intervals = {name: source.poll_interval_ms / 1000 for name, source in self._sources.items()}
@@ -73,7 +88,7 @@ class ProbeWorker(Worker):
         address = endpoint(self.boot.runtime_dir, "healer")
         self._link = Link(self._context, address, self.boot.name, self._on_frames, self.boot.incarnation)
         self._outbound = Outbound(self._link)
-        self._probe.watch(self._read_soon)
+        self._probe.watch(self)
         self._pump_soon()
 
     async def stop(self) -> None:
@@ -106,11 +121,55 @@ class ProbeWorker(Worker):
                         if name not in self._flights:  # a read under way will be sent as it is
                             self._schedule.soon(name, now_s)
                     self._link.post(Ack(), re=frame.id)
+                case Outside(reading=given):
+                    self._outside(frame, given)
                 case _:
                     log.debug("a %s is not for a probe", type(frame.body).__name__)
         self._pump_soon()
 
+    def sources_changed(self) -> None:
+        """Sources that have come are read at once; one that has gone is read once more, which says that it has."""
+        now_s = clock.monotonic_s()
+        new = {source.source_id: source for source in self._probe.sources()}
+        gone = [name for name in self._sources if name not in new and name not in self._parting]
+        self._parting -= new.keys()
+        self._sources = {**{name: self._sources[name] for name in [*self._parting, *gone]}, **new}
+        for name, source in new.items():
+            self._schedule.put(name, source.poll_interval_ms / 1000, now_s)
+        for name in gone:
+            self._parting.add(name)
+            if self._probe.source(name) is None:
+                if name not in self._flights:
+                    self._part(name)
+            elif name not in self._flights:
+                self._schedule.soon(name, now_s)
+        self._pump_soon()
+
+    def _part(self, name: str) -> None:
+        """Nothing is to be read of it any more."""
+        self._parting.discard(name)
+        self._sources.pop(name, None)
+        for question in self._schedule.drop(name):
+            self._link.post(Nack("unknown_id", f"{name} is not watched any more"), re=question)
+
+    def _outside(self, frame: Frame, given: SourceReading) -> None:
+        """A reading that was handed in stands in for our polls of the same targets while it is fresh (NFR-004)."""
+        try:
+            readings = self._probe.outside(given)
+        except Refused as error:
+            self._link.post(Nack("refused", str(error)), re=frame.id)
+            return
+        for reading in readings:
+            if reading.target_id in self._schedule:
+                self._schedule.hold(reading.target_id, reading.taken_mono_s + reading.freshness_ms / 1000)
+                self._outbound.put(reading)
+        self._link.post(Ack(), re=frame.id)
+
     def _probe_now(self, frame: Frame, target_id: str) -> None:
+        if target_id not in self._schedule and (source := self._probe.source(target_id)) is not None:
+            self._sources[target_id] = source
+            self._parting.add(target_id)
+            self._schedule.put(target_id, source.poll_interval_ms / 1000, clock.monotonic_s())
         if target_id not in self._schedule:
             nack = Nack("unknown_id", f"{self.boot.name} has no target {target_id!r}", "see `healctl check`", 4)
             self._link.post(nack, re=frame.id)
@@ -119,8 +178,10 @@ class ProbeWorker(Worker):
         elif target_id not in self._flights or self._schedule.serves_nobody(target_id):
             self._read_now(target_id)
 
-    def _read_soon(self, target_id: str, in_s: float) -> None:
+    def read_soon(self, target_id: str, in_s: float) -> None:
         """The probe's wish; 0 is an event, and a read that began before it may have missed it."""
+        if target_id not in self._schedule:
+            return  # it has just gone
         self._schedule.soon(target_id, clock.monotonic_s() + max(in_s, 0.0))
         if in_s <= 0:
             self._read_now(target_id)
@@ -232,3 +293,5 @@ class ProbeWorker(Worker):
             self._link.post(Readings((reading,)), re=question)
         if finished.owed:
             self._outbound.put(reading)
+        if reading.target_id in self._parting:
+            self._part(reading.target_id)

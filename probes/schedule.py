@@ -59,6 +59,28 @@ class Schedule:
                 self._targets[name] = _Target(interval_s, poll_s, soon_s=now_s)
                 self._push(name)
 
+    def put(self, name: str, interval_s: float, now_s: float) -> None:
+        """A target more, read at once; or another interval for one that is there."""
+        target = self._targets.get(name)
+        if target is None:
+            self._targets[name] = _Target(interval_s, now_s + interval_s, soon_s=now_s)
+        elif target.interval_s != interval_s:
+            target.interval_s, target.poll_s = interval_s, now_s + interval_s
+        self._push(name)
+
+    def drop(self, name: str) -> tuple[str, ...]:
+        """No longer a target; the questions that nobody will answer. Not for one that is being read."""
+        target = self._targets.pop(name)
+        assert target.began_s is None, name
+        return tuple(target.asked)
+
+    def hold(self, name: str, until_s: float) -> None:
+        """Somebody else's reading stands in for our polls until then; events and questions are read as ever."""
+        target = self._targets[name]
+        if until_s > target.poll_s:
+            target.poll_s = until_s
+            self._push(name)
+
     def __contains__(self, name: str) -> bool:
         return name in self._targets
 
@@ -66,8 +88,8 @@ class Schedule:
         """When something is due next; None while there are no targets (those being read count when they end)."""
         while self._heap:
             due_s, name = self._heap[0]
-            target = self._targets[name]
-            if target.began_s is None and target.due_s() == due_s:
+            target = self._targets.get(name)
+            if target is not None and target.began_s is None and target.due_s() == due_s:
                 return due_s
             heapq.heappop(self._heap)
         return None

@@ -13,7 +13,9 @@ import msgspec
 
 from supervisor.bus import Link
 from supervisor.errors import StoreError
-from supervisor.incidents.world import Decision
+from supervisor.incidents.world import (
+    Decision,
+)
 from supervisor.messages import Ack, Body, Commit, LedgerTrouble, Nack
 
 log = logging.getLogger(__name__)

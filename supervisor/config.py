@@ -22,11 +22,12 @@ from supervisor.units import Form
 from supervisor.units import Size as Size
 
 if TYPE_CHECKING:
-    from supervisor.incidents.model import Target
-    from supervisor.schema import Key, Problem
+    from supervisor.schema import Problem
 
 PROBLEMS_MAX = 20  # shown at once; more of them would hide the first
-RESERVED = frozenset({"brain-db", "system-memory", "healctl"})  # target ids of our own (DESIGN §7)
+# Target ids of our own (DESIGN §7); a [database.NAME] may configure the first three.
+OWN_DATABASES = ("brain-db", "metrics-db", "ledger")
+RESERVED = frozenset({*OWN_DATABASES, "system-memory", "healctl"})
 
 NonEmpty = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
 PathText = Annotated[str, msgspec.Meta(extra={"form": Form.PATH})]
@@ -35,8 +36,11 @@ EndpointText = Annotated[str, msgspec.Meta(extra={"form": Form.ENDPOINT})]
 TransportText = Annotated[str, msgspec.Meta(extra={"form": Form.TRANSPORT})]
 SynapseText = Annotated[str, msgspec.Meta(extra={"form": Form.SYNAPSE})]
 LogLevel = Annotated[str, msgspec.Meta(extra={"form": Form.LOG_LEVEL})]
+HttpText = Annotated[str, msgspec.Meta(extra={"form": Form.HTTP})]
+TableText = Annotated[str, msgspec.Meta(extra={"form": Form.TABLE})]
 TargetName = Annotated[str, msgspec.Meta(extra={"form": Form.TARGET_NAME})]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Pause = Annotated[Duration, msgspec.Meta(ge=0)]
 Span = Annotated[Duration, msgspec.Meta(ge=0.01)]
@@ -87,13 +91,19 @@ class PolicySection(Section, frozen=True):
     settle: Pause = Duration(1)
     clear_readings: Count = 3
     clear_interval: Span = Duration(30)
+    act_after: Pause = Duration(2)  # R8: a service of systemd or PM2 is left to its manager for so long
     breaker_per_target: Count = 3
     breaker_total: Count = 20
     breaker_window: Span = Duration(3600)
 
 
 class RestartSection(Section, frozen=True):
-    argv: NonEmpty
+    """How a service is started again: exactly one of argv, systemd and pm2."""
+
+    argv: tuple[str, ...] = ()
+    systemd: str = ""  # the name of a unit
+    user: bool = False  # a unit of the user manager
+    pm2: str = ""  # the name of a PM2 process
 
 
 class ProcessSection(Section, frozen=True):
@@ -109,6 +119,94 @@ class ProcessSection(Section, frozen=True):
     restart_cwd: PathText = ""
     restart_env: dict[str, str] = {}
     restart_output: PathText = ""  # where the service's stdout and stderr go; default: output/NAME.log in state_dir
+
+
+class TradingSection(Section, frozen=True):
+    """`[trading.NAME]`: a live signal file, and the trades that should agree with it."""
+
+    signal_file: PathText
+    max_age: Span = Duration(300)
+    timestamp_keys: NonEmpty = ("updated_at", "timestamp")
+    trades_db: PathText = ""
+    table: TableText = "trades"
+    process: str = ""  # the [process.NAME] that should be writing the signal
+    interval: Interval = Duration(60)
+
+
+class GatewaySection(Section, frozen=True):
+    """`[gateway.NAME]`."""
+
+    status: NonEmpty  # the command that tells its state as JSON; it runs in the background (R9)
+    restart: tuple[str, ...] = ()
+    health_url: HttpText = ""
+    auto_restart: bool = False
+    failures: Count = 2  # in a row, before it counts as unresponsive
+    interval: Interval = Duration(120)
+
+
+class PipelineSection(Section, frozen=True):
+    """`[pipeline.NAME]`: the tasks of a pipeline's state file."""
+
+    state_file: PathText
+    stage_done: NonEmpty  # the command that marks a stage; stage, task, result and message are appended (R11)
+    stuck_after: Span = Duration(3600)
+    interval: Interval = Duration(120)
+
+
+class FleetHost(Section, frozen=True):
+    """`[fleet.hosts.NAME]`."""
+
+    address: str
+    port: Port = 22
+
+
+class FleetSection(Section, frozen=True):
+    """`[fleet]`: hosts that must be reachable over SSH."""
+
+    hosts_file: PathText = ""  # {"hosts": [{"name", "host"}]} or the bare list (SITE.md); read again when it changes
+    interval: Interval = Duration(300)
+    timeout: Annotated[Duration, msgspec.Meta(ge=0.1, le=5)] = Duration(5)
+    user: str = ""  # default: who runs healctl
+    identity_file: PathText = ""  # default: the agent, then the usual keys
+    known_hosts: PathText = ""  # default: ~/.ssh/known_hosts
+    hosts: dict[TargetName, FleetHost] = {}
+
+
+def _usual_mounts() -> tuple[str, ...]:
+    return ("/", os.path.expanduser("~"))
+
+
+class DiskSection(Section, frozen=True):
+    mounts: tuple[PathText, ...] = msgspec.field(default_factory=_usual_mounts)  # always read; [] turns it off
+    discover: bool = True  # and every other real file system that can be written
+    pressure: Share = 0.85
+    critical: Share = 0.95
+    interval: Interval = Duration(600)
+
+
+class MemorySection(Section, frozen=True):
+    pressure: Size = Size(512 * 1024**2)
+    critical: Size = Size(256 * 1024**2)
+    interval: Interval = Duration(300)
+
+
+class DatabaseSection(Section, frozen=True):
+    """`[database.NAME]`: an SQLite file whose integrity is checked in the background (R9)."""
+
+    path: PathText
+    interval: Interval = Duration(900)
+
+
+class LogsSection(Section, frozen=True):
+    """`[logs.NAME]`."""
+
+    paths: Annotated[tuple[PathText, ...], msgspec.Meta(min_length=1)]  # globs
+    max_size: Size = Size(100 * 1024**2)
+    interval: Interval = Duration(1800)
+
+
+def _usual_logs() -> dict[TargetName, LogsSection]:
+    return {"log-files": LogsSection(paths=("/var/log/*", "/var/log/*/*"))}
 
 
 class SignalSection(Section, frozen=True):
@@ -140,6 +238,14 @@ class Config(Section, frozen=True):
     tree: TreeSection = TreeSection()
     policy: PolicySection = PolicySection()
     process: dict[TargetName, ProcessSection] = {}
+    trading: dict[TargetName, TradingSection] = {}
+    gateway: dict[TargetName, GatewaySection] = {}
+    pipeline: dict[TargetName, PipelineSection] = {}
+    fleet: FleetSection = FleetSection()
+    disk: DiskSection = DiskSection()
+    memory: MemorySection = MemorySection()
+    database: dict[TargetName, DatabaseSection] = {}  # and our own
+    logs: dict[TargetName, LogsSection] = msgspec.field(default_factory=_usual_logs)
     notify: NotifySection = NotifySection()
     escalation: EscalationSection = EscalationSection()
 
@@ -152,13 +258,14 @@ def load(path: Path | None, env: Mapping[str, str]) -> Config:
 
 def parse(text: str, source: str) -> Config:
     """`text` as a Config; `source` names it in errors."""
+    from supervisor.consistency import contradictions
     from supervisor.schema import Reader
 
     reader = Reader()
     config = reader.struct(Config, places.toml(text, source), ())
     problems = reader.problems
     if config is not None:
-        problems = _contradictions(config)
+        problems = contradictions(config)
     if config is None or problems:
         raise ConfigError(_report(problems, text, source))
     return config
@@ -178,54 +285,6 @@ def _report(problems: list[Problem], text: str, source: str) -> str:
     if len(at) > PROBLEMS_MAX:
         out.append(f"{source}: and {len(at) - PROBLEMS_MAX} more")
     return "\n".join(out)
-
-
-def _contradictions(config: Config) -> list[Problem]:
-    """What no single key can show: keys that need or exclude one another."""
-    from supervisor.schema import Problem
-
-    problems: list[Problem] = []
-    for name, section in config.process.items():
-        problems += _process_contradictions(("process", name), section)
-    signal = config.notify.signal
-    if signal.transports and not signal.recipient:
-        hint = 'add recipient = "+15550100" (who is paged), or remove transports'
-        problems.append(Problem(("notify", "signal", "recipient"), "is missing, transports are given", hint))
-    tree = config.tree
-    if tree.beat_within <= tree.beat:
-        hint = f"a worker beats every {float(tree.beat):g} s; allow several beats to be late"
-        text = f"found {float(tree.beat_within):g} s, expected more than tree.beat"
-        problems.append(Problem(("tree", "beat_within"), text, hint))
-    return problems
-
-
-def _process_contradictions(key: Key, section: ProcessSection) -> list[Problem]:
-    from supervisor.schema import Problem
-
-    problems: list[Problem] = []
-    if key[-1] in RESERVED:
-        problems.append(Problem(key, f'the name "{key[-1]}" is a target of healctl\'s own', "choose another name"))
-    if not (section.pid_file or section.match or section.endpoint):
-        hint = "add pid_file (best), match (a regular expression for its command line) or endpoint"
-        problems.append(Problem(key, "nothing tells whether it lives", hint))
-    if section.auto_restart and section.restart is None:
-        hint = 'add restart = { argv = ["/path/to/program", "argument"] }, or set auto_restart = false'
-        problems.append(Problem((*key, "auto_restart"), "is true, but there is no restart recipe", hint))
-    elif section.auto_restart and not (section.pid_file or section.match):
-        text = "is true, but an endpoint alone cannot tell that nothing is running"
-        hint = "add pid_file or match: starting a service that hangs would run it twice"
-        problems.append(Problem((*key, "auto_restart"), text, hint))
-    if section.match and re_matches_all(section.match):
-        hint = "name the program and its script, e.g. match = 'python3? .*/worker\\.py'"
-        problems.append(Problem((*key, "match"), "matches every command line", hint))
-    return problems
-
-
-def re_matches_all(pattern: str) -> bool:
-    """Whether `pattern` is found in an empty text, and so in every one."""
-    import re
-
-    return re.search(pattern, "") is not None
 
 
 def dirs(config: Config) -> Dirs:
@@ -248,30 +307,3 @@ def make_state_dir(path: Path) -> None:
         raise ConfigError(f"{path} belongs to user {found.st_uid}", "set state_dir in [healctl] to one of your own")
     if found.st_mode & 0o022:
         raise ConfigError(f"{path} can be written by others (mode {found.st_mode & 0o7777:04o})", f"chmod 700 {path}")
-
-
-def targets(config: Config) -> tuple[Target, ...]:
-    """What the engine watches, in the order of the file."""
-    from supervisor.incidents.model import Recipe, Target
-
-    out = []
-    for name, section in config.process.items():
-        recipe = None
-        if section.restart is not None:
-            recipe = Recipe(
-                argv=section.restart.argv,
-                cwd=section.restart_cwd,
-                env=tuple(sorted(section.restart_env.items())),
-                output=section.restart_output,
-            )
-        out.append(
-            Target(
-                target_id=name,
-                family="process",
-                auto_restart=section.auto_restart,
-                recipe=recipe,
-                pid_file=section.pid_file,
-                match=section.match,
-            )
-        )
-    return tuple(out)

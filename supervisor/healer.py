@@ -20,26 +20,28 @@ from supervisor import __version__, proc
 from supervisor.bus import Hub, Link, Publisher, nack_of
 from supervisor.clock import SteadyClock
 from supervisor.committer import Committer
-from supervisor.config import Config, targets
+from supervisor.config import Config
 from supervisor.crashpoint import reach
 from supervisor.desk import Desk
 from supervisor.errors import HealError, StoreError
 from supervisor.incidents import engine as e
 from supervisor.incidents import views
-from supervisor.incidents.model import Channel, TrailEntry
-from supervisor.incidents.policy import Policy
-from supervisor.incidents.readings import HealthReading
-from supervisor.incidents.recover import rebuild
-from supervisor.incidents.world import (
+from supervisor.incidents.effects import (
     Answer,
     AskProbe,
-    Decision,
     DeliverRow,
     DispatchExecution,
     Effect,
     FetchExecutionState,
     PlanExecution,
     SettleExecution,
+)
+from supervisor.incidents.model import Channel, TrailEntry
+from supervisor.incidents.policy import Policy
+from supervisor.incidents.readings import HealthReading
+from supervisor.incidents.recover import rebuild
+from supervisor.incidents.world import (
+    Decision,
 )
 from supervisor.messages import (
     Ack,
@@ -72,6 +74,7 @@ from supervisor.messages import (
 )
 from supervisor.newsdesk import NewsDesk
 from supervisor.sockets import endpoint, new_context
+from supervisor.targets import families, open_families, targets
 from supervisor.treetable import TreeTable
 from supervisor.worker import Boot, Worker
 
@@ -114,7 +117,7 @@ class HealerWorker(Worker):
         self._targets = targets(config)
         from remediators.runbooks import RUNBOOKS
 
-        world = rebuild(snapshot, proc.this_boot(), policy, RUNBOOKS, self._targets, trails)
+        world = rebuild(snapshot, proc.this_boot(), policy, RUNBOOKS, self._targets, open_families(config), trails)
         self._engine = e.Engine(world)
         self._committer = Committer(self._store, snapshot.epoch, self._durable, self.fail)
         self._news = NewsDesk(Publisher(self._context, endpoint(boot.runtime_dir, "events")))
@@ -125,7 +128,7 @@ class HealerWorker(Worker):
         self._listening = True
         self._decide(e.Started())
         self._decide(e.NotifierIsBack())
-        for family in sorted({target.family for target in self._targets}):
+        for family in families(config):
             self._hub.request(family, Resync())
 
     async def stop(self) -> None:

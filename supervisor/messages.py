@@ -20,7 +20,7 @@ import msgspec
 
 from supervisor.clock import Anchor
 from supervisor.incidents.model import Execution, OutboxRow, Program, StepResult
-from supervisor.incidents.readings import HealthReading
+from supervisor.incidents.readings import HealthReading, SourceReading
 from supervisor.incidents.records import Record, Snapshot
 from supervisor.wire import MESSAGE_BYTES_MAX as MESSAGE_BYTES_MAX
 from supervisor.wire import VERSION as VERSION
@@ -48,6 +48,12 @@ class ProbeNow(msgspec.Struct, frozen=True, tag="probe_now"):
 
 class Resync(msgspec.Struct, frozen=True, tag="resync"):
     """Healer -> probe, acked: a new healer knows nothing; read every target now and send it."""
+
+
+class Outside(msgspec.Struct, frozen=True, tag="outside"):
+    """Healer -> probe, answered by Ack, or Nack with what is wrong: a reading that was handed in from outside."""
+
+    reading: SourceReading
 
 
 # --- executor <-> store, executor <-> healer -----------------------------------------------------------------------
@@ -293,6 +299,7 @@ Body = (
     | Readings
     | ProbeNow
     | Resync
+    | Outside
     | Claim
     | ClaimAnswer
     | ProgramStarted

@@ -24,9 +24,11 @@ _PREFIXES = {
         ("http://", "tcp://", "unix:", "jsonrpc+unix:", "jsonrpc+tcp://"),
         '"http://HOST:PORT/PATH", "tcp://HOST:PORT", "unix:/PATH", "jsonrpc+unix:/PATH" or "jsonrpc+tcp://HOST:PORT"',
     ),
+    Form.HTTP: (("http://",), 'an address like "http://127.0.0.1:18789/healthz"'),
     Form.TRANSPORT: (("http://",), 'a signal-cli daemon, like "http://127.0.0.1:8080"'),
 }
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -176,6 +178,8 @@ class Reader:
             return self._path(text, key)
         if form is Form.REGEX:
             return self._regex(text, key)
+        if form is Form.TABLE and not _TABLE.fullmatch(text):
+            return self._wrong(key, text, "the name of a table: letters, digits and '_'")
         if form is Form.LOG_LEVEL and text not in LOG_LEVELS:
             return self._wrong(key, text, "one of " + ", ".join(LOG_LEVELS))
         if form is Form.SYNAPSE and text != "brain_db" and not text.startswith("http://"):

@@ -38,6 +38,8 @@ class Form(StrEnum):
     SYNAPSE = "synapse"
     LOG_LEVEL = "log_level"
     TARGET_NAME = "target_name"
+    HTTP = "http"
+    TABLE = "table"
 
 
 class Duration(float):

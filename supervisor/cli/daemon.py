@@ -154,14 +154,15 @@ def check(configured: bool) -> int:
     """Check the configuration in force without starting anything; exit 78 names every fault."""
     import msgspec
 
-    from supervisor import config, places
+    from supervisor import places
+    from supervisor.targets import targets
 
     chosen = settings()
     file = places.locate(chosen.config_path, os.environ)
     if configured:
         return 0 if file is not None else 1
     loaded = chosen.load()
-    names = [target.target_id for target in config.targets(loaded)]
+    names = [target.target_id for target in targets(loaded)]
     if chosen.json:
         output.show_json(msgspec.json.encode({"ok": True, "file": str(file) if file else None, "targets": names}))
     else:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from supervisor.incidents.model import Breaker, Execution
 from supervisor.incidents.policy import Policy
-from supervisor.incidents.world import HISTORY_MAX, World
+from supervisor.incidents.world import (
+    HISTORY_MAX,
+    World,
+)
 
 WHOLE_RUNBOOK = "*"
 

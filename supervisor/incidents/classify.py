@@ -1,32 +1,56 @@
-"""What a reading means: readings in, verdicts out (FR-002). Pure; keeps the consecutive counts of each target.
+"""What a reading means: readings in, verdicts out (FR-002). Pure; keeps only how often a check has failed.
 
-A family's rule is one function in `RULES`, by the type of its reading's data.
+A family's rule is one function in `RULES`, by the type of its reading's data; the rules themselves stand in
+`services.py` and `resources.py`. A reading without data says nothing about its target (R9: never "healthy"), except
+where not being reached is itself the anomaly (`REASONS`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from supervisor.incidents import resources, services
+from supervisor.incidents.judge import Judge
 from supervisor.incidents.model import AnomalyType, Severity, Status, Verdict
-from supervisor.incidents.readings import Endpoint, HealthReading, PidFile, ProcessData
+from supervisor.incidents.readings import (
+    DatabaseData,
+    DiskData,
+    FleetData,
+    GatewayData,
+    HealthReading,
+    LogsData,
+    MemoryData,
+    PipelineData,
+    PositionsData,
+    ProcessData,
+    SignalData,
+    Unavailable,
+)
 
-ENDPOINT_FAILURES = 2  # consecutive: one lost packet is not a dead service
-ZOMBIE_PERSISTS_S = 10.0  # R12
 UNAVAILABLE_READINGS = 3  # R9: any other reason for 3 intervals is reported as our own
+# A changed host key may be an attack: told at the first reading, and never "reachable" (R9).
+AT_ONCE = frozenset({Unavailable.HOST_KEY})
 
-_PID_FILE_WORDS = {
-    PidFile.UNSET: "",
-    PidFile.OK: "",
-    PidFile.MISSING: "its pid file does not exist",
-    PidFile.MALFORMED: "its pid file holds no process id",
-    PidFile.STALE: "its pid file names a process that is gone",
-    PidFile.RECYCLED: "its pid file names a process that is not this service",
-    PidFile.UNREADABLE: "its pid file cannot be read",
+# R9: which reasons for having no data are the family's own anomaly, and how it is called.
+REASONS: dict[str, tuple[AnomalyType, Severity, frozenset[Unavailable]]] = {
+    "fleet": (
+        AnomalyType.FLEET_UNREACHABLE,
+        Severity.HIGH,
+        frozenset({Unavailable.TIMEOUT, Unavailable.REFUSED, Unavailable.UNREACHABLE, Unavailable.DEADLINE}),
+    ),
 }
-_ENDPOINT_WORDS = {
-    Endpoint.REFUSED: "its endpoint refuses connections",
-    Endpoint.TIMEOUT: "its endpoint accepts but does not answer",
-    Endpoint.BAD_ANSWER: "its endpoint answers wrongly",
+
+RULES: dict[type, Callable[..., tuple[Verdict, ...]]] = {
+    ProcessData: services.process,
+    GatewayData: services.gateway,
+    FleetData: services.fleet,
+    PipelineData: services.pipeline,
+    SignalData: services.signal,
+    PositionsData: services.positions,
+    DiskData: resources.disk,
+    MemoryData: resources.memory,
+    DatabaseData: resources.database,
+    LogsData: resources.logs,
 }
 
 
@@ -36,78 +60,39 @@ class Classifier:
     def __init__(self) -> None:
         self._unavailable: dict[str, int] = {}
 
-    def observe(self, reading: HealthReading) -> tuple[Verdict, ...]:
+    def observe(self, judge: Judge) -> tuple[Verdict, ...]:
         """Verdicts of this reading. A reading that says nothing gives UNKNOWN only (R9: never "healthy")."""
+        reading = judge.reading
+        family = REASONS.get(reading.family)
+        if family is not None and reading.reason in family[2]:
+            self._unavailable.pop(reading.target_id, None)
+            return (_unavailability(judge, 0), _unreached(judge, *family[:2]))
         count = 0 if reading.available else self._unavailable.get(reading.target_id, 0) + 1
         self._unavailable[reading.target_id] = count
-        ours = _unavailability(reading, count)
+        ours = _unavailability(judge, count)
         if reading.data is None:
             return (ours,)
-        return (ours, *RULES[type(reading.data)](reading, reading.data))
+        return (ours, *RULES[type(reading.data)](judge, reading.data))
+
+    def forget(self, target_id: str) -> None:
+        """Its target is no longer watched."""
+        self._unavailable.pop(target_id, None)
 
 
-def _unavailability(reading: HealthReading, count: int) -> Verdict:
-    firing = count >= UNAVAILABLE_READINGS
-    status = Status.CLEAR if reading.available else Status.FIRING if firing else Status.PENDING
-    return Verdict(
-        target_id=reading.target_id,
-        family=reading.family,
-        anomaly=AnomalyType.PROBE_UNAVAILABLE,
-        status=status,
-        severity=Severity.HIGH,
-        evidence="" if reading.available else f"the check itself failed {count} times: {reading.error}",
-        hint="healctl cannot see this target; check its configuration and permissions",
+def _unreached(judge: Judge, anomaly: AnomalyType, severity: Severity) -> Verdict:
+    return judge.verdict(
+        anomaly, Status.FIRING, severity, judge.reading.error or str(judge.reading.reason), "look at its network"
     )
 
 
-def _process(reading: HealthReading, data: ProcessData) -> tuple[Verdict, ...]:
-    status, evidence = _life(data)
-    dead = Verdict(
-        target_id=reading.target_id,
-        family=reading.family,
-        anomaly=AnomalyType.PROCESS_DEAD,
-        status=status,
-        severity=Severity.CRITICAL,
-        evidence=evidence,
-        hint="restart it" if data.alive is False else "it lives but does not serve; a restart would end it first",
-        not_running=data.alive is False,
-        process=data.process,
+def _unavailability(judge: Judge, count: int) -> Verdict:
+    reading: HealthReading = judge.reading
+    firing = count >= UNAVAILABLE_READINGS or (count > 0 and reading.reason in AT_ONCE)
+    times = "once" if count == 1 else f"{count} times"
+    return judge.verdict(
+        AnomalyType.PROBE_UNAVAILABLE,
+        Status.CLEAR if count == 0 else Status.FIRING if firing else Status.PENDING,
+        Severity.HIGH,
+        "" if count == 0 else f"the check itself failed {times}: {reading.error}",
+        "healctl cannot see this target; check its configuration and permissions",
     )
-    return (dead, _zombie(reading, data))
-
-
-def _life(data: ProcessData) -> tuple[Status, str]:
-    if data.meant_to_stop:
-        return Status.CLEAR, "its stop file says that it is meant to be stopped"
-    if data.alive is False:
-        why = _PID_FILE_WORDS[data.pid_file] or "no process matches"
-        return Status.FIRING, f"no live process; {why}"
-    if data.endpoint in (Endpoint.UNSET, Endpoint.OK):
-        return Status.CLEAR, data.detail
-    lives = "it is alive, but " if data.alive else ""
-    evidence = f"{lives}{_ENDPOINT_WORDS[data.endpoint]} ({data.detail})"
-    return (Status.FIRING if data.endpoint_failures >= ENDPOINT_FAILURES else Status.PENDING), evidence
-
-
-def _zombie(reading: HealthReading, data: ProcessData) -> Verdict:
-    """R12: state Z, seen over at least 10 s (so by two readings at least)."""
-    oldest = max(data.zombies, key=lambda zombie: zombie.seen_for_s, default=None)
-    status, evidence = Status.CLEAR, ""
-    if oldest is not None:
-        status = Status.FIRING if oldest.seen_for_s >= ZOMBIE_PERSISTS_S else Status.PENDING
-        evidence = (
-            f"process {oldest.process.pid} is dead, but its parent {oldest.parent_name} ({oldest.parent_pid}) "
-            f"has not reaped it for {oldest.seen_for_s:.0f} s"
-        )
-    return Verdict(
-        target_id=reading.target_id,
-        family=reading.family,
-        anomaly=AnomalyType.PROCESS_ZOMBIE,
-        status=status,
-        severity=Severity.HIGH,
-        evidence=evidence,
-        hint="only its parent can reap it; restarting the parent does",
-    )
-
-
-RULES: dict[type, Callable[[HealthReading, ProcessData], tuple[Verdict, ...]]] = {ProcessData: _process}

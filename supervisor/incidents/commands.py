@@ -14,6 +14,10 @@ import msgspec
 
 from supervisor.errors import HealError, NeedsConfirm, Refused, UnknownId, UsageError
 from supervisor.incidents import remedy, views
+from supervisor.incidents.effects import (
+    Answer,
+    PlanExecution,
+)
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
     AnomalyType,
@@ -29,7 +33,9 @@ from supervisor.incidents.model import (
     TimerKind,
 )
 from supervisor.incidents.policy import CONFIDENCE_APPROVED, CONFIDENCE_PRIOR, EVERY_TARGET, state_for, undecided
-from supervisor.incidents.world import Answer, PlanExecution, Turn
+from supervisor.incidents.world import (
+    Turn,
+)
 
 REASON_CHARS_MAX = 500
 
@@ -248,7 +254,7 @@ def _runbook(turn: Turn, runbook_id: str) -> Runbook:
 
 
 def _target(turn: Turn, target_id: str) -> Target:
-    target = turn.world.targets.get(target_id)
+    target = turn.world.target(target_id)
     if target is None:
         known = ", ".join(sorted(turn.world.targets)[:20]) or "none configured"
         raise UnknownId(f"no target {target_id!r}", f"known: {known}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from supervisor.incidents import escalation, remedy, verify
+from supervisor.incidents import escalation, remedy, stages, verify
+from supervisor.incidents.judge import Judge
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
     ActedBy,
@@ -13,9 +14,14 @@ from supervisor.incidents.model import (
     TimerKind,
     Verdict,
 )
-from supervisor.incidents.policy import INTERMITTENT_FAMILIES, pick
-from supervisor.incidents.readings import HealthReading
-from supervisor.incidents.world import OPEN_INCIDENTS_MAX, RECHECK_S, Key, Turn
+from supervisor.incidents.policy import INTERMITTENT, pick
+from supervisor.incidents.readings import HealthReading, PipelineData, ProcessData
+from supervisor.incidents.world import (
+    OPEN_INCIDENTS_MAX,
+    RECHECK_S,
+    Key,
+    Turn,
+)
 
 REFRESH_S = 1.0  # a re-detection is written at most this often
 OWN_FAMILY = "tree"  # our own workers: root tells, no probe can be asked
@@ -33,9 +39,11 @@ def on_reading(turn: Turn, reading: HealthReading) -> None:
         del world.asked[reading.target_id]
     if not reading.external:
         world.readings[reading.target_id] = reading
-        if reading.data is not None and reading.data.process is not None:
-            world.known[reading.target_id] = reading.data.process
-    verdicts = world.classifier.observe(reading)
+        if isinstance(reading.data, ProcessData) and reading.data.process is not None:
+            turn.put_known(reading.target_id, reading.data.process)
+    stage = stages.entered(turn, reading.data, reading) if isinstance(reading.data, PipelineData) else None
+    judge = Judge(reading, turn.now, lambda anomaly: (anomaly, reading.target_id) in world.by_key, stage)
+    verdicts = world.classifier.observe(judge)
     for verdict in verdicts:
         on_verdict(turn, verdict, reading, fresh=fresh)
     if not reading.external:
@@ -86,7 +94,7 @@ def _open(turn: Turn, verdict: Verdict) -> None:
         return
     world.limit_reported = False
     reopens = sum(1 for i in earlier if i.state is not State.DISMISSED)
-    intermittent = reopens >= world.policy.reopens_intermittent or verdict.family in INTERMITTENT_FAMILIES
+    intermittent = reopens >= world.policy.reopens_intermittent or verdict.anomaly in INTERMITTENT
     runbook = pick(world.runbooks.values(), verdict.anomaly)
     incident = Incident(
         id=turn.new_id("inc"),

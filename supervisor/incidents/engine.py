@@ -11,6 +11,12 @@ import msgspec
 
 from supervisor.errors import HealError
 from supervisor.incidents import commands, detect, escalation, remedy, verify, views
+from supervisor.incidents.effects import (
+    Answer,
+    DeliverRow,
+    FetchExecutionState,
+    SettleExecution,
+)
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
     AnomalyType,
@@ -31,11 +37,7 @@ from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.records import PutRunbook
 from supervisor.incidents.world import (
     RECHECK_S,
-    Answer,
     Decision,
-    DeliverRow,
-    FetchExecutionState,
-    SettleExecution,
     Turn,
     World,
 )
@@ -220,7 +222,7 @@ def _started(turn: Turn) -> None:
     for runbook in turn.world.runbooks.values():
         turn.records.append(PutRunbook(runbook, runbook.version()))
     for incident in list(turn.world.incidents.values()):
-        if incident.family != detect.OWN_FAMILY and incident.target_id not in turn.world.targets:
+        if incident.family != detect.OWN_FAMILY and turn.world.target(incident.target_id) is None:
             turn.move(incident, Trigger.DISMISS, "engine", "its target is no longer configured")
         elif incident.id in turn.world.rerun:
             turn.want_run(incident)
@@ -320,6 +322,8 @@ def _timer(turn: Turn, timer: Timer) -> None:
             escalation.page_hold_due(turn, incident)
         case TimerKind.REPEAT if incident is not None:
             escalation.repeat_due(turn, incident)
+        case TimerKind.STUCK if timer.subject in turn.world.stages:
+            turn.ask_probe(timer.subject, "pipeline")
         case TimerKind.RECHECK if incident is not None and incident.family != detect.OWN_FAMILY:
             if incident.state is State.DIAGNOSING or incident.id in turn.world.rerun or incident.clear_readings:
                 turn.set_timer(TimerKind.RECHECK, incident.id, RECHECK_S)

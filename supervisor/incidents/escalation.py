@@ -7,6 +7,9 @@ their own, so neither waits for the other (AC-011).
 from __future__ import annotations
 
 from supervisor.incidents import wording
+from supervisor.incidents.effects import (
+    DeliverRow,
+)
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
     Channel,
@@ -19,7 +22,9 @@ from supervisor.incidents.model import (
     TimerKind,
 )
 from supervisor.incidents.policy import tier_of
-from supervisor.incidents.world import DeliverRow, Turn
+from supervisor.incidents.world import (
+    Turn,
+)
 
 PRIORITY = {Tier.INFORM: "info", Tier.ASK: "action", Tier.PAGE: "urgent"}
 

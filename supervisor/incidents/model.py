@@ -27,14 +27,29 @@ class Instant(msgspec.Struct, frozen=True):
 
 
 class AnomalyType(StrEnum):
-    """What can be wrong with a target: FR-002's types that a family here detects, then those of our own house."""
+    """What can be wrong with a target: FR-002's thirteen, then those of our own house."""
 
     PROCESS_DEAD = "process_dead"
     PROCESS_ZOMBIE = "process_zombie"
+    SIGNAL_STALE = "signal_stale"
+    PHANTOM_POSITION = "phantom_position"
+    PIPELINE_STUCK = "pipeline_stuck"
+    FLEET_UNREACHABLE = "fleet_unreachable"
+    DISK_PRESSURE = "disk_pressure"
+    DISK_CRITICAL = "disk_critical"
+    MEMORY_PRESSURE = "memory_pressure"
+    MEMORY_CRITICAL = "memory_critical"
+    DB_CORRUPTION = "db_corruption"
+    LOG_BLOAT = "log_bloat"
+    GATEWAY_UNRESPONSIVE = "gateway_unresponsive"
     # Ours: the healer's own parts are targets like any other (DESIGN §1, R9).
     WORKER_QUARANTINED = "worker_quarantined"
+    WORKER_FAILING = "worker_failing"  # it keeps dying, though not often enough to be set aside
     ITEM_QUARANTINED = "item_quarantined"
     PROBE_UNAVAILABLE = "probe_unavailable"
+    DELIVERY_FAILING = "delivery_failing"
+    LEDGER_NEAR_LIMIT = "ledger_near_limit"
+    LIMIT_REACHED = "limit_reached"
 
 
 class Severity(StrEnum):
@@ -110,12 +125,16 @@ class Recipe(msgspec.Struct, frozen=True):
     """How a service is started again: the target's own configuration, never text from a reading (R11).
 
     `output` is the file its stdout and stderr are appended to; empty: output/TARGET.log in the state directory.
+    `manager` is who runs the service ("systemd" | "pm2"; "" when it is started directly): then `argv` asks that one to
+    restart it, and is over when it has. `before` is run first, and may fail (a unit's start limit is reset).
     """
 
     argv: tuple[str, ...]
     cwd: str = ""
     env: tuple[tuple[str, str], ...] = ()
     output: str = ""
+    manager: str = ""
+    before: tuple[str, ...] = ()
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -130,6 +149,15 @@ class Target(msgspec.Struct, frozen=True):
     recipe: Recipe | None = None
     pid_file: str = ""
     match: str = ""
+
+
+class StageEntry(msgspec.Struct, frozen=True):
+    """Since when a pipeline's task has stood in its stage: durable, since no file of the site says it (SITE.md)."""
+
+    target_id: str
+    stage: str
+    entered_steady_s: float
+    entered_wall_s: float
 
 
 class StepSpec(msgspec.Struct, frozen=True):
@@ -382,6 +410,8 @@ class TimerKind(StrEnum):
     REPEAT = "repeat"  # R2: the page again, unacknowledged
     EXPIRE = "expire"  # an intent that nobody claimed
     HALF_OPEN = "half_open"  # a breaker allows one more try
+    STUCK = "stuck"  # a task will have stood in its stage too long: probe it (AC-002)
+    OWN = "own"  # look after our own house again
     RECHECK = "recheck"  # probe an open incident again (R7), or one that waits
 
 

@@ -9,6 +9,9 @@ import msgspec
 
 from supervisor.incidents import breaker as breakers
 from supervisor.incidents import escalation, remedy, storm
+from supervisor.incidents.effects import (
+    Answer,
+)
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
     Authority,
@@ -21,7 +24,9 @@ from supervisor.incidents.model import (
 )
 from supervisor.incidents.policy import CONFIDENCE_PRIOR, state_for, undecided
 from supervisor.incidents.views import execution_answer
-from supervisor.incidents.world import Answer, Turn
+from supervisor.incidents.world import (
+    Turn,
+)
 
 
 def incident_of(turn: Turn, execution: Execution) -> Incident | None:

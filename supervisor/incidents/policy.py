@@ -50,8 +50,15 @@ class Policy(msgspec.Struct, frozen=True):
     repeats_s: tuple[float, ...] = (3600.0, 4 * 3600.0, 86400.0)  # R2, the last one for ever
 
 
-# R6: what these families report may come and go by itself.
-INTERMITTENT_FAMILIES = frozenset({"fleet", "gateway", "memory"})
+# R6: what is of the fleet, the gateway, or memory may come and go by itself.
+INTERMITTENT = frozenset(
+    {
+        AnomalyType.FLEET_UNREACHABLE,
+        AnomalyType.GATEWAY_UNRESPONSIVE,
+        AnomalyType.MEMORY_PRESSURE,
+        AnomalyType.MEMORY_CRITICAL,
+    }
+)
 # DESIGN §2.8: when many of these fail at once, the likely cause is the network or us.
 PAUSED_IN_A_STORM = frozenset({"fleet", "gateway"})
 

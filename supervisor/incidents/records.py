@@ -13,10 +13,12 @@ from supervisor.incidents.model import (
     OutboxRow,
     Runbook,
     RunbookState,
+    StageEntry,
     Timer,
     TimerKind,
     TrailEntry,
 )
+from supervisor.incidents.readings import ProcessRef
 
 
 class PutIncident(msgspec.Struct, frozen=True, tag="incident"):
@@ -78,6 +80,21 @@ class DropPause(msgspec.Struct, frozen=True, tag="drop_pause"):
     family: str
 
 
+class PutStage(msgspec.Struct, frozen=True, tag="stage"):
+    stage: StageEntry
+
+
+class DropStage(msgspec.Struct, frozen=True, tag="drop_stage"):
+    target_id: str
+
+
+class PutKnown(msgspec.Struct, frozen=True, tag="known"):
+    """The process that was last seen to be a service: nothing is started in its place while it lives."""
+
+    target_id: str
+    process: ProcessRef
+
+
 Record = (
     PutIncident
     | AddTrail
@@ -92,6 +109,9 @@ Record = (
     | DropBreaker
     | PutPause
     | DropPause
+    | PutStage
+    | DropStage
+    | PutKnown
 )
 
 
@@ -113,6 +133,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     timers: tuple[Timer, ...]
     breakers: tuple[Breaker, ...]
     pauses: tuple[FamilyPause, ...]
+    stages: tuple[StageEntry, ...] = ()
+    known: tuple[PutKnown, ...] = ()
     last_remediation_wall_s: float | None = None
     last_escalation_wall_s: float | None = None
     last_signal_wall_s: float | None = None

@@ -16,7 +16,10 @@ from supervisor.incidents.model import (
 )
 from supervisor.incidents.policy import Policy, state_for
 from supervisor.incidents.records import Snapshot
-from supervisor.incidents.world import World, is_over
+from supervisor.incidents.world import (
+    World,
+    is_over,
+)
 
 
 def rebuild(
@@ -25,6 +28,7 @@ def rebuild(
     policy: Policy,
     runbooks: Iterable[Runbook],
     targets: Iterable[Target],
+    open_families: frozenset[str],
     trails: dict[str, list[TrailEntry]],
 ) -> World:
     """The world as the ledger knows it. `trails`: the entries of every open incident."""
@@ -35,6 +39,7 @@ def rebuild(
         policy=policy,
         runbooks={runbook.id: runbook for runbook in runbooks},
         targets={target.target_id: target for target in targets},
+        open_families=open_families,
         trails=trails,
         last_remediation_wall_s=snapshot.last_remediation_wall_s,
         last_escalation_wall_s=snapshot.last_escalation_wall_s,
@@ -46,10 +51,10 @@ def rebuild(
         world.by_target.setdefault(incident.target_id, set()).add(incident.id)
     for incident in snapshot.recent_closed:
         world.closed.setdefault((incident.anomaly, incident.target_id), []).append(incident)
+    world.stages = {stage.target_id: stage for stage in snapshot.stages}
+    world.known = {one.target_id: one.process for one in snapshot.known}
     every = {e.id: e for e in (*snapshot.recent_executions, *snapshot.executions)}
     for execution in every.values():
-        if execution.settling is not None:
-            world.known[execution.target.target_id] = execution.settling
         if not is_over(execution):
             world.executions[execution.id] = execution
         else:

@@ -10,6 +10,9 @@ import msgspec
 
 from supervisor.incidents import breaker as breakers
 from supervisor.incidents import storm
+from supervisor.incidents.effects import (
+    DispatchExecution,
+)
 from supervisor.incidents.escalation import escalate
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
@@ -29,7 +32,9 @@ from supervisor.incidents.model import (
 )
 from supervisor.incidents.policy import permission, pick, state_for
 from supervisor.incidents.readings import HealthReading
-from supervisor.incidents.world import DispatchExecution, Turn
+from supervisor.incidents.world import (
+    Turn,
+)
 
 EXPIRE_MARGIN_S = 2.0  # after an intent's expiry: a claim that was granted in time is known by then
 
@@ -41,7 +46,7 @@ def consider(turn: Turn, incident: Incident, verdict: Verdict, reading: HealthRe
     if runbook is None:
         _stop(turn, incident, TierReason.NO_RUNBOOK, "no runbook for this anomaly")
         return
-    target = world.targets.get(incident.target_id)
+    target = world.target(incident.target_id)
     if target is None or (runbook.starts_service and target.recipe is None):
         _stop(turn, incident, TierReason.CANNOT_EXECUTE, f"{runbook.id} cannot run: no restart recipe is configured")
         return
@@ -217,7 +222,7 @@ def half_open_due(turn: Turn, subject: str) -> None:
         return
     turn.put_breaker(msgspec.structs.replace(breaker, half_open=True))
     for incident in list(turn.world.incidents.values()):
-        target = turn.world.targets.get(incident.target_id)
+        target = turn.world.target(incident.target_id)
         stopped = incident.state is State.ESCALATED and incident.tier_reason is TierReason.BREAKER_OPEN
         if not stopped or incident.runbook_id != runbook_id or target is None:
             continue

@@ -16,7 +16,11 @@ from supervisor.incidents.model import (
     TierReason,
 )
 from supervisor.incidents.policy import PAUSED_IN_A_STORM
-from supervisor.incidents.world import Storm, Turn, World
+from supervisor.incidents.world import (
+    Storm,
+    Turn,
+    World,
+)
 
 _UNSETTLED = frozenset({State.DETECTED, State.DIAGNOSING, State.REMEDIATING, State.VERIFYING})
 

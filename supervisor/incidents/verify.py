@@ -5,6 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.incidents import escalation, outcome, remedy
+from supervisor.incidents.effects import (
+    DispatchExecution,
+    FetchExecutionState,
+    SettleExecution,
+)
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
     AnomalyType,
@@ -23,9 +28,6 @@ from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.world import (
     OUTPUT_CHARS_MAX,
     RECHECK_S,
-    DispatchExecution,
-    FetchExecutionState,
-    SettleExecution,
     Turn,
 )
 
@@ -255,7 +257,7 @@ def on_target_read(turn: Turn, reading: HealthReading, verdicts: tuple[Verdict, 
 def _began_after_steps(turn: Turn, execution: Execution, reading: HealthReading) -> bool:
     """Only a check that began after the last step proves anything about it."""
     deadline = execution.verify_deadline_steady_s or 0.0
-    taken_steady_s = turn.now.steady_s - (turn.now.mono_s - reading.taken_mono_s)
+    taken_steady_s = turn.now.steady_s - (turn.now.mono_s - reading.basis_mono_s)
     return taken_steady_s >= deadline - turn.world.policy.verify_within_s
 
 

@@ -18,7 +18,9 @@ from supervisor.incidents.model import (
     TrailEntry,
 )
 from supervisor.incidents.policy import EVERY_TARGET
-from supervisor.incidents.world import World
+from supervisor.incidents.world import (
+    World,
+)
 
 Json = dict[str, Any]
 

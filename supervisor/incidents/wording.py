@@ -17,7 +17,9 @@ from supervisor.incidents.model import (
     Tier,
     TierReason,
 )
-from supervisor.incidents.world import World
+from supervisor.incidents.world import (
+    World,
+)
 
 SIGNAL_CHARS_MAX = 600
 QUOTE_CHARS_MAX = 160
@@ -28,16 +30,46 @@ KIND = {Tier.SILENT: "", Tier.INFORM: "summary", Tier.ASK: "approval", Tier.PAGE
 _WHAT = {
     AnomalyType.PROCESS_DEAD: "{target} is down",
     AnomalyType.PROCESS_ZOMBIE: "{target} left a zombie process",
+    AnomalyType.SIGNAL_STALE: "the live signal {target} is stale",
+    AnomalyType.PHANTOM_POSITION: "{target} has an open trade that no live signal accounts for",
+    AnomalyType.PIPELINE_STUCK: "{target} is stuck",
+    AnomalyType.FLEET_UNREACHABLE: "{target} cannot be reached",
+    AnomalyType.DISK_PRESSURE: "{target} is getting full",
+    AnomalyType.DISK_CRITICAL: "{target} is nearly full",
+    AnomalyType.MEMORY_PRESSURE: "memory is getting short ({target})",
+    AnomalyType.MEMORY_CRITICAL: "memory is nearly gone ({target})",
+    AnomalyType.DB_CORRUPTION: "the database {target} is damaged",
+    AnomalyType.LOG_BLOAT: "{target} holds a log file that has grown too large",
+    AnomalyType.GATEWAY_UNRESPONSIVE: "the gateway {target} does not answer",
     AnomalyType.WORKER_QUARANTINED: "healctl's own part {target} keeps failing",
+    AnomalyType.WORKER_FAILING: "healctl's own part {target} has failed several times",
     AnomalyType.ITEM_QUARANTINED: "healctl set {target} aside: handling it killed a worker twice",
     AnomalyType.PROBE_UNAVAILABLE: "healctl cannot check {target}",
+    AnomalyType.DELIVERY_FAILING: "healctl cannot deliver its messages ({target})",
+    AnomalyType.LEDGER_NEAR_LIMIT: "healctl's ledger runs out of room ({target})",
+    AnomalyType.LIMIT_REACHED: "healctl has reached a limit of its own ({target})",
 }
 _WAS = {
     AnomalyType.PROCESS_DEAD: "{target} went down",
     AnomalyType.PROCESS_ZOMBIE: "{target} had left a zombie process",
+    AnomalyType.SIGNAL_STALE: "the live signal {target} was stale",
+    AnomalyType.PHANTOM_POSITION: "{target} had an open trade that no live signal accounted for",
+    AnomalyType.PIPELINE_STUCK: "{target} was stuck",
+    AnomalyType.FLEET_UNREACHABLE: "{target} could not be reached",
+    AnomalyType.DISK_PRESSURE: "{target} was getting full",
+    AnomalyType.DISK_CRITICAL: "{target} was nearly full",
+    AnomalyType.MEMORY_PRESSURE: "memory was getting short ({target})",
+    AnomalyType.MEMORY_CRITICAL: "memory was nearly gone ({target})",
+    AnomalyType.DB_CORRUPTION: "the database {target} was damaged",
+    AnomalyType.LOG_BLOAT: "{target} held a log file that had grown too large",
+    AnomalyType.GATEWAY_UNRESPONSIVE: "the gateway {target} did not answer",
     AnomalyType.WORKER_QUARANTINED: "healctl's own part {target} kept failing",
+    AnomalyType.WORKER_FAILING: "healctl's own part {target} had failed several times",
     AnomalyType.ITEM_QUARANTINED: "healctl had set {target} aside",
     AnomalyType.PROBE_UNAVAILABLE: "healctl could not check {target}",
+    AnomalyType.DELIVERY_FAILING: "healctl could not deliver its messages ({target})",
+    AnomalyType.LEDGER_NEAR_LIMIT: "healctl's ledger was running out of room ({target})",
+    AnomalyType.LIMIT_REACHED: "healctl had reached a limit of its own ({target})",
 }
 _STATE = {
     State.DETECTED: "just detected",

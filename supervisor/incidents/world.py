@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from supervisor.incidents.classify import Classifier
+from supervisor.incidents.effects import AskProbe, Effect
 from supervisor.incidents.lifecycle import Trigger, advance
 from supervisor.incidents.model import (
     AnomalyType,
@@ -30,6 +31,7 @@ from supervisor.incidents.model import (
     OutboxState,
     Runbook,
     RunbookState,
+    StageEntry,
     StepResult,
     Target,
     Timer,
@@ -43,13 +45,16 @@ from supervisor.incidents.records import (
     AddTrail,
     DropBreaker,
     DropPause,
+    DropStage,
     DropTimer,
     PutBreaker,
     PutExecution,
     PutIncident,
+    PutKnown,
     PutOutbox,
     PutPause,
     PutRunbookState,
+    PutStage,
     Record,
     SetTimer,
 )
@@ -60,52 +65,10 @@ OUTPUT_CHARS_MAX = 4_000  # of a step's output in the trail
 RECHECK_S = 6.0  # a reading comes within 5 s (R9); after this, ask again
 HISTORY_MAX = 10_000  # executions remembered for the breakers
 
+# Targets that a probe finds by itself, by the first part of their ids, and the family that does.
+OPEN_FAMILIES = {"disk": "host", "pipeline": "pipeline", "fleet": "fleet"}
+
 Key = tuple[AnomalyType, str]
-
-
-# --- effects: what leaves the engine ---------------------------------------------------------------------------------
-
-
-class AskProbe(msgspec.Struct, frozen=True):
-    """Read this target now; the answer comes back as an ordinary reading."""
-
-    target_id: str
-    family: str
-
-
-class DispatchExecution(msgspec.Struct, frozen=True):
-    execution: Execution
-
-
-class SettleExecution(msgspec.Struct, frozen=True):
-    execution: Execution
-
-
-class FetchExecutionState(msgspec.Struct, frozen=True):
-    execution_id: str
-
-
-class PlanExecution(msgspec.Struct, frozen=True):
-    """A dry run: `token` names who asked."""
-
-    execution: Execution
-    reading: HealthReading | None
-    token: str
-
-
-class DeliverRow(msgspec.Struct, frozen=True):
-    row: OutboxRow
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """The reply to a person's request: `body` is JSON-ready, or an error that the caller may see."""
-
-    token: str
-    body: dict[str, Any] | None = None
-    error: Exception | None = None
-
-
-Effect = DispatchExecution | SettleExecution | FetchExecutionState | PlanExecution | DeliverRow | Answer
 
 
 @dataclass
@@ -126,6 +89,7 @@ class World:
     policy: Policy
     runbooks: dict[str, Runbook]
     targets: dict[str, Target]
+    open_families: frozenset[str] = frozenset()  # those whose targets come and go by themselves (`OPEN_FAMILIES`)
     counter: int = 0
     classifier: Classifier = field(default_factory=Classifier)
     incidents: dict[str, Incident] = field(default_factory=dict)  # open ones
@@ -145,6 +109,7 @@ class World:
     storms: dict[str, Storm] = field(default_factory=dict)
     readings: dict[str, HealthReading] = field(default_factory=dict)  # newest per target
     known: dict[str, ProcessRef] = field(default_factory=dict)  # target -> the process last seen to be it
+    stages: dict[str, StageEntry] = field(default_factory=dict)  # of the pipelines' tasks
     asked: dict[str, float] = field(default_factory=dict)  # target -> mono_s of the newest question
     rerun: set[str] = field(default_factory=set)  # escalated incidents that may run now
     waiters: dict[str, list[str]] = field(default_factory=dict)  # execution -> tokens of people who wait for it
@@ -168,6 +133,15 @@ class World:
                 return timer
             heapq.heappop(self.alarms)
         return None
+
+    def target(self, target_id: str) -> Target | None:
+        """The target as configured, or one that a watched family finds by itself; None when nobody watches it."""
+        found = self.targets.get(target_id)
+        if found is None:
+            family = OPEN_FAMILIES.get(target_id.partition(":")[0])
+            if family in self.open_families and ":" in target_id:
+                found = Target(target_id, family)
+        return found
 
     def holder_of(self, resource: str) -> Execution | None:
         """The execution that holds this resource: one that runs, or whose result is not yet verified."""
@@ -362,6 +336,22 @@ class Turn:
     def drop_pause(self, family: str) -> None:
         if self.world.pauses.pop(family, None) is not None:
             self.records.append(DropPause(family))
+
+    def put_stage(self, stage: StageEntry) -> None:
+        self.world.stages[stage.target_id] = stage
+        self.records.append(PutStage(stage))
+
+    def drop_stage(self, target_id: str) -> None:
+        """Its task moves no more, or is not watched any more."""
+        self.drop_timer(TimerKind.STUCK, target_id)
+        if self.world.stages.pop(target_id, None) is not None:
+            self.records.append(DropStage(target_id))
+
+    def put_known(self, target_id: str, process: ProcessRef) -> None:
+        """The process last seen to be this service, written only when it is another one than before."""
+        if self.world.known.get(target_id) != process:
+            self.world.known[target_id] = process
+            self.records.append(PutKnown(target_id, process))
 
     def metric(self, name: str, stage: str, result: str, incident_id: str | None = None) -> None:
         """FR-008, in SITE.md's form."""

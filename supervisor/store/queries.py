@@ -15,9 +15,10 @@ from supervisor.incidents.model import (
     Incident,
     OutboxRow,
     RunbookState,
+    StageEntry,
     Timer,
 )
-from supervisor.incidents.records import Snapshot
+from supervisor.incidents.records import PutKnown, Snapshot
 from supervisor.store import records
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,8 @@ def snapshot(
         timers=_bodies(connection, Timer, "SELECT body FROM timers"),
         breakers=_bodies(connection, Breaker, "SELECT body FROM breakers"),
         pauses=_bodies(connection, FamilyPause, "SELECT body FROM pauses"),
+        stages=_bodies(connection, StageEntry, "SELECT body FROM stages"),
+        known=_bodies(connection, PutKnown, "SELECT body FROM known"),
         last_remediation_wall_s=last_remediation,
         last_escalation_wall_s=last_escalation,
         last_signal_wall_s=last_signal,

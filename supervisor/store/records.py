@@ -14,7 +14,9 @@ import msgspec
 
 from supervisor.incidents import records
 from supervisor.incidents.model import Execution, ExecutionState, Program
-from supervisor.incidents.world import is_over
+from supervisor.incidents.world import (
+    is_over,
+)
 
 _encode = msgspec.json.Encoder().encode
 _executions = msgspec.json.Decoder(Execution)
@@ -87,6 +89,9 @@ class Records:
             records.DropBreaker: self._drop_breaker,
             records.PutPause: self._pause,
             records.DropPause: self._drop_pause,
+            records.PutStage: self._stage,
+            records.DropStage: self._drop_stage,
+            records.PutKnown: self._known,
         }
 
     def put(self, record: records.Record) -> None:
@@ -165,6 +170,16 @@ class Records:
 
     def _drop_pause(self, record: records.DropPause) -> None:
         self._execute("DELETE FROM pauses WHERE family = ?", (record.family,))
+
+    def _stage(self, record: records.PutStage) -> None:
+        it = record.stage
+        self._execute("INSERT OR REPLACE INTO stages VALUES (?, ?)", (it.target_id, _encode(it).decode()))
+
+    def _drop_stage(self, record: records.DropStage) -> None:
+        self._execute("DELETE FROM stages WHERE target_id = ?", (record.target_id,))
+
+    def _known(self, record: records.PutKnown) -> None:
+        self._execute("INSERT OR REPLACE INTO known VALUES (?, ?)", (record.target_id, _encode(record).decode()))
 
 
 def executions(connection: sqlite3.Connection, where: str, parameters: tuple[object, ...]) -> tuple[Execution, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-SCHEMA_VERSION = 1  # the number of migrations below, kept in PRAGMA user_version
+SCHEMA_VERSION = 2  # the number of migrations below, kept in PRAGMA user_version
 
 _LEDGER_1 = """
 CREATE TABLE head (
@@ -109,6 +109,17 @@ CREATE TABLE pauses (
 ) WITHOUT ROWID;
 """
 
+_LEDGER_2 = """
+CREATE TABLE stages (
+    target_id TEXT PRIMARY KEY,
+    body TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE known (
+    target_id TEXT PRIMARY KEY,
+    body TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Brings the ledger to this program's schema. Raises StoreError when a newer program wrote it."""
@@ -128,10 +139,18 @@ def migrate(connection: sqlite3.Connection) -> None:
 
     @migrations(name="0001_ledger")
     def _(db: Any) -> None:
-        for statement in _LEDGER_1.split(";\n"):  # not executescript: it would commit the migration's transaction
-            if statement.strip():
-                db.conn.execute(statement)
+        _run(db, _LEDGER_1)
+
+    @migrations(name="0002_stages_and_known_processes")
+    def _(db: Any) -> None:
+        _run(db, _LEDGER_2)
 
     # No plugins: what an operator installed beside us has no business on the ledger's connection.
     migrations.apply(Database(connection, recursive_triggers=False, execute_plugins=False))
     connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+
+def _run(db: Any, statements: str) -> None:
+    for statement in statements.split(";\n"):  # not executescript: it would commit the migration's transaction
+        if statement.strip():
+            db.conn.execute(statement)

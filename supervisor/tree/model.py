@@ -47,6 +47,7 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
     beat_within_s: float
     progress_within_s: float
     abort_grace_s: float
+    modules: tuple[str, ...] = ()  # imported before the fork, besides the factory's own
 
 
 class Backoff(msgspec.Struct, frozen=True):

@@ -12,12 +12,14 @@ from collections.abc import Iterator
 
 from supervisor.config import Config, TreeSection
 from supervisor.errors import ConfigError
+from supervisor.targets import families
 from supervisor.tree.kernel import backoff_s
 from supervisor.tree.model import Backoff, ChildSpec, GroupSpec, OnTrip, TreeSpec
 from supervisor.worker import Factory, Worker
 
 LISTENER = "healer"
 NAME_MAX = 24
+PROBE_WORKER = "probes.runner:ProbeWorker"
 
 
 def healctl_tree(config: Config) -> TreeSpec:
@@ -28,13 +30,15 @@ def healctl_tree(config: Config) -> TreeSpec:
         ("executor", "remediators.executor:ExecutorWorker", "hands"),
         ("notifier", "supervisor.notifier.process:NotifierWorker", "hands"),
     ]
-    families = {"process": config.process}
-    workers += [(family, "probes.runner:ProbeWorker", "probes") for family, targets in families.items() if targets]
+    workers += [(family, PROBE_WORKER, "probes") for family in families(config)]
     return tree_of(config.tree, workers, listener=LISTENER)
 
 
 def tree_of(section: TreeSection, workers: list[tuple[str, str, str]], *, listener: str = "") -> TreeSpec:
-    """A tree of permanent workers (name, factory, group) in start order, its times as plain floats."""
+    """A tree of permanent workers (name, factory, group) in start order, its times as plain floats.
+
+    The module of a probe family is imported before the fork, too.
+    """
     return TreeSpec(
         groups=(
             GroupSpec("core", OnTrip.GIVE_UP, section.core_intensity, float(section.core_period)),
@@ -46,6 +50,7 @@ def tree_of(section: TreeSection, workers: list[tuple[str, str, str]], *, listen
                 name=name,
                 factory=factory,
                 group=group,
+                modules=(f"probes.{name}",) if factory == PROBE_WORKER else (),
                 ready_within_s=float(section.ready_within),
                 shutdown_s=float(section.shutdown),
                 beat_within_s=float(section.beat_within),
@@ -72,6 +77,8 @@ def preload(tree: TreeSpec) -> dict[str, Factory]:
     factories: dict[str, Factory] = {}
     for child in tree.children:
         try:
+            for module in child.modules:
+                importlib.import_module(module)
             factories[child.name] = _load(child.factory)
         except (ImportError, AttributeError, TypeError) as error:
             faults.append(f"{child.name}: cannot load {child.factory!r}: {error}")

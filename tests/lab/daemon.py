@@ -127,11 +127,24 @@ class Daemon:
         self.state_dir = folder / "state"
         self.runtime_dir = folder / "run"
         self.config_file = folder / "healctl.toml"
-        self.config_file.write_text(
-            f'[healctl]\nstate_dir = "{self.state_dir}"\nruntime_dir = "{self.runtime_dir}"\n{config}'
-        )
+        self.config_file.write_text(self.text(config))
         self.process: subprocess.Popen[bytes] | None = None
         self.log = folder / "daemon.log"
+
+    def text(self, config: str) -> str:
+        """`config` in this folder. The machine on which the test runs is not what is tested: its own disks, memory and
+        logs are left out, unless `config` has tables for them."""
+        quiet = {
+            "disk": "mounts = []",
+            "memory": 'pressure = "2MB"\ncritical = "1MB"',
+            "logs": "",
+        }
+        tables = "".join(
+            f"[{name}]\n{keys}\n"
+            for name, keys in quiet.items()
+            if f"[{name}]" not in config and f"[{name}." not in config
+        )
+        return f'[healctl]\nstate_dir = "{self.state_dir}"\nruntime_dir = "{self.runtime_dir}"\n{tables}{config}'
 
     def start(self, **environment: str) -> None:
         with self.log.open("ab") as log:

@@ -11,6 +11,15 @@ import msgspec
 
 from remediators.runbooks import RUNBOOKS
 from supervisor.incidents import engine as e
+from supervisor.incidents.effects import (
+    Answer,
+    DeliverRow,
+    DispatchExecution,
+    Effect,
+    FetchExecutionState,
+    PlanExecution,
+    SettleExecution,
+)
 from supervisor.incidents.model import (
     Execution,
     Incident,
@@ -35,20 +44,12 @@ from supervisor.incidents.records import (
     AddMetric,
     AddTrail,
     PutIncident,
+    PutKnown,
     PutOutbox,
     Record,
     Snapshot,
 )
 from supervisor.incidents.recover import rebuild
-from supervisor.incidents.world import (
-    Answer,
-    DeliverRow,
-    DispatchExecution,
-    Effect,
-    FetchExecutionState,
-    PlanExecution,
-    SettleExecution,
-)
 
 BOOT = "boot-1"
 START = 1_000_000.0
@@ -62,6 +63,9 @@ def service(name: str, *, auto_restart: bool = True, recipe: bool = True) -> Tar
         auto_restart=auto_restart,
         recipe=Recipe(argv=("/usr/bin/start", name)) if recipe else None,
     )
+
+
+OPEN = frozenset({"host", "pipeline", "fleet"})
 
 
 class Lab:
@@ -85,7 +89,7 @@ class Lab:
         self.answers: dict[str, Answer] = {}
         self._pid = 1_000
         self.executor = "exec-1"
-        self.engine = e.Engine(rebuild(EMPTY, BOOT, self.policy, RUNBOOKS, self.targets, {}))
+        self.engine = e.Engine(rebuild(EMPTY, BOOT, self.policy, RUNBOOKS, self.targets, OPEN, {}))
         self.feed(e.Started())
         self.feed(e.ExecutorIs(self.executor))
 
@@ -205,9 +209,11 @@ class Lab:
             timers=tuple(world.timers.values()),
             breakers=tuple(world.breakers.values()),
             pauses=tuple(world.pauses.values()),
+            stages=tuple(world.stages.values()),
+            known=tuple(PutKnown(name, ref) for name, ref in world.known.items()),
         )
         trails = {i: t for i, t in trails.items() if latest[i].open}
-        self.engine = e.Engine(rebuild(snapshot, BOOT, self.policy, RUNBOOKS, self.targets, trails))
+        self.engine = e.Engine(rebuild(snapshot, BOOT, self.policy, RUNBOOKS, self.targets, OPEN, trails))
         self.feed(e.Started())
         self.feed(e.ExecutorIs(self.executor))
 

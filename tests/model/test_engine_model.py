@@ -10,6 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from supervisor.incidents import engine as e
+from supervisor.incidents.effects import (
+    DispatchExecution,
+    FetchExecutionState,
+    SettleExecution,
+)
 from supervisor.incidents.model import (
     Authority,
     Execution,
@@ -20,7 +25,6 @@ from supervisor.incidents.model import (
 )
 from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.records import AddTrail, PutIncident
-from supervisor.incidents.world import DispatchExecution, FetchExecutionState, SettleExecution
 from tests.lab.engine import Lab, service
 
 NAMES = ("auto-a", "auto-b", "asks", "bare")

@@ -10,7 +10,9 @@ import pytest
 
 from supervisor.incidents.lifecycle import TRANSITIONS, IllegalTransition, Trigger, advance, mermaid
 from supervisor.incidents.model import Incident, State
-from supervisor.incidents.world import Turn
+from supervisor.incidents.world import (
+    Turn,
+)
 from tests.lab.engine import Lab, service
 
 ENDS = {State.RESOLVED, State.SELF_RESOLVED, State.DISMISSED}

@@ -16,7 +16,7 @@ import pytest
 from probes import process as process_module
 from probes.process import ProcessProbe
 from supervisor import proc
-from supervisor.config import Duration, ProcessSection
+from supervisor.config import Config, Duration, ProcessSection
 from supervisor.incidents.readings import Endpoint, HealthReading, PidFile, ProcessData, Unavailable
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -50,7 +50,7 @@ def python(start: Start, code: str, *args: str) -> subprocess.Popen[bytes]:
 
 
 def probe_of(**keys: object) -> ProcessProbe:
-    return ProcessProbe({"svc": ProcessSection(**keys)})  # type: ignore[arg-type]
+    return ProcessProbe(Config(process={"svc": ProcessSection(**keys)}))  # type: ignore[arg-type]
 
 
 def read(probe: ProcessProbe) -> HealthReading:
@@ -285,7 +285,7 @@ def test_a_match_on_another_program_after_exec_is_not_kept(start: Start, tmp_pat
 
 def test_reads_of_one_moment_share_one_pass(start: Start) -> None:
     sections = {f"t{n}": ProcessSection(match=f"no-such-{n}-\\d{{9}}") for n in range(20)}
-    probe = ProcessProbe(sections)
+    probe = ProcessProbe(Config(process=sections))
     passes = 0
     original = probe._table._pass
 
@@ -414,5 +414,5 @@ def test_an_endpoint_alone_cannot_tell_whether_a_process_exists() -> None:
 
 
 def test_sources_are_the_sites_adapter() -> None:
-    (source,) = ProcessProbe({"svc": ProcessSection(match="x", interval=Duration(90))}).sources()
+    (source,) = ProcessProbe(Config(process={"svc": ProcessSection(match="x", interval=Duration(90))})).sources()
     assert (source.source_id, source.poll_interval_ms, source.freshness_threshold_ms) == ("svc", 90_000, 90_000)

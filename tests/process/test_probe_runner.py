@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from probes import runner
-from probes.base import Probe, ReadSoon, Source, begin
+from probes.base import Probe, Source, begin
 from probes.runner import ProbeWorker
 from supervisor import clock
 from supervisor.bus import Hub, endpoint, new_context
@@ -333,7 +333,7 @@ def test_a_death_interrupts_a_read_that_waits_for_the_endpoint(lab: Lab, start: 
     asyncio.run(lab.run({"svc": section}, script))
 
 
-class Scripted:
+class Scripted(Probe):
     """A probe whose reads do what a test says; for what a real one must never do."""
 
     family = "process"
@@ -349,18 +349,12 @@ class Scripted:
         await self._reads[target_id]()
         return began.tells(ProcessData(alive=True))
 
-    def watch(self, read_soon: ReadSoon) -> None:
-        pass
-
-    def close(self) -> None:
+    def reconfigure(self, config: Config) -> None:
         pass
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, reads: dict[str, Callable[[], Awaitable[None]]]) -> None:
-    def make(boot: Boot) -> Probe:
-        return Scripted(reads)
-
-    monkeypatch.setitem(runner.FAMILIES, "process", make)
+    monkeypatch.setattr(runner, "probe_of", lambda family, config: Scripted(reads))
 
 
 async def at_once() -> None:
@@ -454,7 +448,7 @@ def test_reads_that_hang_keep_no_event_and_no_question_waiting(lab: Lab, monkeyp
                 await asyncio.sleep(0.001)
         began_s = clock.monotonic_s()
         assert isinstance(await healer.request(ProbeNow("asked")), Readings)
-        worker._read_soon("dying", 0.0)
+        worker.read_soon("dying", 0.0)
         await healer.until(lambda reading: reading.target_id == "dying")
         assert clock.monotonic_s() - began_s < 1.0
 

@@ -252,7 +252,9 @@ def test_bad_configuration_exits_78_and_names_file_line_and_key(
 def test_check_tells_what_is_in_force(runtime: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["check"]) == 0
     file = str(runtime / "healctl.toml")
-    assert msgspec.json.decode(capsys.readouterr().out) == {"ok": True, "file": file, "targets": []}
+    told = msgspec.json.decode(capsys.readouterr().out)
+    own = ["system-memory", "brain-db", "metrics-db", "ledger", "log-files", "service-output"]
+    assert told == {"ok": True, "file": file, "targets": own}
     assert run(["check", "--configured"]) == 0
 
 

@@ -12,6 +12,7 @@ from supervisor import config, places
 from supervisor.config import Config, Duration
 from supervisor.errors import ConfigError
 from supervisor.places import Dirs
+from supervisor.targets import targets
 from supervisor.units import format_duration, parse_duration, parse_size
 
 WEB = '[process.web]\npid_file = "/run/web.pid"\n'
@@ -37,7 +38,7 @@ def test_a_whole_target() -> None:
     section = config.parse(text, "f.toml").process["web"]
     assert section.interval == 90
     assert section.stop_file == os.path.expanduser("~/stop")
-    (target,) = config.targets(config.parse(text, "f.toml"))
+    target = targets(config.parse(text, "f.toml"))[0]
     assert target.target_id == "web"
     assert target.auto_restart
     assert target.recipe is not None
@@ -72,9 +73,19 @@ def test_a_whole_target() -> None:
         ('[process.web]\nmatch = ".*"', 2, "process.web.match", "matches every command line", ""),
         (WEB + 'endpoint = "ftp://x"', 3, "process.web.endpoint", 'expected "http://HOST', ""),
         (WEB + 'endpoint = "unix:x"', 3, "process.web.endpoint", "expected an absolute path", ""),
-        (WEB + "restart = { argv = [] }", 3, "process.web.restart.argv", "found [], expected at least 1", ""),
-        (WEB + 'restart = { pm2 = "x" }', 3, "process.web.restart.pm2", "unknown key", "may hold: argv"),
-        (WEB + "restart = {}", 3, "process.web.restart.argv", "is missing", ""),
+        (WEB + "restart = { argv = [] }", 3, "process.web.restart", "names no way to restart it", "exactly one of"),
+        (WEB + 'restart = { pm3 = "x" }', 3, "process.web.restart.pm3", "unknown key", 'did you mean "pm2"?'),
+        (WEB + "restart = {}", 3, "process.web.restart", "names no way to restart it", "exactly one of"),
+        (WEB + 'restart = { pm2 = "x", systemd = "y" }', 3, "process.web.restart", "names systemd and pm2", ""),
+        (WEB + 'restart = { pm2 = "-x" }', 3, "process.web.restart.pm2", "expected a name", ""),
+        (WEB + 'restart = { pm2 = "x", user = true }', 3, "process.web.restart.user", "only a systemd unit", ""),
+        ("[disk]\npressure = 0.95", 1, "disk.critical", "expected more than disk.pressure", ""),
+        ('[memory]\ncritical = "1GiB"', 2, "memory.critical", "is not less than memory.pressure", ""),
+        (WEB + '[logs.web]\npaths = ["/l/*"]', 3, "logs.web", 'a second target of the name "web"', "[process.web]"),
+        ('[logs.brain-db]\npaths = ["/l/*"]', 1, "logs.brain-db", "target of healctl's own", ""),
+        ('[trading.a]\nsignal_file = "/s"\nprocess = "x"', 3, "trading.a.process", 'no process "x"', "[process.x]"),
+        ('[gateway.g]\nstatus = ["g"]\nauto_restart = true', 3, "gateway.g.auto_restart", "no restart command", ""),
+        ('[gateway.g]\nstatus = ["g"]\nhealth_url = "g"', 3, "gateway.g.health_url", "expected an address", ""),
         (WEB + "auto_restart = true", 3, "process.web.auto_restart", "no restart recipe", "add restart"),
         ('[process.Web]\npid_file = "/x"', 1, "process.Web", 'found "Web", expected a name', ""),
         ('[process."a b"]\npid_file = "/x"', 1, 'process."a b"', "expected a name", ""),

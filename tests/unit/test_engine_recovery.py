@@ -6,9 +6,13 @@ import msgspec
 import pytest
 
 from supervisor.incidents import engine as e
+from supervisor.incidents.effects import (
+    DispatchExecution,
+    FetchExecutionState,
+    SettleExecution,
+)
 from supervisor.incidents.model import ExecutionState, Program, State, StepResult, TierReason
 from supervisor.incidents.readings import ProcessRef
-from supervisor.incidents.world import DispatchExecution, FetchExecutionState, SettleExecution
 from tests.lab.engine import Lab, service
 
 

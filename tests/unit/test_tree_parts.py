@@ -39,9 +39,12 @@ def test_our_tree_has_a_probe_worker_only_for_what_there_is_to_probe() -> None:
         ("healer", "core"),
         ("executor", "hands"),
         ("notifier", "hands"),
+        ("host", "probes"),
+        ("database", "probes"),
+        ("logs", "probes"),
     ]
     full = spec.healctl_tree(Config(process={"x": ProcessSection(pid_file="/x.pid")}))
-    assert (full.children[-1].name, full.children[-1].group) == ("process", "probes")
+    assert (full.children[4].name, full.children[4].group) == ("process", "probes")
     assert full.listener == "healer"
 
 

@@ -1,0 +1,108 @@
+"""What no single key of a configuration can show: keys that need, exclude or contradict one another."""
+
+from __future__ import annotations
+
+import re
+
+from supervisor.config import OWN_DATABASES, RESERVED, Config, ProcessSection, RestartSection
+from supervisor.schema import Key, Problem
+
+
+def contradictions(config: Config) -> list[Problem]:
+    """What no single key can show: keys that need or exclude one another."""
+    problems: list[Problem] = []
+    for name, section in config.process.items():
+        problems += _process_contradictions(("process", name), section)
+    problems += _name_clashes(config)
+    problems += _limit_contradictions(config)
+    signal = config.notify.signal
+    if signal.transports and not signal.recipient:
+        hint = 'add recipient = "+15550100" (who is paged), or remove transports'
+        problems.append(Problem(("notify", "signal", "recipient"), "is missing, transports are given", hint))
+    tree = config.tree
+    if tree.beat_within <= tree.beat:
+        hint = f"a worker beats every {float(tree.beat):g} s; allow several beats to be late"
+        text = f"found {float(tree.beat_within):g} s, expected more than tree.beat"
+        problems.append(Problem(("tree", "beat_within"), text, hint))
+    return problems
+
+
+def _process_contradictions(key: Key, section: ProcessSection) -> list[Problem]:
+    problems: list[Problem] = []
+    if not (section.pid_file or section.match or section.endpoint):
+        hint = "add pid_file (best), match (a regular expression for its command line) or endpoint"
+        problems.append(Problem(key, "nothing tells whether it lives", hint))
+    if section.restart is not None:
+        problems += _restart_contradictions((*key, "restart"), section.restart)
+    if section.auto_restart and section.restart is None:
+        hint = 'add restart = { argv = ["/path/to/program", "argument"] }, or set auto_restart = false'
+        problems.append(Problem((*key, "auto_restart"), "is true, but there is no restart recipe", hint))
+    elif section.auto_restart and not (section.pid_file or section.match):
+        text = "is true, but an endpoint alone cannot tell that nothing is running"
+        hint = "add pid_file or match: starting a service that hangs would run it twice"
+        problems.append(Problem((*key, "auto_restart"), text, hint))
+    if section.match and re_matches_all(section.match):
+        hint = "name the program and its script, e.g. match = 'python3? .*/worker\\.py'"
+        problems.append(Problem((*key, "match"), "matches every command line", hint))
+    return problems
+
+
+def _restart_contradictions(key: Key, section: RestartSection) -> list[Problem]:
+    ways = [name for name in ("argv", "systemd", "pm2") if getattr(section, name)]
+    if len(ways) != 1:
+        text = f"names {' and '.join(ways)}" if ways else "names no way to restart it"
+        return [Problem(key, text, 'give exactly one of argv = ["..."], systemd = "unit", pm2 = "name"')]
+    if section.user and not section.systemd:
+        return [Problem((*key, "user"), "is true, but only a systemd unit can be a user's", "remove it")]
+    words = [section.systemd or section.pm2] if ways[0] != "argv" else []
+    if any(word.startswith("-") for word in words):
+        return [Problem((*key, ways[0]), f'found "{words[0]}", expected a name', "a name cannot begin with '-'")]
+    return []
+
+
+def _name_clashes(config: Config) -> list[Problem]:
+    """Target ids are unique over all tables."""
+    taken: dict[str, Key] = {}
+    problems: list[Problem] = []
+    named: list[tuple[str, Key]] = []
+    for table in ("process", "gateway", "database", "logs"):
+        named += [(name, (table, name)) for name in getattr(config, table)]
+    for name in config.trading:
+        named += [(f"{name}-signals", ("trading", name)), (f"{name}-positions", ("trading", name))]
+    for target_id, key in named:
+        if target_id in RESERVED and (key[0] != "database" or target_id not in OWN_DATABASES):
+            problems.append(
+                Problem(key, f'the name "{target_id}" is a target of healctl\'s own', "choose another name")
+            )
+        elif target_id in taken:
+            hint = f"[{'.'.join(taken[target_id])}] has it already: choose another name"
+            problems.append(Problem(key, f'a second target of the name "{target_id}"', hint))
+        taken.setdefault(target_id, key)
+    for name, section in config.trading.items():
+        if section.process and section.process not in config.process:
+            hint = f"add [process.{section.process}], or remove process: then the signal is always expected"
+            problems.append(Problem(("trading", name, "process"), f'there is no process "{section.process}"', hint))
+    return problems
+
+
+def _limit_contradictions(config: Config) -> list[Problem]:
+    """Of two limits the critical one lies behind the other."""
+    problems: list[Problem] = []
+    if config.disk.critical <= config.disk.pressure:
+        text = f"found {config.disk.critical:g}, expected more than disk.pressure ({config.disk.pressure:g})"
+        problems.append(Problem(("disk", "critical"), text, "e.g. pressure = 0.85, critical = 0.95"))
+    if config.memory.critical >= config.memory.pressure:
+        text = "is not less than memory.pressure"
+        problems.append(Problem(("memory", "critical"), text, 'e.g. pressure = "512MiB", critical = "256MiB"'))
+    for name, section in config.gateway.items():
+        if section.auto_restart and not section.restart:
+            hint = 'add restart = ["/path/to/program", "argument"], or set auto_restart = false'
+            problems.append(
+                Problem(("gateway", name, "auto_restart"), "is true, but there is no restart command", hint)
+            )
+    return problems
+
+
+def re_matches_all(pattern: str) -> bool:
+    """Whether `pattern` is found in an empty text, and so in every one."""
+    return re.search(pattern, "") is not None

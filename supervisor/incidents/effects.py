@@ -1,0 +1,52 @@
+"""What leaves the engine, once the records of its decision are durable; `AskProbe` alone may go at once. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from supervisor.incidents.model import Execution, OutboxRow
+from supervisor.incidents.readings import HealthReading
+
+
+class AskProbe(msgspec.Struct, frozen=True):
+    """Read this target now; the answer comes back as an ordinary reading."""
+
+    target_id: str
+    family: str
+
+
+class DispatchExecution(msgspec.Struct, frozen=True):
+    execution: Execution
+
+
+class SettleExecution(msgspec.Struct, frozen=True):
+    execution: Execution
+
+
+class FetchExecutionState(msgspec.Struct, frozen=True):
+    execution_id: str
+
+
+class PlanExecution(msgspec.Struct, frozen=True):
+    """A dry run: `token` names who asked."""
+
+    execution: Execution
+    reading: HealthReading | None
+    token: str
+
+
+class DeliverRow(msgspec.Struct, frozen=True):
+    row: OutboxRow
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The reply to a person's request: `body` is JSON-ready, or an error that the caller may see."""
+
+    token: str
+    body: dict[str, Any] | None = None
+    error: Exception | None = None
+
+
+Effect = DispatchExecution | SettleExecution | FetchExecutionState | PlanExecution | DeliverRow | Answer

@@ -1,0 +1,173 @@
+"""What readings of services mean: processes, the gateway, hosts, pipelines, the live signal, positions (FR-002). Pure.
+
+Each function is the rule of one struct of data; `classify.RULES` names them. A rule judges fields, never words.
+"""
+
+from __future__ import annotations
+
+from supervisor.incidents.judge import Judge, span
+from supervisor.incidents.model import AnomalyType, Severity, Status, Verdict
+from supervisor.incidents.readings import (
+    Endpoint,
+    FleetData,
+    GatewayData,
+    Manager,
+    PidFile,
+    PipelineData,
+    PositionsData,
+    ProcessData,
+    SignalData,
+    Stamp,
+)
+
+ENDPOINT_FAILURES = 2  # consecutive: one lost packet is not a dead service
+ZOMBIE_PERSISTS_S = 10.0  # R12
+SIGNAL_WELL_WITHIN = 0.8  # of max_age: an open signal_stale clears only below it
+PHANTOMS_NAMED_MAX = 3
+
+_PID_FILE_WORDS = {
+    PidFile.UNSET: "",
+    PidFile.OK: "",
+    PidFile.MISSING: "its pid file does not exist",
+    PidFile.MALFORMED: "its pid file holds no process id",
+    PidFile.STALE: "its pid file names a process that is gone",
+    PidFile.RECYCLED: "its pid file names a process that is not this service",
+    PidFile.UNREADABLE: "its pid file cannot be read",
+}
+_ENDPOINT_WORDS = {
+    Endpoint.REFUSED: "its endpoint refuses connections",
+    Endpoint.TIMEOUT: "its endpoint accepts but does not answer",
+    Endpoint.BAD_ANSWER: "its endpoint answers wrongly",
+}
+
+
+_MANAGER_WORDS = {
+    Manager.RESTARTING: "its service manager is restarting it",
+    Manager.STOPPED: "its service manager was told to stop it",
+}
+
+
+def process(judge: Judge, data: ProcessData) -> tuple[Verdict, ...]:
+    """FR-002 `process_dead` and `process_zombie`; what a service manager has in hand is left to it (R8)."""
+    status, evidence = _life(data)
+    dead = judge.verdict(
+        AnomalyType.PROCESS_DEAD,
+        status,
+        Severity.CRITICAL,
+        evidence,
+        "restart it" if data.alive is False else "it lives but does not serve; a restart would end it first",
+        not_running=data.alive is False,
+        process=data.process,
+    )
+    return (dead, _zombie(judge, data))
+
+
+def _life(data: ProcessData) -> tuple[Status, str]:
+    if data.meant_to_stop:
+        return Status.CLEAR, "its stop file says that it is meant to be stopped"
+    if data.alive is False:
+        why = _PID_FILE_WORDS[data.pid_file] or "no process matches"
+        return _dead(data, f"no live process; {why}")
+    if data.endpoint is Endpoint.OK:
+        return Status.CLEAR, data.detail
+    if data.endpoint is Endpoint.UNSET:
+        if data.stopped:
+            return Status.FIRING, f"it exists, but is stopped and does nothing ({data.detail})"
+        return Status.CLEAR, data.detail
+    lives = "it is alive, but " if data.alive else ""
+    evidence = f"{lives}{_ENDPOINT_WORDS[data.endpoint]} ({data.detail})"
+    return (Status.FIRING if data.endpoint_failures >= ENDPOINT_FAILURES else Status.PENDING), evidence
+
+
+def _dead(data: ProcessData, evidence: str) -> tuple[Status, str]:
+    """R8: what its manager stopped is well; what its manager is at, or may be about to begin, waits."""
+    if data.manager is Manager.STOPPED:
+        return Status.CLEAR, _MANAGER_WORDS[Manager.STOPPED]
+    if data.manager is Manager.RESTARTING:
+        return Status.PENDING, f"{evidence}; {_MANAGER_WORDS[Manager.RESTARTING]}"
+    if data.dead_for_s < data.act_after_s:
+        return Status.PENDING, f"{evidence}; its service manager has {span(data.act_after_s)} to restart it"
+    return Status.FIRING, evidence
+
+
+def _zombie(judge: Judge, data: ProcessData) -> Verdict:
+    """R12: state Z, seen over at least 10 s (so by two readings at least)."""
+    oldest = max(data.zombies, key=lambda zombie: zombie.seen_for_s, default=None)
+    status, evidence = Status.CLEAR, ""
+    if oldest is not None:
+        status = Status.FIRING if oldest.seen_for_s >= ZOMBIE_PERSISTS_S else Status.PENDING
+        evidence = (
+            f"process {oldest.process.pid} is dead, but its parent {oldest.parent_name} ({oldest.parent_pid}) "
+            f"has not reaped it for {oldest.seen_for_s:.0f} s"
+        )
+    hint = "only its parent can reap it; restarting the parent does"
+    return judge.verdict(AnomalyType.PROCESS_ZOMBIE, status, Severity.HIGH, evidence, hint)
+
+
+def gateway(judge: Judge, data: GatewayData) -> tuple[Verdict, ...]:
+    """FR-002 `gateway_unresponsive`: its self-probe failed twice in a row (`failures` in its table)."""
+    status, evidence = Status.CLEAR, data.detail
+    if data.endpoint not in (Endpoint.OK, Endpoint.UNSET):
+        firing = data.failures >= data.failures_needed
+        status = Status.FIRING if firing else Status.PENDING
+        evidence = f"{_ENDPOINT_WORDS[data.endpoint]}, {data.failures} in a row, by its {data.judged_by}"
+        if data.detail:
+            evidence += f" ({data.detail})"
+    elif data.endpoint is Endpoint.UNSET:
+        status = Status.UNKNOWN
+    return (judge.verdict(AnomalyType.GATEWAY_UNRESPONSIVE, status, Severity.CRITICAL, evidence, "restart it"),)
+
+
+def fleet(judge: Judge, data: FleetData) -> tuple[Verdict, ...]:
+    """A host that was reached, or that is not in the hosts file any more."""
+    evidence = data.detail if data.listed else "it is not in the hosts file any more"
+    return (judge.verdict(AnomalyType.FLEET_UNREACHABLE, Status.CLEAR, Severity.HIGH, evidence, "look at its network"),)
+
+
+def pipeline(judge: Judge, data: PipelineData) -> tuple[Verdict, ...]:
+    """FR-002 `pipeline_stuck`: in the same stage for longer than the limit, and nobody said anything about it."""
+    status, evidence = Status.CLEAR, ""
+    if data.moving and judge.stage is not None:
+        stood_s = judge.now.steady_s - judge.stage.entered_steady_s
+        silent_s = stood_s
+        if data.message_wall_s is not None:
+            silent_s = min(stood_s, judge.now.wall_s - data.message_wall_s)
+        evidence = f"{data.task_id} has stood in stage {data.stage} for {span(stood_s)}"
+        if silent_s > data.stuck_after_s:
+            status = Status.FIRING if data.messages_known else Status.UNKNOWN
+            evidence += ", and no message speaks of it" + (f" ({data.title})" if data.title else "")
+    elif not data.moving:
+        evidence = data.detail or "it is finished, blocked, or not in the list any more"
+    hint = "see what its agent waits for, or mark the stage blocked"
+    return (judge.verdict(AnomalyType.PIPELINE_STUCK, status, Severity.HIGH, evidence, hint),)
+
+
+def signal(judge: Judge, data: SignalData) -> tuple[Verdict, ...]:
+    """FR-002 `signal_stale`: older than the limit, while its program should be running."""
+    anomaly = AnomalyType.SIGNAL_STALE
+    if data.meant_to_stop:
+        evidence = f"{data.process} is meant to be stopped, so that no signal is expected"
+        return (judge.verdict(anomaly, Status.CLEAR, Severity.HIGH, evidence, ""),)
+    status = judge.level(
+        anomaly,
+        beyond=data.age_s > data.max_age_s,
+        well_within=data.age_s <= data.max_age_s * SIGNAL_WELL_WITHIN,
+    )
+    by = " by the file's own time, since it holds none" if data.stamp is Stamp.MTIME else ""
+    evidence = f"the live signal is {span(data.age_s)} old{by}; at most {span(data.max_age_s)} is allowed"
+    hint = f"look at {data.process}, which should write it" if data.process else "look at the program that writes it"
+    return (judge.verdict(anomaly, status, Severity.HIGH, evidence, hint),)
+
+
+def positions(judge: Judge, data: PositionsData) -> tuple[Verdict, ...]:
+    """FR-002 `phantom_position`: an open trade that the live signal, if fresh, does not account for."""
+    named = ", ".join(f"{p.symbol} {p.side} (trade {p.trade_id})" for p in data.phantoms[:PHANTOMS_NAMED_MAX])
+    more = f" and {len(data.phantoms) - PHANTOMS_NAMED_MAX} more" if len(data.phantoms) > PHANTOMS_NAMED_MAX else ""
+    if not data.signal_fresh:
+        status, evidence = Status.UNKNOWN, "the live signal is not fresh, so that nothing can be compared with it"
+    elif data.phantoms:
+        status, evidence = Status.FIRING, f"open without a live signal: {named}{more}"
+    else:
+        status, evidence = Status.CLEAR, f"{data.open_trades} open trades, all with a live signal"
+    hint = "close it in the trades database, if the exchange knows of no such position"
+    return (judge.verdict(AnomalyType.PHANTOM_POSITION, status, Severity.HIGH, evidence, hint),)

@@ -1,0 +1,106 @@
+"""What a configuration makes healctl watch: targets for the engine, sections for the probes, families for the tree.
+
+Pure but for the home directory and the state directory, which stand in the configuration's paths already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from supervisor.config import Config, DatabaseSection, LogsSection, RestartSection, dirs
+from supervisor.incidents.model import Recipe, Target
+
+SYSTEMCTL = "systemctl"
+PM2 = "pm2"
+# Every family, in the order in which their workers start.
+FAMILIES = ("process", "trading", "gateway", "pipeline", "fleet", "host", "database", "logs")
+
+
+def families(config: Config) -> tuple[str, ...]:
+    """Those that have something to watch; each gets a worker of its own (DESIGN §1)."""
+    watched = {
+        "process": config.process,
+        "trading": config.trading,
+        "gateway": config.gateway,
+        "pipeline": config.pipeline,
+        "fleet": config.fleet.hosts or config.fleet.hosts_file,
+        "host": True,  # memory, at least
+        "database": True,  # our own, at least
+        "logs": config.logs,
+    }
+    return tuple(name for name in FAMILIES if watched[name])
+
+
+def open_families(config: Config) -> frozenset[str]:
+    """Those whose targets a probe finds by itself: mounts, tasks, hosts of a file."""
+    return frozenset(families(config)) & {"host", "pipeline", "fleet"}
+
+
+def databases(config: Config) -> Mapping[str, DatabaseSection]:
+    """The configured ones, and our own under their names, unless the same file is configured already."""
+    found = dict(config.database)
+    state_dir = dirs(config).state_dir
+    own = {
+        "brain-db": config.store.brain_db or str(state_dir / "brain.db"),
+        "metrics-db": config.store.metrics_db or str(state_dir / "metrics.db"),
+        "ledger": str(state_dir / "ledger.db"),
+    }
+    paths = {section.path for section in found.values()}
+    for name, path in own.items():
+        if name not in found and path not in paths:
+            found[name] = DatabaseSection(path=path)
+            paths.add(path)
+    return found
+
+
+def logs(config: Config) -> Mapping[str, LogsSection]:
+    """The configured ones, and what the services that healctl started have written."""
+    output = str(dirs(config).state_dir / "output" / "*.log")
+    return {**config.logs, "service-output": LogsSection(paths=(output,))} if config.logs else {}
+
+
+def targets(config: Config) -> tuple[Target, ...]:
+    """What the engine watches, in the order of the file; the targets of `open_families` are found by their probes."""
+    out = [
+        Target(
+            target_id=name,
+            family="process",
+            auto_restart=section.auto_restart,
+            recipe=_recipe(section.restart, section.restart_cwd, section.restart_env, section.restart_output),
+            pid_file=section.pid_file,
+            match=section.match,
+        )
+        for name, section in config.process.items()
+    ]
+    for name, trading in config.trading.items():
+        out.append(Target(f"{name}-signals", "trading"))
+        if trading.trades_db:
+            out.append(Target(f"{name}-positions", "trading"))
+    for name, gateway in config.gateway.items():
+        recipe = Recipe(gateway.restart) if gateway.restart else None
+        out.append(Target(name, "gateway", auto_restart=gateway.auto_restart, recipe=recipe))
+    out += [Target(f"fleet:{name}", "fleet") for name in config.fleet.hosts]
+    out.append(Target("system-memory", "host"))
+    out += [Target(name, "database") for name in databases(config)]
+    out += [Target(name, "logs") for name in logs(config)]
+    return tuple(out)
+
+
+def _recipe(section: RestartSection | None, cwd: str, env: Mapping[str, str], output: str) -> Recipe | None:
+    """A restart recipe (R8, R11); a manager's is the manager's own restart, which ends what still runs of it."""
+    if section is None:
+        return None
+    pairs = tuple(sorted(env.items()))
+    if section.systemd:
+        control = (SYSTEMCTL, "--user") if section.user else (SYSTEMCTL,)
+        return Recipe(
+            argv=(*control, "restart", section.systemd),
+            cwd=cwd,
+            env=pairs,
+            output=output,
+            manager="systemd",
+            before=(*control, "reset-failed", section.systemd),
+        )
+    if section.pm2:
+        return Recipe(argv=(PM2, "restart", section.pm2), cwd=cwd, env=pairs, output=output, manager="pm2")
+    return Recipe(argv=section.argv, cwd=cwd, env=pairs, output=output)
