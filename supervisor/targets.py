@@ -31,6 +31,18 @@ def families(config: Config) -> tuple[str, ...]:
     return tuple(name for name in FAMILIES if watched[name])
 
 
+def watched(config: Config) -> tuple[str, ...]:
+    """What is watched besides services, family by family, in words."""
+    words = [f"live signals ({', '.join(config.trading)})"] if config.trading else []
+    words += [f"gateways ({', '.join(config.gateway)})"] if config.gateway else []
+    words += [f"pipelines ({', '.join(config.pipeline)})"] if config.pipeline else []
+    words += ["the hosts of the fleet"] if config.fleet.hosts or config.fleet.hosts_file else []
+    words += ["this host's disks and memory" if config.disk.mounts else "this host's memory"]
+    words += [f"databases ({', '.join(databases(config))})"]
+    words += [f"log files ({', '.join(config.logs)})"] if config.logs else []
+    return tuple(words)
+
+
 def open_families(config: Config) -> frozenset[str]:
     """Those whose targets a probe finds by itself: mounts, tasks, hosts of a file."""
     return frozenset(families(config)) & {"host", "pipeline", "fleet"}

@@ -59,6 +59,7 @@ def start(detach: bool) -> int:
 
 
 def _introduce(loaded: Config, where: Dirs, file: Path | None) -> None:
+    from supervisor.targets import watched
     from supervisor.units import format_duration
 
     output.note(f"healctl {supervisor.__version__}, configuration: {file or 'built-in defaults'}")
@@ -66,12 +67,11 @@ def _introduce(loaded: Config, where: Dirs, file: Path | None) -> None:
     for name, section in loaded.process.items():
         restarts = "restarts it by itself" if section.auto_restart else "asks before it restarts it"
         output.note(f"watching {name}: at every death, and every {format_duration(section.interval)}; {restarts}")
+    output.note(f"watching {'; '.join(watched(loaded))}")
     if not loaded.process:
         home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
         place = file or ("/etc/healctl/healctl.toml" if os.geteuid() == 0 else f"{home}/healctl/healctl.toml")
-        output.note(
-            f"watching nothing of yours yet, only its own workers; to add a target, write to {place}:\n{EXAMPLE}"
-        )
+        output.note(f"no service of yours is watched yet; to add one, write to {place}:\n{EXAMPLE}")
     if not loaded.notify.signal.transports:
         output.note("nobody can be paged: [notify.signal] names no transport; pages wait, and stand in healctl status")
 

@@ -216,7 +216,7 @@ def test_a_live_service_whose_pid_file_got_lost_is_not_doubled(here: Site) -> No
     old = toy.start()
     daemon = here.daemon(toy.toml())
     daemon.start()
-    until("it is known", lambda: daemon.ask("tree")["targets"] == 1)
+    until("it is watched", lambda: _pidfds(daemon.worker("process").pid) == 1)
     toy.pid_file.unlink()
     daemon.kill_worker("process")  # its memory of the process is gone with it; the healer's is not
     (row,) = daemon.wait_state("toy", "escalated")

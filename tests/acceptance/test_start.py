@@ -51,8 +51,9 @@ def test_an_empty_configuration_is_healthy_idle_and_says_how_to_add_a_target(her
     daemon = here.daemon("")
     daemon.start()
     tree = daemon.ask("tree")
-    assert {child["name"] for child in tree["children"]} == {"store", "healer", "executor", "notifier"}
-    assert tree["targets"] == 0
+    core = {"store", "healer", "executor", "notifier"}
+    assert {child["name"] for child in tree["children"]} == core | {"host", "database"}
+    assert tree["targets"] == 4, "memory and our own databases"
     until("what it watches", lambda: "[process." in daemon.tail())
     assert daemon.cli("heal", "status", "--json") == (
         0,

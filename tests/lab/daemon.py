@@ -24,8 +24,10 @@ import msgspec
 
 from supervisor import proc
 from supervisor.cli.client import Control
+from supervisor.config import parse
 from supervisor.errors import HealError
 from supervisor.incidents.readings import ProcessRef
+from supervisor.targets import families
 
 ROOT = Path(__file__).parents[2]
 TOY = ROOT / "tests/doubles/toy_service.py"
@@ -166,9 +168,8 @@ class Daemon:
         assert self.process.poll() is None, f"the daemon ended: {self.process.returncode}\n{self.tail()}"
         with contextlib.suppress(HealError):
             children = self.ask("tree", deadline_s=1.0)["children"]
-            expected = {"store", "healer", "executor", "notifier"}
-            if "[process." in self.config_file.read_text():
-                expected.add("process")
+            config = parse(self.config_file.read_text(), str(self.config_file))
+            expected = {"store", "healer", "executor", "notifier", *families(config)}
             return {child["name"] for child in children if child["state"] == "ready"} == expected
         return False
 
