@@ -29,7 +29,9 @@ PROBLEMS_MAX = 20  # shown at once; more of them would hide the first
 OWN_DATABASES = ("brain-db", "metrics-db", "ledger")
 RESERVED = frozenset({*OWN_DATABASES, "system-memory", "healctl"})
 
+Word = Annotated[str, msgspec.Meta(extra={"form": Form.WORD})]
 NonEmpty = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+Argv = Annotated[tuple[Word, ...], msgspec.Meta(min_length=1)]
 PathText = Annotated[str, msgspec.Meta(extra={"form": Form.PATH})]
 Regex = Annotated[str, msgspec.Meta(extra={"form": Form.REGEX})]
 EndpointText = Annotated[str, msgspec.Meta(extra={"form": Form.ENDPOINT})]
@@ -100,7 +102,7 @@ class PolicySection(Section, frozen=True):
 class RestartSection(Section, frozen=True):
     """How a service is started again: exactly one of argv, systemd and pm2."""
 
-    argv: tuple[str, ...] = ()
+    argv: tuple[Word, ...] = ()
     systemd: str = ""  # the name of a unit
     user: bool = False  # a unit of the user manager
     pm2: str = ""  # the name of a PM2 process
@@ -136,8 +138,8 @@ class TradingSection(Section, frozen=True):
 class GatewaySection(Section, frozen=True):
     """`[gateway.NAME]`."""
 
-    status: NonEmpty  # the command that tells its state as JSON; it runs in the background (R9)
-    restart: tuple[str, ...] = ()
+    status: Argv  # the command that tells its state as JSON; it runs in the background (R9)
+    restart: tuple[Word, ...] = ()
     health_url: HttpText = ""
     auto_restart: bool = False
     failures: Count = 2  # in a row, before it counts as unresponsive
@@ -148,7 +150,7 @@ class PipelineSection(Section, frozen=True):
     """`[pipeline.NAME]`: the tasks of a pipeline's state file."""
 
     state_file: PathText
-    stage_done: NonEmpty  # the command that marks a stage; stage, task, result and message are appended (R11)
+    stage_done: Argv  # the command that marks a stage; stage, task, result and message are appended (R11)
     stuck_after: Span = Duration(3600)
     interval: Interval = Duration(120)
 

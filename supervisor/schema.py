@@ -176,6 +176,8 @@ class Reader:
             return text
         if form is Form.PATH:
             return self._path(text, key)
+        if form is Form.WORD:
+            return self._word(text, key)
         if form is Form.REGEX:
             return self._regex(text, key)
         if form is Form.TABLE and not _TABLE.fullmatch(text):
@@ -187,6 +189,12 @@ class Reader:
         if form in _PREFIXES and not text.startswith(_PREFIXES[form][0]):
             return self._wrong(key, text, _PREFIXES[form][1])
         return self._socket_path(text, key) if "unix:" in text[:13] else text
+
+    def _word(self, text: str, key: Key) -> Any:
+        """One argument of a command: no shell reads it, so that `~/` must be understood here."""
+        if "\0" in text:
+            return self._wrong(key, text, "an argument without a NUL byte, which no program can be given")
+        return str(Path(text).expanduser()) if text.startswith("~/") else text
 
     def _path(self, text: str, key: Key) -> Any:
         path = Path(text)

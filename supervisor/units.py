@@ -39,6 +39,7 @@ class Form(StrEnum):
     LOG_LEVEL = "log_level"
     TARGET_NAME = "target_name"
     HTTP = "http"
+    WORD = "word"  # of an argument list
     TABLE = "table"
 
 

@@ -101,7 +101,7 @@ def test_all_workers_killed_at_once(here: Site, phone: SignalDouble) -> None:
     daemon = here.daemon(toy.toml() + '[policy]\nsettle = "100ms"\n' + signal_toml(phone))
     daemon.start()
     workers = daemon.workers()
-    assert set(workers) == set(WORKERS)
+    assert set(workers) >= set(WORKERS)
     for ref in workers.values():
         assert proc.send_signal(ref, signal.SIGKILL)
     toy.kill()

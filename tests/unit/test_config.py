@@ -75,6 +75,7 @@ def test_a_whole_target() -> None:
         (WEB + 'endpoint = "unix:x"', 3, "process.web.endpoint", "expected an absolute path", ""),
         (WEB + "restart = { argv = [] }", 3, "process.web.restart", "names no way to restart it", "exactly one of"),
         (WEB + 'restart = { pm3 = "x" }', 3, "process.web.restart.pm3", "unknown key", 'did you mean "pm2"?'),
+        (WEB + 'restart = { argv = ["a\\u0000b"] }', 3, "process.web.restart.argv", "without a NUL byte", ""),
         (WEB + "restart = {}", 3, "process.web.restart", "names no way to restart it", "exactly one of"),
         (WEB + 'restart = { pm2 = "x", systemd = "y" }', 3, "process.web.restart", "names systemd and pm2", ""),
         (WEB + 'restart = { pm2 = "-x" }', 3, "process.web.restart.pm2", "expected a name", ""),
