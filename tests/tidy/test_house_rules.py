@@ -50,7 +50,11 @@ CALLS: dict[str, tuple[tuple[str, ...], str]] = {
     "os.posix_spawn": ((), "an argv through remediators.command"),
     "os.kill": (("supervisor/crashpoint.py", "supervisor/tree/"), "proc.send_signal: a pid alone may be recycled"),
     "zmq.Context": (("supervisor/sockets.py",), "sockets.new_context()"),
-    "sqlite3.connect": (("supervisor/store/",), "supervisor.store.sqlite, through the store"),
+    # The store writes; a probe reads other programs' databases, by the one way that leaves nothing behind (R9).
+    "sqlite3.connect": (
+        ("supervisor/store/", "probes/sqlite_file.py"),
+        "supervisor.store.sqlite, through the store; in a probe sqlite_file.open_readonly",
+    ),
     "create_subprocess_exec": ((), "remediators.command"),
     "create_subprocess_shell": ((), "an argv through remediators.command"),
     "setsockopt": (("supervisor/sockets.py", "supervisor/tree/"), "sockets.open_socket()"),
