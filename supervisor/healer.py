@@ -20,10 +20,10 @@ from supervisor import __version__, proc
 from supervisor.bus import Hub, Link, Publisher, nack_of
 from supervisor.clock import SteadyClock
 from supervisor.committer import Committer
-from supervisor.config import Config
 from supervisor.crashpoint import reach
 from supervisor.desk import Desk
 from supervisor.errors import HealError, StoreError
+from supervisor.house import item_of, policy_of
 from supervisor.incidents import engine as e
 from supervisor.incidents import views
 from supervisor.incidents.effects import (
@@ -37,7 +37,6 @@ from supervisor.incidents.effects import (
     SettleExecution,
 )
 from supervisor.incidents.model import Channel, TrailEntry
-from supervisor.incidents.policy import Policy
 from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.recover import rebuild
 from supervisor.incidents.world import (
@@ -152,7 +151,7 @@ class HealerWorker(Worker):
 
     def _decide(self, event: e.Event, ack: Callable[[], None] | None = None) -> None:
         """Handles one event; `ack` is called when what it led to is durable."""
-        item = _item(event)
+        item = item_of(event)
         if item in self.boot.quarantined:
             self._set_aside(item, event, ack)
             return
@@ -358,39 +357,3 @@ class HealerWorker(Worker):
     def _snapshot(self) -> dict[str, Any]:
         """The state that the feed continues from: `seq` is the last event it contains."""
         return {"seq": self._news.seq, **views.status(self._engine.world), "children": self._tree.rows()}
-
-
-def policy_of(config: Config) -> Policy:
-    """`[policy]` and `[escalation]` as the engine's numbers."""
-    section = config.policy
-    return Policy(
-        confidence_auto_execute=section.confidence_auto_execute,
-        auto_execute=section.auto_execute,
-        dismiss_window_s=float(section.dismiss_window),
-        page_hold_s=float(section.page_hold),
-        verify_within_s=float(section.verify_within),
-        settle_s=float(section.settle),
-        clear_readings=section.clear_readings,
-        clear_interval_s=float(section.clear_interval),
-        breaker_per_target=section.breaker_per_target,
-        breaker_total=section.breaker_total,
-        breaker_window_s=float(section.breaker_window),
-        page_healed_critical=config.escalation.page_healed_critical,
-    )
-
-
-def _item(event: e.Event) -> str:
-    """What the root counts deaths by: the one thing that the event is about."""
-    match event:
-        case e.ReadingSeen(reading):
-            return f"reading:{reading.target_id}"
-        case e.Order(token):
-            return f"order:{token}"
-        case e.StepEnded(execution_id, index):
-            return f"report:{execution_id}.{index}"
-        case e.ExecutionClaimed(execution_id) | e.ExecutionNotRun(execution_id) | e.ProgramEnded(execution_id):
-            return f"report:{execution_id}.{type(event).__name__}"
-        case e.Delivered(row_id):
-            return f"receipt:{row_id}"
-        case _:
-            return f"event:{type(event).__name__}"

@@ -1,0 +1,46 @@
+"""What the healer hands to its engine besides the events of the workers, and by which names the root counts deaths.
+
+Pure functions of a configuration or an event; it must not know a socket.
+"""
+
+from __future__ import annotations
+
+from supervisor.config import Config
+from supervisor.incidents import engine as e
+from supervisor.incidents.policy import Policy
+
+
+def policy_of(config: Config) -> Policy:
+    """`[policy]` and `[escalation]` as the engine's numbers."""
+    section = config.policy
+    return Policy(
+        confidence_auto_execute=section.confidence_auto_execute,
+        auto_execute=section.auto_execute,
+        dismiss_window_s=float(section.dismiss_window),
+        page_hold_s=float(section.page_hold),
+        verify_within_s=float(section.verify_within),
+        settle_s=float(section.settle),
+        clear_readings=section.clear_readings,
+        clear_interval_s=float(section.clear_interval),
+        breaker_per_target=section.breaker_per_target,
+        breaker_total=section.breaker_total,
+        breaker_window_s=float(section.breaker_window),
+        page_healed_critical=config.escalation.page_healed_critical,
+    )
+
+
+def item_of(event: e.Event) -> str:
+    """What the root counts deaths by: the one thing that the event is about."""
+    match event:
+        case e.ReadingSeen(reading):
+            return f"reading:{reading.target_id}"
+        case e.Order(token):
+            return f"order:{token}"
+        case e.StepEnded(execution_id, index):
+            return f"report:{execution_id}.{index}"
+        case e.ExecutionClaimed(execution_id) | e.ExecutionNotRun(execution_id) | e.ProgramEnded(execution_id):
+            return f"report:{execution_id}.{type(event).__name__}"
+        case e.Delivered(row_id):
+            return f"receipt:{row_id}"
+        case _:
+            return f"event:{type(event).__name__}"
