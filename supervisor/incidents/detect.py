@@ -34,7 +34,8 @@ def on_reading(turn: Turn, reading: HealthReading) -> None:
     if newest is not None and newest.taken_mono_s > reading.taken_mono_s:
         return  # overtaken on its way: what it says is no longer so
     asked = world.asked.get(reading.target_id)
-    fresh = not reading.external and asked is not None and reading.taken_mono_s >= asked
+    # A background check's verdict is fresh when that check began after the question (R9, DESIGN §2.3).
+    fresh = not reading.external and asked is not None and reading.basis_mono_s >= asked
     if fresh:
         del world.asked[reading.target_id]
     if not reading.external:
@@ -147,6 +148,9 @@ def _diagnosing(
 ) -> None:
     """The fresh probe decides: clear means that nothing runs (AC-010), still firing means that policy is asked."""
     if not fresh:
+        at_hand = reading is not None and reading.checked_mono_s is not None and verdict.status is Status.FIRING
+        if at_hand and not remedy.would_change(turn, incident):
+            remedy.consider(turn, incident, verdict, reading)  # a safeguard does not wait for a second long check (R7)
         return
     match verdict.status:
         case Status.CLEAR:

@@ -142,6 +142,12 @@ def changes(runbook: Runbook) -> bool:
     return any(step.effect in (Effect.CHANGE, Effect.DESTROY) for step in runbook.steps)
 
 
+def would_change(turn: Turn, incident: Incident) -> bool:
+    """Is there a runbook for it that alters the system? Only such a one must wait for a fresh check."""
+    runbook = pick(turn.world.runbooks.values(), incident.anomaly)
+    return runbook is not None and changes(runbook)
+
+
 def _stop(turn: Turn, incident: Incident, reason: TierReason, note: str) -> None:
     """Nothing may run: a person decides. One that already waits for a person just goes on waiting."""
     turn.world.rerun.discard(incident.id)

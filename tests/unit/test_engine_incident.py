@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from supervisor.incidents import engine as e
-from supervisor.incidents.model import State, StepResult, Tier, TierReason
+from supervisor.incidents.model import State, StepResult, Target, Tier, TierReason
 from supervisor.incidents.policy import Policy
-from supervisor.incidents.readings import Endpoint
+from supervisor.incidents.readings import DatabaseData, Endpoint, Integrity
 from tests.lab.engine import Lab, service
 
 
@@ -399,3 +399,30 @@ def test_a_tier_2_message_carries_anomaly_action_verification_state_and_how_to_a
     body = wording.body(lab.engine.world, asked, Channel.SYNAPSE, "approval")
     for line in ("Anomaly: web is down", "Action: ", "Verification: ", "State: escalated", "Proposed: ", "approve"):
         assert line in body
+
+
+@pytest.mark.req("R9", "R7")
+def test_the_verdict_of_a_check_that_began_before_the_question_is_no_grounds_for_a_change() -> None:
+    lab = Lab("web")
+    lab.silent.add("web")
+    lab.kill("web")
+    opened_mono_s = lab.instant().mono_s
+    lab.advance(4)
+    stale = msgspec.structs.replace(lab.reading("web"), checked_mono_s=opened_mono_s - 1)
+    lab.feed(e.ReadingSeen(stale))
+    assert lab.only("web").state is State.DIAGNOSING
+    lab.advance(4)  # asked again meanwhile: that must not put it off
+    lab.feed(e.ReadingSeen(msgspec.structs.replace(lab.reading("web"), checked_mono_s=opened_mono_s + 1)))
+    assert lab.only("web").state is State.VERIFYING
+
+
+@pytest.mark.req("R9", "R7")
+def test_where_nothing_would_be_changed_the_verdict_at_hand_is_acted_on() -> None:
+    lab = Lab(targets=(Target("notes", "database"),))
+    damaged = DatabaseData("/notes.db", Integrity.CORRUPT, "quick_check", ("page 7 is bad",))
+    taken = msgspec.structs.replace(lab.reading("notes"), family="database", data=damaged)
+    for _ in range(2):  # the one that is detected, and the answer to the fresh probe, which carries the same verdict
+        lab.feed(e.ReadingSeen(msgspec.structs.replace(taken, checked_mono_s=lab.instant().mono_s - 60)))
+    incident = lab.only("notes")
+    assert (incident.state, incident.tier_reason) == (State.ESCALATED, TierReason.NO_RUNBOOK)
+    assert [row.kind for row in lab.messages("signal")] == ["page"]
