@@ -10,7 +10,7 @@ from supervisor.incidents.judge import Judge, size, span
 from supervisor.incidents.model import AnomalyType, Severity, Status, Verdict
 from supervisor.incidents.readings import DatabaseData, DiskData, Integrity, LogsData, MemoryData
 
-DISK_CLEAR_BELOW = 0.02  # an open disk incident clears this far below its limit
+DISK_CLEAR_BELOW = 0.02  # an open disk incident clears this far below its limit, or at half of a smaller one
 MEMORY_CLEAR_ABOVE = 1.1  # times the limit
 LOGS_WELL_WITHIN = 0.9  # of the limit
 FILES_NAMED_MAX = 3
@@ -25,12 +25,12 @@ def disk(judge: Judge, data: DiskData) -> tuple[Verdict, ...]:
     critical = judge.level(
         AnomalyType.DISK_CRITICAL,
         beyond=share > data.critical,
-        well_within=share < data.critical - DISK_CLEAR_BELOW,
+        well_within=not data.mounted or share < _disk_clear(data.critical),
     )
     pressure = judge.level(
         AnomalyType.DISK_PRESSURE,
         beyond=share > data.pressure,
-        well_within=share < data.pressure - DISK_CLEAR_BELOW,
+        well_within=not data.mounted or share < _disk_clear(data.pressure),
     )
     if critical is Status.FIRING and not judge.is_open(AnomalyType.DISK_PRESSURE):
         pressure = Status.PENDING
@@ -42,6 +42,10 @@ def disk(judge: Judge, data: DiskData) -> tuple[Verdict, ...]:
     )
 
 
+def _disk_clear(limit: float) -> float:
+    return max(limit - DISK_CLEAR_BELOW, limit / 2)
+
+
 def _disk_evidence(data: DiskData) -> str:
     if not data.mounted:
         return f"{data.mount} is not mounted any more"
@@ -50,7 +54,7 @@ def _disk_evidence(data: DiskData) -> str:
         text += f"; {data.inodes_used_share:.1%} of its inodes are taken"
     if data.full_in_s is not None:
         text += f"; at the present growth it is full in {span(data.full_in_s)}"
-    return text
+    return f"{text} ({data.detail})" if data.detail else text
 
 
 def memory(judge: Judge, data: MemoryData) -> tuple[Verdict, ...]:
