@@ -1,0 +1,67 @@
+"""Calls that may hang (a file system whose server is gone), each in a thread of its own, at most one for each key.
+
+A thread that hangs cannot be ended. So nothing waits for it beyond the deadline, no second one is started for the same
+key while it lasts, and it is a daemon thread: it keeps neither another target nor the end of the process waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from supervisor import clock
+
+T = TypeVar("T")
+
+
+class Hangs(Exception):
+    """The call did not end in time; it, or an earlier one for the same key, still runs."""
+
+
+class Hanging:
+    """The calls under way, by key."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, tuple[float, Future[Any]]] = {}
+
+    async def call(self, key: str, function: Callable[[], T], within_s: float) -> T:
+        """What `function` returns or raises; it begins after this was called. Raises Hangs."""
+        end_s = clock.monotonic_s() + within_s
+        while (before := self._running.get(key)) is not None and not before[1].done():
+            await _wait(*before, end_s)
+        began_s, future = clock.monotonic_s(), Future[T]()
+        future.set_running_or_notify_cancel()  # who gives up waiting cannot cancel it any more
+        thread = threading.Thread(target=_run, args=(future, function), name=f"look at {key}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # there are no more threads to be had
+            raise OSError(errno.EAGAIN, str(error)) from error
+        self._running[key] = (began_s, future)
+        await _wait(began_s, future, end_s)
+        if self._running.get(key) == (began_s, future):
+            del self._running[key]
+        return future.result()
+
+
+async def _wait(began_s: float, future: Future[Any], end_s: float) -> None:
+    ended = asyncio.wrap_future(future)
+    try:
+        await asyncio.wait((ended,), timeout=max(0.0, end_s - clock.monotonic_s()))
+        if not ended.done():
+            raise Hangs(f"no answer for {clock.monotonic_s() - began_s:.1f} s")
+        ended.exception()  # whoever asked takes it from the thread's own future
+    finally:
+        ended.cancel()
+
+
+def _run(future: Future[T], function: Callable[[], T]) -> None:
+    try:
+        result = function()
+    except BaseException as error:  # noqa: BLE001 - it is raised again where it was asked for
+        future.set_exception(error)
+    else:
+        future.set_result(result)
