@@ -58,6 +58,10 @@ class CannotOpen(Exception):
         self.reason = reason
 
 
+class NotMade(CannotOpen):
+    """There is no database there, or not yet: MISSING, or BAD_DATA for a file of 0 bytes."""
+
+
 class Damaged(CannotOpen):
     """SQLite itself says that it is no database, or a malformed one. `header_destroyed`: its first bytes are gone."""
 
@@ -68,6 +72,10 @@ class Damaged(CannotOpen):
 
 class _Trouble(CannotOpen):
     """What a writer that comes or goes may just have caused; looked at again until the time is up."""
+
+
+class Overtaken(_Trouble):
+    """Somebody wrote meanwhile what was taken for unchanging: what was read of it is worth nothing."""
 
 
 def primary_code(error: sqlite3.Error) -> int:
@@ -114,8 +122,8 @@ _held_lock = threading.Lock()  # never held over a system call: a dead mount mus
 def open_readonly(path: str, timeout_s: float = 0.5) -> Iterator[sqlite3.Connection]:
     """A connection that can only read. Waits at most about `timeout_s` for locks; raises CannotOpen.
 
-    CannotOpen may also come at the *end* of the block: then somebody wrote meanwhile what was taken for unchanging,
-    and what was read must be thrown away. Text that is not UTF-8 is read with replacement characters.
+    `Overtaken`, a CannotOpen, may also come at the *end* of the block: what was read must then be thrown away. Text
+    that is not UTF-8 is read with replacement characters.
     """
     end_s = clock.monotonic_s() + timeout_s
     real = _resolved(path)
@@ -147,7 +155,7 @@ def _resolved(path: str) -> str:
         real = os.path.realpath(path, strict=True)
         mode = os.stat(real).st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise CannotOpen(Unavailable.MISSING, f"{path} does not exist") from error
+        raise NotMade(Unavailable.MISSING, f"{path} does not exist") from error
     except PermissionError as error:
         raise CannotOpen(Unavailable.PERMISSION, f"{path} may not be looked at by this user") from error
     except (OSError, ValueError) as error:
@@ -165,7 +173,7 @@ def _descriptor(real: str) -> Iterator[int]:
         fd = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
         if isinstance(error, FileNotFoundError):
-            raise CannotOpen(Unavailable.MISSING, f"{real} does not exist") from error
+            raise NotMade(Unavailable.MISSING, f"{real} does not exist") from error
         if isinstance(error, PermissionError):
             raise CannotOpen(Unavailable.PERMISSION, f"{real} may not be read by this user") from error
         raise CannotOpen(Unavailable.ERROR, f"{real} cannot be read: {error.strerror}") from error
@@ -208,7 +216,7 @@ def _header(real: str, fd: int) -> _Header:
 def _open(real: str, header: _Header, timeout_s: float) -> tuple[sqlite3.Connection, tuple[int, ...] | None]:
     """A connection that has read its first page; and, when it takes no locks, by what a change would be seen."""
     if header.size == 0:
-        raise CannotOpen(Unavailable.BAD_DATA, f"{real} is empty: it has not become a database yet, or was cut off")
+        raise NotMade(Unavailable.BAD_DATA, f"{real} is empty: it has not become a database yet, or was cut off")
     if header.size < HEADER_BYTES:
         raise Damaged(f"{real} is not a database: it has {header.size} bytes only", header_destroyed=True)
     beside = _beside(real)
@@ -337,4 +345,4 @@ def _still(real: str, before: tuple[int, ...], cause: sqlite3.Error | None = Non
     """Raises when somebody has the file open to write, or did, since `before`: then no lock kept them apart from us."""
     beside = _beside(real)
     if beside.shm is not None or _state(real, beside) != before:
-        raise _Trouble(Unavailable.LOCKED, f"{real} was written while it was read") from cause
+        raise Overtaken(Unavailable.LOCKED, f"{real} was written while it was read") from cause
