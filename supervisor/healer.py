@@ -20,10 +20,11 @@ from supervisor import __version__, proc
 from supervisor.bus import Hub, Link, Publisher, nack_of
 from supervisor.clock import SteadyClock
 from supervisor.committer import Committer
+from supervisor.config import Config
 from supervisor.crashpoint import reach
 from supervisor.desk import Desk
 from supervisor.errors import HealError, StoreError
-from supervisor.house import item_of, policy_of
+from supervisor.house import item_of, policy_of, reload_json
 from supervisor.incidents import engine as e
 from supervisor.incidents import views
 from supervisor.incidents.effects import (
@@ -62,6 +63,7 @@ from supervisor.messages import (
     ProbeNow,
     ProgramExited,
     Readings,
+    Reloaded,
     Request,
     Resync,
     Settle,
@@ -82,6 +84,7 @@ log = logging.getLogger(__name__)
 TRAILS_PER_FETCH = 5  # a full trail is 2 MB, an answer at most 16 MiB
 ACTOR_CHARS_MAX = 100
 PLAN_WITHIN_S = 8.0
+STRANGE_MAX = 1_000
 FLUSH_WITHIN_S = 2.0  # at a stop, for decisions that are not yet durable
 
 
@@ -94,6 +97,8 @@ class HealerWorker(Worker):
         self._tree = TreeTable()
         self._store_status: StoreStatus | None = None
         self._skipped: set[str] = set()
+        self._strange: dict[str, HealthReading] = {}  # of targets that we do not know
+        self._reloaded: Reloaded | None = None
         self._listening = False
         own_views = {"tree": self._tree_view, "snapshot": self._snapshot}
         self._desk = Desk(self._order, own_views)
@@ -303,6 +308,11 @@ class HealerWorker(Worker):
 
     def _readings(self, readings: tuple[HealthReading, ...]) -> None:
         for reading in readings:
+            if self._engine.world.target(reading.target_id) is None:
+                # Its probe heard of another configuration before we did, or has not heard of it yet.
+                if len(self._strange) < STRANGE_MAX:
+                    self._strange[reading.target_id] = reading
+                continue
             self._decide(e.ReadingSeen(reading))
 
     def _set_aside(self, item: str, event: e.Event, ack: Callable[[], None] | None) -> None:
@@ -319,6 +329,16 @@ class HealerWorker(Worker):
         self._news.tree(event)
         for reaction in self._tree.observe(event):
             self._decide(reaction)
+
+    def on_reload(self, config: Config) -> None:
+        self._targets = targets(config)
+        self._decide(e.Reconfigured(self._targets, open_families(config), policy_of(config)))
+        kept, self._strange = self._strange, {}
+        self._readings(tuple(kept.values()))
+
+    def on_reloaded(self, news: Reloaded) -> None:
+        self._news.reloaded(news)
+        self._reloaded = news
 
     def _order(self, token: str, request: Request) -> None:
         self._decide(e.Order(token, request.action, request.args, request.actor[:ACTOR_CHARS_MAX]))
@@ -352,6 +372,7 @@ class HealerWorker(Worker):
             "breakers": views.breakers(world),
             "pauses": views.pauses(world),
             "targets": len(self._targets),
+            "last_reload": reload_json(self._reloaded),
         }
 
     def _snapshot(self) -> dict[str, Any]:

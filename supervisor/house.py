@@ -5,9 +5,13 @@ Pure functions of a configuration or an event; it must not know a socket.
 
 from __future__ import annotations
 
+from typing import Any
+
 from supervisor.config import Config
 from supervisor.incidents import engine as e
+from supervisor.incidents import views
 from supervisor.incidents.policy import Policy
+from supervisor.messages import Reloaded
 
 
 def policy_of(config: Config) -> Policy:
@@ -27,6 +31,18 @@ def policy_of(config: Config) -> Policy:
         breaker_window_s=float(section.breaker_window),
         page_healed_critical=config.escalation.page_healed_critical,
     )
+
+
+def reload_json(news: Reloaded | None) -> dict[str, Any] | None:
+    """What became of the newest order to reload, for `healctl status` and the feed."""
+    if news is None:
+        return None
+    return {
+        "at": views.stamp(news.at_wall_s),
+        "ok": news.ok,
+        "changes": list(news.changes),
+        "error": news.error or None,
+    }
 
 
 def item_of(event: e.Event) -> str:

@@ -14,14 +14,24 @@ command line to the healer's control socket; the healer publishes `Event`s.
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import msgspec
 
 from supervisor.clock import Anchor
 from supervisor.incidents.model import Execution, OutboxRow, Program, StepResult
 from supervisor.incidents.readings import HealthReading, SourceReading
 from supervisor.incidents.records import Record, Snapshot
+from supervisor.uplink import Beat as Beat
+from supervisor.uplink import Down as Down
+from supervisor.uplink import Finished as Finished
+from supervisor.uplink import Ready as Ready
+from supervisor.uplink import Refusal as Refusal
+from supervisor.uplink import Reload as Reload
+from supervisor.uplink import Reloaded as Reloaded
+from supervisor.uplink import Stop as Stop
+from supervisor.uplink import TreeEvent as TreeEvent
+from supervisor.uplink import TreeKind as TreeKind
+from supervisor.uplink import Up as Up
+from supervisor.uplink import Working as Working
 from supervisor.wire import MESSAGE_BYTES_MAX as MESSAGE_BYTES_MAX
 from supervisor.wire import VERSION as VERSION
 from supervisor.wire import Ack as Ack
@@ -263,35 +273,6 @@ class LedgerTrouble(msgspec.Struct, frozen=True, tag="ledger_trouble"):
     message: str
 
 
-# --- root -> healer, by the socket pair, and healer -> everybody by PUB ------------------------------------------
-
-
-class TreeKind(StrEnum):
-    STARTED = "started"
-    READY = "ready"
-    EXITED = "exited"
-    HUNG = "hung"
-    BACKOFF = "backoff"
-    QUARANTINED = "quarantined"
-    ITEM_QUARANTINED = "item_quarantined"
-    STOPPED = "stopped"
-
-
-class TreeEvent(msgspec.Struct, frozen=True, tag="tree_event"):
-    """What happened to one child. `items`: what it had in work when it died; `last_words`: the tail of its output."""
-
-    kind: TreeKind
-    child: str
-    pid: int
-    incarnation: str
-    at_wall_s: float
-    restarts: int = 0
-    exit_text: str = ""
-    items: tuple[str, ...] = ()
-    last_words: str = ""
-    delay_s: float = 0.0
-
-
 Body = (
     Ack
     | Hello
@@ -338,37 +319,6 @@ class Frame(msgspec.Struct, frozen=True, array_like=True):
     re: str
     body: Body
 
-
-# --- root <-> child ------------------------------------------------------------------------------------------------
-
-
-class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """Child -> root: everything it needs is open; dependants may start."""
-
-
-class Beat(msgspec.Struct, frozen=True, tag="beat"):
-    """Child -> root, from the work loop: `done` counts finished work, `oldest_s` is the age of the oldest in hand."""
-
-    done: int
-    oldest_s: float
-
-
-class Working(msgspec.Struct, frozen=True, tag="working"):
-    """Child -> root, before an item that could kill it is touched; `item` e.g. `outbox:ID`, `execution:ID`."""
-
-    item: str
-
-
-class Finished(msgspec.Struct, frozen=True, tag="finished"):
-    item: str
-
-
-class Stop(msgspec.Struct, frozen=True, tag="stop"):
-    """Root -> child: finish what is in hand within the child's `shutdown`, then exit 0."""
-
-
-Up = Ready | Beat | Working | Finished
-Down = Stop | TreeEvent
 
 _frame_encoder = msgspec.msgpack.Encoder()
 _frame_decoder = msgspec.msgpack.Decoder(Frame)

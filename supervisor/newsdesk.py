@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from supervisor.bus import Publisher
+from supervisor.house import reload_json
 from supervisor.incidents import views
 from supervisor.incidents.records import (
     AddMetric,
@@ -16,11 +17,14 @@ from supervisor.incidents.records import (
     PutOutbox,
     Record,
 )
-from supervisor.messages import Event, TreeEvent
+from supervisor.messages import Event, Reloaded, TreeEvent
 
 
 class NewsDesk:
-    """Publishes; `seq` is the number of the newest event. Kinds: incident, trail, execution, message, metric, tree."""
+    """Publishes; `seq` is the number of the newest event.
+
+    Kinds: incident, trail, execution, message, metric, tree, reload.
+    """
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
@@ -46,6 +50,9 @@ class NewsDesk:
 
     def tree(self, event: TreeEvent) -> None:
         self._publish("tree", msgspec.to_builtins(event), event.at_wall_s)
+
+    def reloaded(self, news: Reloaded) -> None:
+        self._publish("reload", reload_json(news) or {}, news.at_wall_s)
 
     def close(self) -> None:
         self._publisher.close()

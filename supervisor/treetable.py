@@ -18,7 +18,6 @@ _STATE = {
     TreeKind.HUNG: "hung",
     TreeKind.BACKOFF: "backoff",
     TreeKind.QUARANTINED: "quarantined",
-    TreeKind.STOPPED: "stopped",
 }
 
 
@@ -40,6 +39,9 @@ class TreeTable:
         if event.kind is TreeKind.ITEM_QUARANTINED:
             evidence = f"it was in work both times that {event.child} died ({event.exit_text})"
             return [e.OwnPart(item, AnomalyType.ITEM_QUARANTINED, True, evidence) for item in event.items]
+        if event.kind is TreeKind.STOPPED:
+            self._rows.pop(event.child, None)  # it left the tree; one that starts anew says so
+            return self._reactions(event)
         row = self._rows.setdefault(event.child, _Row())
         row.state = _STATE[event.kind]
         row.pid = event.pid
@@ -62,8 +64,10 @@ class TreeTable:
                 return [e.OwnPart(part, AnomalyType.WORKER_QUARANTINED, False, ""), e.NotifierIsBack()]
             case TreeKind.READY, _:
                 return [e.OwnPart(part, AnomalyType.WORKER_QUARANTINED, False, "")]
-            case TreeKind.EXITED, "executor":
+            case TreeKind.EXITED | TreeKind.STOPPED, "executor":
                 return [e.ExecutorIs("")]
+            case TreeKind.STOPPED, _:
+                return [e.OwnPart(part, AnomalyType.WORKER_QUARANTINED, False, "")]
             case _:
                 return []
 

@@ -30,14 +30,16 @@ from typing import NoReturn, TextIO
 import msgspec
 import setproctitle
 
-from supervisor import crashpoint
-from supervisor.config import Config
+from supervisor import crashpoint, places
+from supervisor.config import Config, parse
 from supervisor.errors import ConfigError
 from supervisor.messages import (
     Beat,
     Down,
     Finished,
     Ready,
+    Reload,
+    Reloaded,
     Stop,
     TreeEvent,
     Up,
@@ -79,7 +81,7 @@ class Worker(ABC):
         self._uplink = uplink
         self._stopping = asyncio.Event()
         self._failure: BaseException | None = None
-        self._early: list[TreeEvent] | None = []  # tree events that came during `start`; None: it is over
+        self._early: list[Down] | None = []  # what the root said during `start`; None: it is over
 
     @abstractmethod
     async def start(self) -> None:
@@ -99,6 +101,14 @@ class Worker(ABC):
         A new healer is first told how every child is now, and which items are quarantined: the same may come twice.
         """
         del event
+
+    def on_reload(self, config: Config) -> None:
+        """Another configuration is in force, and is `boot.config` already; what it does not change goes on."""
+        del config
+
+    def on_reloaded(self, news: Reloaded) -> None:
+        """Root tells the healer, and only the healer, what became of an order to reload; a new one the newest."""
+        del news
 
     def working(self, item: str) -> None:
         """Before touching an item that could kill this process: twice in work at a death, and it is quarantined."""
@@ -140,13 +150,34 @@ class Worker(ABC):
             elif self._early is not None:
                 self._early.append(message)
             else:
+                self._from_root(message)
+
+    def _from_root(self, message: Down) -> None:
+        match message:
+            case Reload(path):
+                self._reload(Path(path))
+            case Reloaded():
+                self.on_reloaded(message)
+            case TreeEvent():
                 self.on_tree_event(message)
+            case Stop():  # never kept for later
+                self._stopping.set()
+
+    def _reload(self, accepted: Path) -> None:
+        try:
+            config = parse(places.read(accepted), str(accepted))
+        except ConfigError as error:
+            # The root has accepted this very text: the file is gone, and the next life is given the configuration.
+            self.fail(RuntimeError(f"the accepted configuration cannot be read again: {error.message}"))
+            return
+        self.boot = msgspec.structs.replace(self.boot, config=config)
+        logging.getLogger().setLevel(config.healctl.log_level.upper())
+        self.on_reload(config)
 
     async def _beat(self) -> None:
-        interval_s = float(self.boot.config.tree.beat)
         while True:
             self._tell(Beat(self.done, self.oldest_work_s()))
-            await asyncio.sleep(interval_s)
+            await asyncio.sleep(float(self.boot.config.tree.beat))
 
     async def main(self) -> None:
         loop = asyncio.get_running_loop()
@@ -160,8 +191,8 @@ class Worker(ABC):
         gc.freeze()
         beating = loop.create_task(self._beat())
         early, self._early = self._early or [], None
-        for event in early:
-            self.on_tree_event(event)
+        for message in early:
+            self._from_root(message)
         await self._stopping.wait()
         if self._failure is not None:
             raise self._failure

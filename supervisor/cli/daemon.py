@@ -1,4 +1,4 @@
-"""`healctl start | stop | status | check`: the daemon itself, and its configuration.
+"""`healctl start | stop | reload | status | check`: the daemon itself, and its configuration.
 
 `start` becomes the root of the tree, which must stay forkable: nothing here may make a ZeroMQ context or a thread.
 """
@@ -16,10 +16,11 @@ import click
 import supervisor
 from supervisor.cli import output
 from supervisor.cli.options import settings, with_config, with_output
-from supervisor.errors import AlreadyRunning, HealError
+from supervisor.errors import AlreadyRunning, HealError, NotRunning, Refused
 
 if TYPE_CHECKING:
     from supervisor.config import Config
+    from supervisor.messages import Reloaded
     from supervisor.places import Dirs
 
 EXAMPLE = """\
@@ -28,6 +29,7 @@ EXAMPLE = """\
   auto_restart = true
   restart = { argv = ["/usr/local/bin/web", "--daemon"] }"""
 STATUS_S = 5.0
+LOOK_AGAIN_S = 0.02  # between two looks at what became of a reload
 
 
 @click.command(epilog="\b\nExamples:\n  healctl start\n  healctl start -c healctl.toml --detach")
@@ -50,12 +52,15 @@ def start(detach: bool) -> int:
             "healctl status shows it, healctl stop ends it; another one needs its own runtime_dir",
         )
     config.make_state_dir(where.state_dir)
-    _introduce(loaded, where, places.locate(chosen.config_path, os.environ))
-    from supervisor.tree import root
+    file = places.locate(chosen.config_path, os.environ)
+    _introduce(loaded, where, file)
+    from supervisor.tree import serve
+    from supervisor.tree.reload import Source
 
+    source = Source(file.absolute() if file is not None else None, dict(os.environ))
     if detach:
-        return root.detach(loaded, where.state_dir, where.runtime_dir)
-    return root.run(loaded, where.state_dir, where.runtime_dir)
+        return serve.detach(loaded, where.state_dir, where.runtime_dir, source)
+    return serve.run(loaded, where.state_dir, where.runtime_dir, source)
 
 
 def _introduce(loaded: Config, where: Dirs, file: Path | None) -> None:
@@ -84,11 +89,8 @@ def stop(timeout: str) -> None:
     from supervisor import proc
     from supervisor.cli.client import not_running
     from supervisor.tree.lock import holder
-    from supervisor.units import DURATION_FORM, parse_duration
 
-    limit_s = parse_duration(timeout)
-    if limit_s is None:
-        raise click.BadParameter(f"found {timeout!r}, expected {DURATION_FORM}", param_hint="--timeout")
+    limit_s = _seconds(timeout)
     runtime_dir = settings().dirs().runtime_dir
     ref = holder(runtime_dir)
     pidfd = proc.open_pidfd(ref) if ref is not None else None
@@ -111,6 +113,70 @@ def stop(timeout: str) -> None:
     output.note(f"healctl (pid {ref.pid}) has stopped")
 
 
+@click.command(epilog="\b\nExamples:\n  healctl reload\n  healctl check && healctl reload")
+@click.option(
+    "--timeout", default="30s", show_default=True, metavar="DURATION", help="How long to wait for what came of it."
+)
+@with_output
+def reload(timeout: str) -> int:
+    """Let the daemon read its configuration again, and say what became of it.
+
+    What has not changed goes on undisturbed. A bad file changes nothing (exit 1, with what is wrong in it); so does one
+    that moves the daemon's own directories or databases, which needs a restart.
+    """
+    import msgspec
+
+    runtime_dir = settings().dirs().runtime_dir
+    news = order_reload(runtime_dir, _seconds(timeout), timeout)
+    if not news.ok:
+        raise Refused(f"not reloaded, nothing was changed: {news.error}", "correct the file, then healctl reload again")
+    if settings().json:
+        output.show_json(msgspec.json.encode({"ok": True, "changes": news.changes}))
+    else:
+        output.say(f"reloaded: {', '.join(news.changes) or 'nothing differs'}")
+    return 0
+
+
+def order_reload(runtime_dir: Path, limit_s: float, limit: str) -> Reloaded:
+    """SIGHUP to the daemon, and what came of the reload that began after it."""
+    from supervisor import clock, proc
+    from supervisor.cli.client import not_running
+    from supervisor.tree.lock import holder
+    from supervisor.tree.reload import outcome
+
+    ref = holder(runtime_dir)
+    pidfd = proc.open_pidfd(ref) if ref is not None else None
+    if ref is None or pidfd is None:
+        raise not_running(runtime_dir)
+    began_s = clock.monotonic_s()
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGHUP)
+        while clock.monotonic_s() < began_s + limit_s:
+            news = outcome(runtime_dir)
+            if news is not None and news.began_mono_s >= began_s:
+                return news
+            if select.select([pidfd], [], [], LOOK_AGAIN_S)[0]:
+                raise NotRunning(f"healctl (pid {ref.pid}) ended instead of reloading", "look at its log")
+    except ProcessLookupError:
+        raise not_running(runtime_dir) from None
+    except PermissionError as error:
+        raise HealError(
+            f"healctl (pid {ref.pid}) belongs to another user", "reload it as that user, or as root"
+        ) from error
+    finally:
+        os.close(pidfd)
+    raise HealError(f"healctl (pid {ref.pid}) has not said within {limit} what became of it", "look at its log")
+
+
+def _seconds(timeout: str) -> float:
+    from supervisor.units import DURATION_FORM, parse_duration
+
+    limit_s = parse_duration(timeout)
+    if limit_s is None:
+        raise click.BadParameter(f"found {timeout!r}, expected {DURATION_FORM}", param_hint="--timeout")
+    return float(limit_s)
+
+
 def _show_tree(answer: dict[str, Any]) -> None:
     rows = [
         (c["name"], c["state"], c["pid"], c["restarts"], output.local_time(c["since"]), c["last_exit"])
@@ -119,6 +185,9 @@ def _show_tree(answer: dict[str, Any]) -> None:
     output.table(("WORKER", "STATE", "PID", "RESTARTS", "SINCE", "LAST EXIT"), rows)
     if answer.get("ledger_trouble"):
         output.say(f"The ledger takes no records, so nothing is done: {output.plain(answer['ledger_trouble'])}")
+    if (news := answer.get("last_reload")) is not None:
+        what = f"refused: {output.plain(news['error'])}" if news["error"] else ", ".join(news["changes"]) or "no change"
+        output.say(f"Last reload {output.local_time(news['at'])}: {what}")
     outbox = answer["outbox"]
     line = f"Outbox: {outbox['pending']} pending"
     if outbox["pending"]:

@@ -21,6 +21,7 @@ from supervisor.errors import HealError
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "start": ("daemon", "start", "Run the daemon, in the foreground or with --detach."),
     "stop": ("daemon", "stop", "Stop the daemon and wait until it is gone."),
+    "reload": ("daemon", "reload", "Let the daemon read its configuration again."),
     "status": ("daemon", "status", "Show the daemon's own workers, store and outbox."),
     "check": ("daemon", "check", "Check the configuration without starting anything."),
     "heal": ("heal", "heal", "Incidents and runbooks: status, approve, execute, dismiss ..."),

@@ -10,14 +10,13 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.errors import HealError
-from supervisor.incidents import commands, detect, escalation, remedy, verify, views
+from supervisor.incidents import commands, detect, escalation, own, remedy, verify, views
 from supervisor.incidents.effects import (
     Answer,
     DeliverRow,
     FetchExecutionState,
     SettleExecution,
 )
-from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
     AnomalyType,
     Channel,
@@ -29,10 +28,12 @@ from supervisor.incidents.model import (
     State,
     Status,
     StepResult,
+    Target,
     Timer,
     TimerKind,
     Verdict,
 )
+from supervisor.incidents.policy import Policy
 from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.records import PutRunbook
 from supervisor.incidents.world import (
@@ -53,6 +54,14 @@ class ReadingSeen(msgspec.Struct, frozen=True):
 
 class Started(msgspec.Struct, frozen=True):
     """The engine has just been rebuilt: register the runbooks, pick up what was going on."""
+
+
+class Reconfigured(msgspec.Struct, frozen=True):
+    """Another configuration is in force."""
+
+    targets: tuple[Target, ...]
+    open_families: frozenset[str]
+    policy: Policy
 
 
 class ExecutorIs(msgspec.Struct, frozen=True):
@@ -146,6 +155,7 @@ class Order(msgspec.Struct, frozen=True):
 Event = (
     ReadingSeen
     | Started
+    | Reconfigured
     | ExecutorIs
     | NotifierIsBack
     | ExecutionClaimed
@@ -185,6 +195,8 @@ def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and f
             detect.on_reading(turn, reading)
         case Started():
             _started(turn)
+        case Reconfigured(targets, open_families, policy):
+            own.reconfigured(turn, targets, open_families, policy)
         case ExecutorIs(incarnation):
             _executor_is(turn, incarnation)
         case NotifierIsBack():
@@ -221,10 +233,9 @@ def _started(turn: Turn) -> None:
     """After a crash or at the first start: nothing of what was going on is lost, nothing is done twice (DESIGN §3)."""
     for runbook in turn.world.runbooks.values():
         turn.records.append(PutRunbook(runbook, runbook.version()))
+    own.dismiss_gone(turn)
     for incident in list(turn.world.incidents.values()):
-        if incident.family != detect.OWN_FAMILY and turn.world.target(incident.target_id) is None:
-            turn.move(incident, Trigger.DISMISS, "engine", "its target is no longer configured")
-        elif incident.id in turn.world.rerun:
+        if incident.id in turn.world.rerun:
             turn.want_run(incident)
         elif incident.state in (State.DETECTED, State.DIAGNOSING, State.ESCALATED):
             turn.ask_probe(incident.target_id, incident.family)

@@ -95,6 +95,10 @@ class PutKnown(msgspec.Struct, frozen=True, tag="known"):
     process: ProcessRef
 
 
+class DropKnown(msgspec.Struct, frozen=True, tag="drop_known"):
+    target_id: str
+
+
 Record = (
     PutIncident
     | AddTrail
@@ -112,6 +116,7 @@ Record = (
     | PutStage
     | DropStage
     | PutKnown
+    | DropKnown
 )
 
 

@@ -44,6 +44,7 @@ from supervisor.incidents.records import (
     AddMetric,
     AddTrail,
     DropBreaker,
+    DropKnown,
     DropPause,
     DropStage,
     DropTimer,
@@ -352,6 +353,11 @@ class Turn:
         if self.world.known.get(target_id) != process:
             self.world.known[target_id] = process
             self.records.append(PutKnown(target_id, process))
+
+    def drop_known(self, target_id: str) -> None:
+        """What was that service is none any more: its target is gone, or is another program now."""
+        if self.world.known.pop(target_id, None) is not None:
+            self.records.append(DropKnown(target_id))
 
     def metric(self, name: str, stage: str, result: str, incident_id: str | None = None) -> None:
         """FR-008, in SITE.md's form."""

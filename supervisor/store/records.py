@@ -92,6 +92,7 @@ class Records:
             records.PutStage: self._stage,
             records.DropStage: self._drop_stage,
             records.PutKnown: self._known,
+            records.DropKnown: self._drop_known,
         }
 
     def put(self, record: records.Record) -> None:
@@ -180,6 +181,9 @@ class Records:
 
     def _known(self, record: records.PutKnown) -> None:
         self._execute("INSERT OR REPLACE INTO known VALUES (?, ?)", (record.target_id, _encode(record).decode()))
+
+    def _drop_known(self, record: records.DropKnown) -> None:
+        self._execute("DELETE FROM known WHERE target_id = ?", (record.target_id,))
 
 
 def executions(connection: sqlite3.Connection, where: str, parameters: tuple[object, ...]) -> tuple[Execution, ...]:

@@ -24,6 +24,11 @@ Hang. Two deadlines while READY: no beat for `beat_within_s`; or beats that show
 `progress_within_s` while the oldest work in hand is older than that. Then SIGABRT (the stacks go to the log), after
 `abort_grace_s` SIGKILL of the group.
 
+Another tree. Who is new in it waits for its turn in the start order; who is gone is ordered to stop, and killed if it
+does not; who is to start anew is stopped and then waits for its turn again, which is no failure. Who rests in
+quarantine is tried at once if it is to start anew; who ended for good (exit 78) is tried in any case, since it asked
+for another configuration. Everybody else goes on, with the new limits.
+
 Late root. Every step promises by when the next one comes (`wake_by_s`). If it comes later by more than `LATE_S`, the
 root was not running (a suspended machine, a stopped process), and every deadline moves by the gap.
 
@@ -41,6 +46,7 @@ from msgspec.structs import replace
 
 from supervisor.messages import Beat, Finished, Ready, TreeKind, Up, Working
 from supervisor.tree.model import (
+    ITEMS_MAX,
     LIVE,
     SETTLED,
     Abort,
@@ -63,21 +69,23 @@ from supervisor.tree.model import (
     Page,
     PagerEnded,
     Phase,
+    Refitted,
     Report,
     Restart,
     Said,
     State,
     StopOrdered,
+    Then,
     Tick,
     TreeSpec,
 )
-from supervisor.tree.turn import Turn, dead, tree_event
+from supervisor.tree.refit import Refitting
+from supervisor.tree.turn import dead, tree_event
 
 EXIT_GAVE_UP = 70  # sysexits.h EX_SOFTWARE
 EXIT_NEVER_RESTART = 78  # sysexits.h EX_CONFIG
 EXIT_KILLED = 1
 STUCK_MAX = 5
-ITEMS_MAX = 4096
 PAGER_WITHIN_S = 20.0
 
 
@@ -102,12 +110,15 @@ def step(state: State, event: KernelEvent, now_s: float) -> tuple[State, tuple[A
         case Said(name, incarnation, message):
             turn.said(name, incarnation, message)
         case Died(name, incarnation, _, _, _):
-            if turn.children[name].incarnation == incarnation and turn.children[name].phase in LIVE:
-                turn.died(turn.children[name], event)
+            child = turn.children.get(name)
+            if child is not None and child.incarnation == incarnation and child.phase in LIVE:
+                turn.died(child, event)
         case StopOrdered():
             turn.stop(0, "")
         case KillOrdered():
             turn.kill_all()
+        case Refitted(tree, again):
+            turn.refit(tree, again)
         case PagerEnded():
             turn.pager_deadline_s = None
     turn.advance()
@@ -132,7 +143,7 @@ def exit_text(code: int) -> str:
         return f"killed by signal {-code}"
 
 
-class _Rules(Turn):
+class _Rules(Refitting):
     """What each event means."""
 
     # -- time --
@@ -177,13 +188,15 @@ class _Rules(Turn):
     # -- life --
 
     def fork(self, child: ChildState) -> None:
+        """A start; a restart unless its turn in the start order has just come."""
+        again = child.phase is not Phase.WAITING
         child = replace(
             child,
             phase=Phase.STARTING,
             lives=child.lives + 1,
             incarnation=f"{child.spec.name}.{self.state.prefix}.{child.lives + 1}",
-            restarts=child.lives,
-            restarts_s=(*child.restarts_s, self.now_s) if child.lives else (),
+            restarts=child.restarts + again,
+            restarts_s=(*child.restarts_s, self.now_s) if again else child.restarts_s,
             deadline_s=self.now_s + child.spec.ready_within_s,
         )
         self.put(child)
@@ -191,11 +204,14 @@ class _Rules(Turn):
         self.actions.append(Fork(child.spec.name, child.incarnation, suspects, quarantined))
 
     def forked(self, name: str, pid: int) -> None:
-        self.report(TreeKind.STARTED, self.put(replace(self.children[name], pid=pid)))
+        child = self.put(replace(self.children[name], pid=pid))
+        self.report(TreeKind.STARTED, child)
+        if child.then is not Then.STAY:
+            self.order_out(child)
 
     def said(self, name: str, incarnation: str, message: Up) -> None:
-        child = self.children[name]
-        if child.incarnation != incarnation or child.phase not in LIVE:
+        child = self.children.get(name)
+        if child is None or child.incarnation != incarnation or child.phase not in LIVE:
             return
         match message:
             case Ready():
@@ -250,6 +266,9 @@ class _Rules(Turn):
         if self.mode is Mode.STOPPING:
             self._end(child, TreeKind.STOPPED)
             return
+        if child.then is not Then.STAY:
+            self.is_out(child)
+            return
         asked = event.exit_code == 0 and not child.hung_for
         if child.spec.restart is Restart.TEMPORARY or (child.spec.restart is Restart.TRANSIENT and asked):
             self._end(child, TreeKind.STOPPED)
@@ -271,9 +290,13 @@ class _Rules(Turn):
         if self.mode is Mode.STOPPING:
             self._end(child, TreeKind.STOPPED)
             return
+        if child.then is not Then.STAY:
+            self.is_out(child)
+            return
+        child = self.count_failure(child)
         self.report(TreeKind.EXITED, child, items=tuple(sorted(child.items)))
         in_work = child.items
-        child = self._put_poison_aside(child, in_work & set(child.suspects))
+        child = self.put_poison_aside(child, in_work & set(child.suspects))
         group = self.groups[child.spec.group]
         steady = child.ready_at_s is not None and self.now_s - child.ready_at_s >= self.tree.backoff.reset_s
         recent = tuple(at for at in child.restarts_s if at > self.now_s - group.period_s)
@@ -292,16 +315,6 @@ class _Rules(Turn):
         if delay_s > 0:
             self.report(TreeKind.BACKOFF, child, delay_s=delay_s)
 
-    def _put_poison_aside(self, child: ChildState, poison: frozenset[str]) -> ChildState:
-        if poison:
-            self.report(TreeKind.ITEM_QUARANTINED, child, items=tuple(sorted(poison)))
-        suspects = [item for item in child.suspects if item not in poison]
-        suspects += [item for item in sorted(child.items) if item not in poison and item not in suspects]
-        quarantined = (*child.quarantined, *(item for item in sorted(poison) if item not in child.quarantined))
-        if len(suspects) > ITEMS_MAX or len(quarantined) > ITEMS_MAX:
-            self.note("warning", child, f"more than {ITEMS_MAX} suspect or quarantined items: the oldest are forgotten")
-        return replace(child, suspects=tuple(suspects[-ITEMS_MAX:]), quarantined=quarantined[-ITEMS_MAX:])
-
     def _trip(self, child: ChildState, in_work: frozenset[str]) -> None:
         group = self.groups[child.spec.group]
         why = f"failed {len(child.restarts_s) + 1} times in {group.period_s:g} s"
@@ -313,7 +326,7 @@ class _Rules(Turn):
             self.put(replace(child, phase=Phase.ENDED))
             self.give_up(EXIT_GAVE_UP, child, why)
         elif group.on_trip is OnTrip.QUARANTINE_ITEMS and in_work and not child.probation:
-            child = self._put_poison_aside(replace(child, items=fresh), fresh)
+            child = self.put_poison_aside(replace(child, items=fresh), fresh)
             delay_s = self.tree.backoff.max_s
             self.put(replace(child, items=frozenset(), deadline_s=self.now_s + delay_s))
             self.report(TreeKind.BACKOFF, child, delay_s=delay_s)
@@ -362,7 +375,7 @@ class _Rules(Turn):
             if child.phase is Phase.WAITING:
                 self.fork(child)
                 return
-            if child.phase not in SETTLED:
+            if child.phase not in SETTLED and child.then is not Then.LEAVE:
                 return
         if not self.announced:
             self.announced = True

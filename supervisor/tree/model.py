@@ -85,6 +85,17 @@ class Phase(StrEnum):
     ENDED = "ended"  # dead for good
 
 
+class Then(StrEnum):
+    """What comes after a child's death, if not what its restart type says."""
+
+    STAY = "stay"
+    LEAVE = "leave"  # it is in the tree no more
+    AGAIN = "again"  # it was ordered to stop so that it starts anew; no failure
+
+
+ITEMS_MAX = 4096  # of one child: in work, suspect, quarantined
+FAILURES_S = 600.0  # how far back a child's failures are told
+
 LIVE = frozenset({Phase.STARTING, Phase.READY, Phase.STOPPING, Phase.ABORTING, Phase.KILLING})
 SETTLED = frozenset({Phase.READY, Phase.QUARANTINED, Phase.ENDED})  # the next in order need not wait for it
 
@@ -107,6 +118,8 @@ class ChildState(msgspec.Struct, frozen=True, kw_only=True):
     stuck: int = 0  # lives in a row that the root had to end
     restarts_s: tuple[float, ...] = ()  # when it was started again, within the period and since the last trip
     probation: bool = False  # on trial after a quarantine: one failure puts it back
+    then: Then = Then.STAY
+    failures_s: tuple[float, ...] = ()  # within `FAILURES_S`
     items: frozenset[str] = frozenset()  # in work
     suspects: tuple[str, ...] = ()  # were in work at one death
     quarantined: tuple[str, ...] = ()  # were in work at two
@@ -179,11 +192,18 @@ class KillOrdered(msgspec.Struct, frozen=True):
     """At once: SIGKILL to everything."""
 
 
+class Refitted(msgspec.Struct, frozen=True):
+    """Another tree is in force: who is new starts, who is gone stops, `again` are stopped and started anew."""
+
+    tree: TreeSpec
+    again: frozenset[str] = frozenset()
+
+
 class PagerEnded(msgspec.Struct, frozen=True):
     """The one-shot pager is over, whatever came of it."""
 
 
-KernelEvent = Tick | Forked | ForkFailed | Said | Died | StopOrdered | KillOrdered | PagerEnded
+KernelEvent = Tick | Forked | ForkFailed | Said | Died | StopOrdered | KillOrdered | Refitted | PagerEnded
 
 
 # --- actions: what the kernel wants done ---

@@ -8,7 +8,6 @@ wait for too.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import random
@@ -16,7 +15,7 @@ import selectors
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,47 +25,17 @@ from msgspec.structs import replace
 
 from supervisor import clock, worker
 from supervisor.config import Config
-from supervisor.messages import Stop, TreeEvent, TreeKind
-from supervisor.tree import lock, model, pager, sd_notify, spec, wording
-from supervisor.tree.detach import detach as to_background
+from supervisor.messages import Down, Stop, TreeEvent, TreeKind
+from supervisor.tree import lock, model, pager, reload, sd_notify, spec, wording
 from supervisor.tree.kernel import initial, step
 from supervisor.tree.model import TreeSpec
 from supervisor.tree.output import Output, log_line
+from supervisor.tree.reloading import Reloading
 from supervisor.tree.spawn import SIGNALS, Child, assert_forkable
 
 STDERR = 2
-LOG_NAME = "healctl.log"
 # What is handled first when several are ready: a message that was sent before a death counts before it.
 _SIGNAL, _UPLINK, _PIPE, _DEATH, _OUTPUT = range(5)
-
-
-def run(config: Config, state_dir: Path, runtime_dir: Path) -> int:
-    """Our tree in the foreground, until it is stopped. Returns the exit code; raises HealError when it cannot start."""
-    with _locks(state_dir, runtime_dir):
-        return Root(spec.healctl_tree(config), config, state_dir, runtime_dir).run()
-
-
-def detach(config: Config, state_dir: Path, runtime_dir: Path) -> int:
-    """The same in the background. Returns 0 when the tree is ready, else what it failed with, shown on stderr."""
-
-    def serve(output: Output, on_ready: Callable[[], None]) -> tuple[int, str]:
-        with _locks(state_dir, runtime_dir):
-            tree = spec.healctl_tree(config)
-            root = Root(tree, config, state_dir, runtime_dir, output=output, on_ready=on_ready)
-            return root.run(), root.exit_reason
-
-    return to_background(serve, state_dir / LOG_NAME)
-
-
-@contextlib.contextmanager
-def _locks(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
-    """One healctl for these sockets, and one for this ledger."""
-    with contextlib.ExitStack() as locks:
-        locks.enter_context(lock.acquire(runtime_dir))
-        if state_dir.resolve() != runtime_dir.resolve():
-            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            locks.enter_context(lock.claim(state_dir))
-        yield
 
 
 class Root:
@@ -79,24 +48,27 @@ class Root:
         state_dir: Path,
         runtime_dir: Path,
         *,
+        source: reload.Source | None = None,
+        locks: list[lock.Lock] | None = None,
         output: Output | None = None,
         page: pager.Pager | None = None,
         on_ready: Callable[[], None] | None = None,
     ) -> None:
-        self._factories = spec.preload(tree)
-        self._config = config
+        self.factories = spec.preload(tree)
+        self.config = config
         self._state_dir = state_dir
-        self._runtime_dir = runtime_dir
+        self.runtime_dir = runtime_dir
         self._output = output or Output(STDERR)
         self._page = page or pager.by_name(config)
         self._on_ready = on_ready
         self._notify = sd_notify.Notifier()
         self._selector = selectors.EpollSelector()
-        self._children: dict[str, Child] = {}
+        self.children: dict[str, Child] = {}
         self._latest: dict[str, TreeEvent] = {}  # what a new listener is told first
-        self._state = initial(tree, f"{os.getpid():x}-{os.urandom(4).hex()}")
+        self.state = initial(tree, f"{os.getpid():x}-{os.urandom(4).hex()}")
         self._events: deque[model.KernelEvent] = deque()
         self._interrupts = 0
+        self._reloading = Reloading(self, source)
         self._watchdog_due_s = float("inf")
         self.exit_reason = ""
 
@@ -111,27 +83,27 @@ class Root:
         if self._notify.watchdog_s is not None:
             self._watchdog_due_s = clock.monotonic_s()
         try:
-            self._apply(model.Tick())
+            self.apply(model.Tick())
             self._send_all()
-            while self._state.mode is not model.Mode.OVER:
+            while self.state.mode is not model.Mode.OVER:
                 self._turn()
         finally:
             signal.set_wakeup_fd(-1)
             wakeup[0].close()
             wakeup[1].close()
-            for child in list(self._children.values()):
+            for child in list(self.children.values()):
                 child.kill_group()
                 child.close()
             self._notify.close()
             self._selector.close()
-        return self._state.exit_code
+        return self.state.exit_code
 
     # -- the loop --
 
     def _turn(self) -> None:
         now_s = clock.monotonic_s()
-        reports = (c.capture.report_due_s for c in self._children.values() if c.capture.report_due_s is not None)
-        due_s = min(self._state.wake_by_s, self._watchdog_due_s, *reports)
+        reports = (c.capture.report_due_s for c in self.children.values() if c.capture.report_due_s is not None)
+        due_s = min(self.state.wake_by_s, self._watchdog_due_s, self._reloading.due_s, *reports)
         ready = self._selector.select(max(0.0, due_s - now_s))
         for key, _ in sorted(ready, key=lambda pair: pair[0].data[0]):
             kind, child = key.data
@@ -145,14 +117,16 @@ class Root:
                 self._bury(child)
             elif kind == _OUTPUT:
                 self._output.flush()
-        self._apply(model.Tick())
+        self.apply(model.Tick())
         self._send_all()
         self._housekeeping(clock.monotonic_s())
 
     def _housekeeping(self, now_s: float) -> None:
-        for child in self._children.values():
+        for child in self.children.values():
             if child.capture.report_due_s is not None and now_s >= child.capture.report_due_s:
                 child.capture.report(now_s)
+        if now_s >= self._reloading.due_s:
+            self._reloading.too_late()
         if now_s >= self._watchdog_due_s:
             assert self._notify.watchdog_s is not None
             self._watchdog_due_s = now_s + self._notify.watchdog_s
@@ -183,21 +157,27 @@ class Root:
             if number == signal.SIGINT:
                 self._interrupts += 1
             if number == signal.SIGINT and self._interrupts > 1:
-                self._log("warning", "root", "interrupted again: ending everything at once")
-                self._apply(model.KillOrdered())
+                self.log("warning", "root", "interrupted again: ending everything at once")
+                self.apply(model.KillOrdered())
+            elif number == signal.SIGHUP and not self._reloading.terminal_is_gone():
+                self._say_to_systemd(self._notify.reloading(clock.monotonic_s()))
+                self._reloading.start()
             elif number in SIGNALS:
-                self._log("info", "root", f"stopping ({signal.Signals(number).name})")
+                self.log("info", "root", f"stopping ({signal.Signals(number).name})")
                 self._say_to_systemd(self._notify.stopping())
-                self._apply(model.StopOrdered())
+                self.apply(model.StopOrdered())
 
     # -- children --
 
     def _hear(self, child: Child) -> None:
         malformed = child.malformed
         for message in child.heard():
-            self._apply(model.Said(child.name, child.incarnation, message))
+            if child.name == reload.NAME:
+                self._reloading.hear(message)
+                continue
+            self.apply(model.Said(child.name, child.incarnation, message))
         if child.malformed and not malformed:
-            self._log("warning", child.name, "sent the root something that is no message; dropped")
+            self.log("warning", child.name, "sent the root something that is no message; dropped")
         if child.uplink_ended and child.uplink in self._selector.get_map():
             self._selector.unregister(child.uplink)
 
@@ -212,30 +192,32 @@ class Root:
             if watched in self._selector.get_map():
                 self._selector.unregister(watched)
         code, last_words = child.reap(clock.monotonic_s())
-        del self._children[child.name]
+        del self.children[child.name]
         if child.name == pager.NAME:
-            self._log("info" if code == 0 else "error", "root", "paged" if code == 0 else "the page was not sent")
-            self._apply(model.PagerEnded())
+            self.log("info" if code == 0 else "error", "root", "paged" if code == 0 else "the page was not sent")
+            self.apply(model.PagerEnded())
+        elif child.name == reload.NAME:
+            self._reloading.end(code)
         else:
-            self._apply(model.Died(child.name, child.incarnation, code, last_words, random.random()))
+            self.apply(model.Died(child.name, child.incarnation, code, last_words, random.random()))
 
-    def _spawn(self, name: str, incarnation: str, main: Any) -> Child:
-        child = Child(name, incarnation, main, self._log, clock.monotonic_s())
-        self._children[name] = child
+    def spawn(self, name: str, incarnation: str, main: Any) -> Child:
+        child = Child(name, incarnation, main, self.log, clock.monotonic_s())
+        self.children[name] = child
         self._selector.register(child.pidfd, selectors.EVENT_READ, (_DEATH, child))
         self._selector.register(child.uplink, selectors.EVENT_READ, (_UPLINK, child))
         self._selector.register(child.capture.fd, selectors.EVENT_READ, (_PIPE, child))
         return child
 
-    def _tell(self, child: Child, message: TreeEvent | Stop) -> None:
+    def tell(self, child: Child, message: Down) -> None:
         dropped = child.dropped
         child.tell(message)
         if child.dropped and not dropped:
-            self._log("warning", child.name, "does not take its messages: the oldest are dropped")
+            self.log("warning", child.name, "does not take its messages: the oldest are dropped")
 
     def _send_all(self) -> None:
         """At the end of a turn: whoever listens is not to be woken before a replacement is forked."""
-        for child in self._children.values():
+        for child in self.children.values():
             if child.uplink_ended:
                 continue
             wanted = selectors.EVENT_READ if child.flush() else selectors.EVENT_READ | selectors.EVENT_WRITE
@@ -244,10 +226,10 @@ class Root:
 
     # -- what the kernel wants --
 
-    def _apply(self, event: model.KernelEvent) -> None:
+    def apply(self, event: model.KernelEvent) -> None:
         self._events.append(event)
         while self._events:
-            self._state, actions = step(self._state, self._events.popleft(), clock.monotonic_s())
+            self.state, actions = step(self.state, self._events.popleft(), clock.monotonic_s())
             for action in actions:
                 self._perform(action)
 
@@ -256,89 +238,96 @@ class Root:
             case model.Fork():
                 self._fork(action)
             case model.Order(name):
-                child = self._children[name]
-                self._tell(child, Stop())
+                child = self.children[name]
+                self.tell(child, Stop())
                 child.signal(signal.SIGTERM)
                 child.signal(signal.SIGCONT)
             case model.Abort(name):
-                self._children[name].signal(signal.SIGABRT)
-                self._children[name].signal(signal.SIGCONT)
+                self.children[name].signal(signal.SIGABRT)
+                self.children[name].signal(signal.SIGCONT)
             case model.Kill(name):
-                self._children[name].kill_group()
+                self.children[name].kill_group()
             case model.Report(event):
                 self._report(replace(event, at_wall_s=clock.wall_s()))
             case model.Note(level, name, text):
-                self._log(level, name or "root", text)
+                self.log(level, name or "root", text)
             case model.Page(text):
                 self._start_pager(text)
             case model.EndPager():
-                if pager.NAME in self._children:
-                    self._log("error", "root", "the page took too long")
-                    self._children[pager.NAME].kill_group()
+                if pager.NAME in self.children:
+                    self.log("error", "root", "the page took too long")
+                    self.children[pager.NAME].kill_group()
             case model.AllReady():
-                self._log("info", "root", self._status())
+                self.log("info", "root", self._status())
                 self._say_to_systemd(self._notify.ready(self._status()))
                 if self._on_ready is not None:
                     self._on_ready()
             case model.Exit(code, reason):
                 self.exit_reason = reason
-                self._log("error" if reason else "info", "root", f"exit {code}" + (f": {reason}" if reason else ""))
+                self.log("error" if reason else "info", "root", f"exit {code}" + (f": {reason}" if reason else ""))
 
     def _fork(self, action: model.Fork) -> None:
         boot = worker.Boot(
             name=action.child,
             incarnation=action.incarnation,
-            config=self._config,
+            config=self.config,
             state_dir=self._state_dir,
-            runtime_dir=self._runtime_dir,
+            runtime_dir=self.runtime_dir,
             root_pid=os.getpid(),
             suspects=action.suspects,
             quarantined=action.quarantined,
         )
         try:
-            child = self._spawn(
-                action.child, action.incarnation, partial(worker.run, self._factories[action.child], boot)
+            child = self.spawn(
+                action.child, action.incarnation, partial(worker.run, self.factories[action.child], boot)
             )
         except OSError as error:
             self._events.append(model.ForkFailed(action.child, str(error), random.random()))
             return
-        if action.child == self._state.tree.listener:
+        if action.child == self.state.tree.listener:
             for event in self._latest.values():
-                self._tell(child, event)
-            for other in self._state.children.values():
-                if other.quarantined:
+                self.tell(child, event)
+            if self._reloading.newest is not None:
+                self.tell(child, self._reloading.newest)
+            for other in self.state.children.values():
+                if other.quarantined and other.spec.name in self._latest:
                     event = self._latest[other.spec.name]
-                    self._tell(child, replace(event, kind=TreeKind.ITEM_QUARANTINED, items=other.quarantined))
+                    self.tell(child, replace(event, kind=TreeKind.ITEM_QUARANTINED, items=other.quarantined))
         self._events.append(model.Forked(action.child, child.pid))
 
     def _start_pager(self, text: str) -> None:
-        level = self._config.healctl.log_level
+        level = self.config.healctl.log_level
         try:
-            self._spawn(pager.NAME, "", partial(pager.main, self._page, text, os.getpid(), level))
+            self.spawn(pager.NAME, "", partial(pager.main, self._page, text, os.getpid(), level))
         except OSError as error:
-            self._log("error", "root", f"cannot start the pager: {error}")
+            self.log("error", "root", f"cannot start the pager: {error}")
             self._events.append(model.PagerEnded())
 
     def _report(self, event: TreeEvent) -> None:
-        self._log(*wording.line_of(event))
-        if event.kind is not TreeKind.ITEM_QUARANTINED:
+        self.log(*wording.line_of(event))
+        if event.kind is TreeKind.STOPPED:
+            self._latest.pop(event.child, None)
+        elif event.kind is not TreeKind.ITEM_QUARANTINED:
             self._latest[event.child] = event
-        listener = self._children.get(self._state.tree.listener)
+        listener = self.children.get(self.state.tree.listener)
         if listener is not None:
-            self._tell(listener, event)
-        if self._state.announced:
+            self.tell(listener, event)
+        if self.state.announced:
             self._say_to_systemd(self._notify.status(self._status()))
 
     def _status(self) -> str:
-        phases = [child.phase for child in self._state.children.values()]
+        phases = [child.phase for child in self.state.children.values()]
         ready = sum(phase is model.Phase.READY for phase in phases)
         return f"{ready} of {len(phases)} workers ready"
 
+    def ready_again(self) -> None:
+        self._say_to_systemd(self._notify.ready(self._status()))
+
     def _say_to_systemd(self, fault: str) -> None:
         if fault:
-            self._log("warning", "root", fault)
+            self.log("warning", "root", fault)
 
-    def _log(self, level: str, name: str, text: str) -> None:
+    def log(self, level: str, name: str, text: str) -> None:
         self._output.write(log_line(level, name, text, clock.wall_s()))
 
 

@@ -29,6 +29,10 @@ class Notifier:
     def status(self, status: str) -> str:
         return self._send(f"STATUS={status}")
 
+    def reloading(self, mono_s: float) -> str:
+        """`mono_s`: CLOCK_MONOTONIC, which systemd wants to see (Type=notify-reload)."""
+        return self._send(f"RELOADING=1\nMONOTONIC_USEC={int(mono_s * 1_000_000)}")
+
     def stopping(self) -> str:
         return self._send("STOPPING=1")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from supervisor.messages import TreeEvent, TreeKind
-from supervisor.tree.model import Action, ChildState, Note, Phase, Report, State
+from supervisor.tree.model import FAILURES_S, ITEMS_MAX, Action, ChildState, Note, Phase, Report, State, Then
 
 LATE_S = 0.5  # beyond this, the root was not running
 
@@ -29,6 +29,7 @@ class Turn:
     def result(self) -> tuple[State, tuple[Action, ...]]:
         state = replace(
             self.state,
+            tree=self.tree,
             children=self.children,
             mode=self.mode,
             announced=self.announced,
@@ -56,6 +57,20 @@ class Turn:
 
     def note(self, level: str, child: ChildState | None, text: str) -> None:
         self.actions.append(Note(level, child.spec.name if child else "", text))
+
+    def count_failure(self, child: ChildState) -> ChildState:
+        recent = (at for at in child.failures_s if at > self.now_s - FAILURES_S)
+        return replace(child, failures_s=(*recent, self.now_s))
+
+    def put_poison_aside(self, child: ChildState, poison: frozenset[str]) -> ChildState:
+        if poison:
+            self.report(TreeKind.ITEM_QUARANTINED, child, items=tuple(sorted(poison)))
+        suspects = [item for item in child.suspects if item not in poison]
+        suspects += [item for item in sorted(child.items) if item not in poison and item not in suspects]
+        quarantined = (*child.quarantined, *(item for item in sorted(poison) if item not in child.quarantined))
+        if len(suspects) > ITEMS_MAX or len(quarantined) > ITEMS_MAX:
+            self.note("warning", child, f"more than {ITEMS_MAX} suspect or quarantined items: the oldest are forgotten")
+        return replace(child, suspects=tuple(suspects[-ITEMS_MAX:]), quarantined=quarantined[-ITEMS_MAX:])
 
     def allow_for_a_late_root(self) -> None:
         gap_s = self.now_s - self.state.wake_by_s
@@ -87,6 +102,7 @@ def tree_event(kind: TreeKind, child: ChildState, *, items: tuple[str, ...] = ()
         items=items,
         last_words=child.last_words,
         delay_s=delay_s,
+        failures=len(child.failures_s),
     )
 
 
@@ -104,4 +120,5 @@ def dead(child: ChildState, phase: Phase) -> ChildState:
         ready_at_s=None,
         items=frozenset(),
         hung_for="",
+        then=Then.STAY,
     )
