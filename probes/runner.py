@@ -145,6 +145,10 @@ class ProbeWorker(Worker, Events):
                 self._schedule.soon(name, now_s)
         self._pump_soon()
 
+    def on_reload(self, config: Config) -> None:
+        self._probe.reconfigure(config)
+        self.sources_changed()
+
     def _part(self, name: str) -> None:
         """Nothing is to be read of it any more."""
         self._parting.discard(name)
