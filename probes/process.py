@@ -91,11 +91,15 @@ class ProcessProbe(Probe):
                 self._watch.release(name)
         same = {name for name, section in sections.items() if self._sections.get(name) == section}
         self._known = {name: self._known[name] if name in same else _Known() for name in sections}
+        changed = {name for name in self._sections if name in sections and sections[name] != self._sections[name]}
         self._sections = dict(sections)
         self._addresses = {
             name: endpoint.parse(section.endpoint) for name, section in sections.items() if section.endpoint
         }
         self._table = Table(section.match for section in sections.values())
+        if self._watch is not None:
+            for name in changed:  # nobody watches its process until it has been read
+                self._events.read_soon(name, 0.0)
 
     def sources(self) -> tuple[Source, ...]:
         return tuple(self._source(name) for name in self._sections)
