@@ -91,7 +91,7 @@ class Disks:
         devices: set[str] = set()
         fstab = in_fstab() if self.section.mounts else frozenset()
         for path in self.section.mounts:
-            place = self._place(os.path.normpath(path), fstab)
+            place = self._place(_tidy(path), fstab)
             mount = self._table.by_point.get(place.point)
             if mount is None or mount.device not in devices:
                 self._named.setdefault(place.point, place)
@@ -113,7 +113,7 @@ class Disks:
             real = without_links(path, self._table)
         except OSError as error:
             missing = next((part for part in upwards(path) if part in fstab and part not in self._table.by_point), None)
-            return _Place(missing) if missing is not None else _Place(path, error)
+            return _Place(missing) if missing is not None else _Place(os.path.normpath(path), error)
         for part in upwards(real):
             if part in self._table.by_point or part in fstab:
                 self._held[path] = part
@@ -187,6 +187,11 @@ class Disks:
         """When it should be looked at again, if that may be before its interval is over."""
         share = max(data.used_share, data.inodes_used_share or 0.0)
         return NEAR_AGAIN_S if data.mounted and share > data.pressure - NEAR else None
+
+
+def _tidy(path: str) -> str:
+    """Without empty parts; ".." is left, since after a link it is not what it looks like."""
+    return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
 
 
 def _look(point: str) -> tuple[Mount | None, os.statvfs_result | None]:

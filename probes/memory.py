@@ -94,8 +94,8 @@ class Memory:
         return MemoryData(
             available_bytes=room.available_bytes,
             total_bytes=room.total_bytes,
-            pressure_bytes=self.section.pressure,
-            critical_bytes=self.section.critical,
+            pressure_bytes=int(self.section.pressure),  # a Size does not travel
+            critical_bytes=int(self.section.critical),
             limited_by=room.limited_by,
             stalled_share=look.stalled_share,
             detail="; ".join(details),

@@ -61,7 +61,8 @@ class MountTable:
 
     def __init__(self, mounts: tuple[Mount, ...]) -> None:
         by_id = {mount.mount_id: mount for mount in mounts}
-        covers = {(mount.parent_id, mount.point) for mount in mounts}
+        # The top of the tree is its own parent, and does not cover itself.
+        covers = {(mount.parent_id, mount.point) for mount in mounts if mount.parent_id != mount.mount_id}
         seen = (mount for mount in mounts if not _covered(mount, by_id, covers))
         self.by_point = {mount.point: mount for mount in seen}
 
