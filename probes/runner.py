@@ -26,7 +26,8 @@ from supervisor.worker import Boot, Worker
 
 log = logging.getLogger(__name__)
 
-READS_MAX = 64  # polls at once, a bound on descriptors; events and questions do not wait for them
+READS_MAX = 128  # polls at once, a bound on descriptors; events and questions do not wait for them
+OUTSIDE_MAX = 64  # readings handed in that wait to be understood
 READS_A_TURN = 4  # begun in one turn of the loop, so that an event comes in between
 
 # A new family is one module and one line here. Each is imported before the fork, and only when it has targets.
@@ -79,9 +80,10 @@ class ProbeWorker(Worker, Events):
         self._loop = asyncio.get_running_loop()
         self._probe = probe_of(self.boot.name, self.boot.config)
         self._sources: dict[str, Source] = {source.source_id: source for source in self._probe.sources()}
-        self._parting: set[str] = set()  # no longer sources, but read once more, or being read
-        self._suspects = {name for name in self._sources if item_of(name) in self.boot.suspects}
-        self._suspects -= {name for name in self._sources if item_of(name) in self.boot.quarantined}
+        # No longer sources, but to be read once more, by a read that begins from then (monotonic seconds) on.
+        self._parting: dict[str, float] = {}
+        self._suspects = {name for name in self._sources if self._is_suspect(name)}
+        self._outside_tasks: set[asyncio.Task[tuple[HealthReading, ...]]] = set()
         intervals = {name: source.poll_interval_ms / 1000 for name, source in self._sources.items()}
         self._schedule = Schedule(intervals, clock.monotonic_s())
         self._context = new_context()
@@ -95,6 +97,8 @@ class ProbeWorker(Worker, Events):
         self._ending = True
         if self._timer is not None:
             self._timer.cancel()
+        for task in self._outside_tasks:
+            task.cancel()
         tasks = [flight.task for flight in self._flights.values()]
         for flight in list(self._flights.values()):
             self._give_up(flight)
@@ -127,22 +131,29 @@ class ProbeWorker(Worker, Events):
                     log.debug("a %s is not for a probe", type(frame.body).__name__)
         self._pump_soon()
 
+    def _is_suspect(self, name: str) -> bool:
+        return item_of(name) in self.boot.suspects and item_of(name) not in self.boot.quarantined
+
     def sources_changed(self) -> None:
         """Sources that have come are read at once; one that has gone is read once more, which says that it has."""
+        if self._ending:
+            return
         now_s = clock.monotonic_s()
         new = {source.source_id: source for source in self._probe.sources()}
         gone = [name for name in self._sources if name not in new and name not in self._parting]
-        self._parting -= new.keys()
+        self._parting = {name: from_s for name, from_s in self._parting.items() if name not in new}
         self._sources = {**{name: self._sources[name] for name in [*self._parting, *gone]}, **new}
         for name, source in new.items():
+            if name not in self._schedule and self._is_suspect(name):
+                self._suspects.add(name)
             self._schedule.put(name, source.poll_interval_ms / 1000, now_s)
         for name in gone:
-            self._parting.add(name)
-            if self._probe.source(name) is None:
-                if name not in self._flights:
-                    self._part(name)
-            elif name not in self._flights:
+            known = self._probe.source(name) is not None
+            self._parting[name] = now_s if known else 0.0
+            if known:
                 self._schedule.soon(name, now_s)
+            elif name not in self._flights:
+                self._part(name)
         self._pump_soon()
 
     def on_reload(self, config: Config) -> None:
@@ -151,28 +162,55 @@ class ProbeWorker(Worker, Events):
 
     def _part(self, name: str) -> None:
         """Nothing is to be read of it any more."""
-        self._parting.discard(name)
+        self._parting.pop(name, None)
         self._sources.pop(name, None)
+        self._suspects.discard(name)
         for question in self._schedule.drop(name):
             self._link.post(Nack("unknown_id", f"{name} is not watched any more"), re=question)
 
     def _outside(self, frame: Frame, given: SourceReading) -> None:
-        """A reading that was handed in stands in for our polls of the same targets while it is fresh (NFR-004)."""
-        try:
-            readings = self._probe.outside(given)
-        except Refused as error:
-            self._link.post(Nack("refused", str(error)), re=frame.id)
+        """A reading that was handed in stands in for our polls of the same targets while it is fresh (NFR-004).
+
+        In a task of its own: whatever it makes the probe raise refuses this one reading, and no more.
+        """
+        if self._ending or len(self._outside_tasks) >= OUTSIDE_MAX:
+            self._link.post(Nack("busy", "too many readings from outside wait already"), re=frame.id)
             return
-        for reading in readings:
-            if reading.target_id in self._schedule:
+        task = self._loop.create_task(self._understand(given))
+        self._outside_tasks.add(task)
+        task.add_done_callback(lambda _: self._understood(frame, given, task))
+
+    async def _understand(self, given: SourceReading) -> tuple[HealthReading, ...]:
+        return self._probe.outside(given)
+
+    def _understood(self, frame: Frame, given: SourceReading, task: asyncio.Task[tuple[HealthReading, ...]]) -> None:
+        self._outside_tasks.discard(task)
+        if task.cancelled() or self._ending:
+            return
+        error = task.exception()
+        if error is not None:
+            if not isinstance(error, Refused):
+                log.error("a reading of %r from outside made the probe raise", given.source_id, exc_info=error)
+            text = str(error) if isinstance(error, Refused) else f"it cannot be understood ({type(error).__name__})"
+            self._link.post(Nack("refused", text), re=frame.id)
+            return
+        readings = task.result()
+        taken = [reading for reading in readings if reading.target_id in self._schedule]
+        for reading in taken:
+            if given.available:  # a poll of theirs that failed stands in for none of ours
                 self._schedule.hold(reading.target_id, reading.taken_mono_s + reading.freshness_ms / 1000)
-                self._outbound.put(reading)
-        self._link.post(Ack(), re=frame.id)
+            self._outbound.put(msgspec.structs.replace(reading, external=True))
+        if readings and not taken:
+            text = f"{readings[0].target_id} is not watched"
+            self._link.post(Nack("unknown_id", text, "see `healctl check`", 4), re=frame.id)
+        else:
+            self._link.post(Ack(), re=frame.id)
+        self._pump_soon()
 
     def _probe_now(self, frame: Frame, target_id: str) -> None:
         if target_id not in self._schedule and (source := self._probe.source(target_id)) is not None:
             self._sources[target_id] = source
-            self._parting.add(target_id)
+            self._parting[target_id] = clock.monotonic_s()
             self._schedule.put(target_id, source.poll_interval_ms / 1000, clock.monotonic_s())
         if target_id not in self._schedule:
             nack = Nack("unknown_id", f"{self.boot.name} has no target {target_id!r}", "see `healctl check`", 4)
@@ -297,5 +335,11 @@ class ProbeWorker(Worker, Events):
             self._link.post(Readings((reading,)), re=question)
         if finished.owed:
             self._outbound.put(reading)
-        if reading.target_id in self._parting:
+        gone_s = self._parting.get(reading.target_id)
+        if gone_s is None:
+            return
+        if reading.taken_mono_s >= gone_s:
             self._part(reading.target_id)
+        else:  # it was under way when its target went, and may have looked before
+            self._schedule.soon(reading.target_id, clock.monotonic_s())
+            self._pump_soon()

@@ -4,6 +4,8 @@
   spread evenly: they do not all fire at once, and a wake serves every target of its slot, so an idle worker wakes
   rarely. A poll that was missed (a suspended machine) is not made up for.
 * **Wishes** (`soon`) bring the next read forward; they never put it off.
+* **Holds** (`hold`) put polls off while somebody else's reading is fresh (NFR-004), but never for ever: a feeder that
+  is wrong must not blind us. Wishes and questions are read as ever.
 * **Questions** (`ask`) are answered by the first read that *began* at or after the question. A read under way when a
   question comes in may have looked before it: it does not answer, and a new read follows.
 
@@ -14,12 +16,14 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import Counter
 from collections.abc import Mapping
 
 import msgspec
 
 SLOT_S = 5.0
 QUESTIONS_MAX = 64  # waiting for one target
+HOLD_MAX_S = 3600.0  # however long others go on reading for us, we look ourselves this often
 
 
 class Finished(msgspec.Struct, frozen=True):
@@ -32,6 +36,7 @@ class Finished(msgspec.Struct, frozen=True):
 class _Target(msgspec.Struct):
     interval_s: float
     poll_s: float
+    read_s: float  # when our own read began last
     soon_s: float = math.inf
     began_s: float | None = None
     owed: bool = False
@@ -48,6 +53,7 @@ class Schedule:
     def __init__(self, intervals: Mapping[str, float], now_s: float) -> None:
         self._targets: dict[str, _Target] = {}
         self._heap: list[tuple[float, str]] = []
+        self._put: Counter[float] = Counter()  # targets that came later, by interval: each takes the next slot
         by_interval: dict[float, list[str]] = {}
         for name, interval_s in intervals.items():
             by_interval.setdefault(interval_s, []).append(name)
@@ -56,16 +62,22 @@ class Schedule:
             slot_s = SLOT_S * math.floor(interval_s / SLOT_S / slots) if interval_s >= SLOT_S else interval_s
             for index, name in enumerate(names):
                 poll_s = now_s + interval_s - slot_s * (slots - 1 - index % slots)
-                self._targets[name] = _Target(interval_s, poll_s, soon_s=now_s)
+                self._targets[name] = _Target(interval_s, poll_s, now_s, soon_s=now_s)
                 self._push(name)
 
     def put(self, name: str, interval_s: float, now_s: float) -> None:
-        """A target more, read at once; or another interval for one that is there."""
+        """A target more, read at once; or another interval for one that is there, whose next poll never moves away."""
         target = self._targets.get(name)
         if target is None:
-            self._targets[name] = _Target(interval_s, now_s + interval_s, soon_s=now_s)
+            # Many come together (a file of hosts): they must not all be polled together ever after.
+            slots = max(1, math.floor(interval_s / SLOT_S))
+            poll_s = now_s + interval_s - SLOT_S * (self._put[interval_s] % slots)
+            self._put[interval_s] += 1
+            self._targets[name] = _Target(interval_s, poll_s, now_s, soon_s=now_s)
         elif target.interval_s != interval_s:
-            target.interval_s, target.poll_s = interval_s, now_s + interval_s
+            target.interval_s, target.poll_s = interval_s, min(target.poll_s, now_s + interval_s)
+        else:
+            return
         self._push(name)
 
     def drop(self, name: str) -> tuple[str, ...]:
@@ -75,8 +87,9 @@ class Schedule:
         return tuple(target.asked)
 
     def hold(self, name: str, until_s: float) -> None:
-        """Somebody else's reading stands in for our polls until then; events and questions are read as ever."""
+        """Somebody else's reading stands in for our polls until then."""
         target = self._targets[name]
+        until_s = min(until_s, target.read_s + max(HOLD_MAX_S, target.interval_s))
         if until_s > target.poll_s:
             target.poll_s = until_s
             self._push(name)
@@ -106,7 +119,7 @@ class Schedule:
     def begin(self, name: str, now_s: float) -> None:
         """This target's read begins now, whether it is due or not."""
         target = self._targets[name]
-        target.began_s = now_s
+        target.began_s = target.read_s = now_s
         target.owed = min(target.poll_s, target.soon_s) <= now_s
         if target.soon_s <= now_s:
             target.soon_s = math.inf

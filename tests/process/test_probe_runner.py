@@ -4,159 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from probes import runner
-from probes.base import Probe, Source, begin
 from probes.runner import ProbeWorker
 from supervisor import clock
-from supervisor.bus import Hub, endpoint, new_context
-from supervisor.config import Config, Duration, ProcessSection
+from supervisor.config import Duration, ProcessSection
 from supervisor.incidents.readings import Endpoint, HealthReading, ProcessData, Unavailable
-from supervisor.messages import (
-    Ack,
-    Body,
-    Finished,
-    Frame,
-    Hello,
-    Nack,
-    ProbeNow,
-    Readings,
-    Resync,
-    Stop,
-    Working,
-    decode_up,
-    encode,
-)
-from supervisor.worker import Boot
-
-WITHIN_S = 5.0
-
-
-class Healer:
-    """The healer's end of the bus: takes and acknowledges readings, and lets a test wait for one."""
-
-    def __init__(self, runtime_dir: Path) -> None:
-        self.readings: list[HealthReading] = []
-        self.arrived_s: list[float] = []
-        self.frames: list[Frame] = []
-        self.context = new_context()
-        self.runtime_dir = runtime_dir
-        self._news = asyncio.Event()
-        self.hub: Hub | None = None
-        self.open()
-
-    def open(self) -> None:
-        self.hub = Hub(self.context, endpoint(self.runtime_dir, "healer"), "healer", self._on_frames)
-
-    def close(self) -> None:
-        if self.hub is not None:
-            self.hub.close()
-            self.hub = None
-
-    def _on_frames(self, batch: list[tuple[str, Frame]]) -> None:
-        assert self.hub is not None
-        now_s = clock.monotonic_s()
-        for source, frame in batch:
-            if isinstance(frame.body, Readings):
-                self.frames.append(frame)
-                self.readings += frame.body.readings
-                self.arrived_s += [now_s] * len(frame.body.readings)
-                self.hub.answer(source, frame, Ack())
-            else:
-                assert isinstance(frame.body, Hello)
-        self._news.set()
-
-    async def until(self, wanted: Callable[[HealthReading], bool], since: int = 0) -> HealthReading:
-        """The first reading from number `since` on that is `wanted`."""
-        async with asyncio.timeout(WITHIN_S):
-            while True:
-                for reading in self.readings[since:]:
-                    if wanted(reading):
-                        return reading
-                self._news.clear()
-                await self._news.wait()
-
-    async def request(self, body: Body) -> Body:
-        assert self.hub is not None
-        async with asyncio.timeout(WITHIN_S):
-            return await self.hub.request("process", body)
-
-
-class Lab:
-    """A running worker, its healer, and the root's end of its socket pair."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.root, self._uplink = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.root.setblocking(False)
-
-    async def run(
-        self,
-        sections: dict[str, ProcessSection],
-        script: Callable[[Healer, ProbeWorker], Awaitable[None]],
-        *,
-        suspects: frozenset[str] = frozenset(),
-        quarantined: frozenset[str] = frozenset(),
-    ) -> None:
-        boot = Boot(
-            name="process",
-            incarnation="test.1",
-            config=Config(process=sections),
-            state_dir=self.directory,
-            runtime_dir=self.directory,
-            root_pid=0,
-            suspects=suspects,
-            quarantined=quarantined,
-        )
-        healer = Healer(self.directory)
-        worker = ProbeWorker(boot, self._uplink)
-        living = asyncio.get_running_loop().create_task(worker.main())
-        try:
-            await script(healer, worker)
-        finally:
-            self.root.send(encode(Stop()))
-            async with asyncio.timeout(WITHIN_S):
-                await living
-            asyncio.get_running_loop().remove_reader(self._uplink.fileno())
-            healer.close()
-            healer.context.destroy(linger=0)
-
-    def told(self) -> list[str]:
-        """What the root was told of items, in order."""
-        words: list[str] = []
-        while True:
-            try:
-                message = decode_up(self.root.recv(65536))
-            except BlockingIOError:
-                return words
-            if isinstance(message, Working):
-                words.append(f"+{message.item}")
-            elif isinstance(message, Finished):
-                words.append(f"-{message.item}")
-
-    def close(self) -> None:
-        self.root.close()
-        self._uplink.close()
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    directory = Path(tempfile.mkdtemp(prefix="hc"))
-    made = Lab(directory)
-    yield made
-    made.close()
-    shutil.rmtree(directory)
+from supervisor.messages import Ack, Hello, Nack, ProbeNow, Readings, Resync
+from tests.process.probelab import WITHIN_S, Healer, Lab, at_once, scripted
+from tests.process.probelab import lab as lab
 
 
 @pytest.fixture
@@ -331,34 +194,6 @@ def test_a_death_interrupts_a_read_that_waits_for_the_endpoint(lab: Lab, start: 
         assert clock.monotonic_s() - killed_s < 1.0
 
     asyncio.run(lab.run({"svc": section}, script))
-
-
-class Scripted(Probe):
-    """A probe whose reads do what a test says; for what a real one must never do."""
-
-    family = "process"
-
-    def __init__(self, reads: dict[str, Callable[[], Awaitable[None]]]) -> None:
-        self._reads = reads
-
-    def sources(self) -> tuple[Source, ...]:
-        return tuple(Source(name, 60_000, 60_000) for name in self._reads)
-
-    async def read(self, target_id: str, deadline_s: float) -> HealthReading:
-        began = begin(Source(target_id, 60_000, 60_000), self.family)
-        await self._reads[target_id]()
-        return began.tells(ProcessData(alive=True))
-
-    def reconfigure(self, config: Config) -> None:
-        pass
-
-
-def scripted(monkeypatch: pytest.MonkeyPatch, reads: dict[str, Callable[[], Awaitable[None]]]) -> None:
-    monkeypatch.setattr(runner, "probe_of", lambda family, config: Scripted(reads))
-
-
-async def at_once() -> None:
-    return
 
 
 async def never() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probes.schedule import QUESTIONS_MAX, SLOT_S, Schedule
+from probes.schedule import HOLD_MAX_S, QUESTIONS_MAX, SLOT_S, Schedule
 
 NOW = 1000.0
 
@@ -150,3 +152,108 @@ def test_many_wishes_do_not_grow_the_queue() -> None:
         schedule.take(NOW + 0.001 * n, 9)
         schedule.end("a")
     assert len(schedule._heap) < 100
+
+
+# --- targets that come and go, and others' readings ----------------------------------------------------------------
+
+
+def test_a_target_more_is_read_at_once_and_then_by_its_interval() -> None:
+    schedule = settled({"a": 60.0})
+    schedule.put("b", 60.0, NOW + 1)
+    assert schedule.take(NOW + 1, 9) == ["b"]
+    assert schedule.end("b").owed
+    polls = [due_s for due_s, names in run(schedule, NOW + 1, NOW + 200) if "b" in names]
+    assert polls[0] <= NOW + 61
+    assert {round(later - earlier, 6) for earlier, later in itertools.pairwise(polls)} == {60.0}
+
+
+def test_putting_what_is_there_changes_nothing() -> None:
+    schedule = settled({"a": 60.0})
+    for n in range(1000):
+        schedule.put("a", 60.0, NOW + n / 100)
+    assert schedule.next_s() == NOW + 60
+    assert len(schedule._heap) < 100
+
+
+@pytest.mark.parametrize(("interval_s", "next_s"), [(10.0, NOW + 11), (600.0, NOW + 60)])
+def test_another_interval_holds_from_now_on_and_puts_no_poll_off(interval_s: float, next_s: float) -> None:
+    schedule = settled({"a": 60.0})
+    schedule.put("a", interval_s, NOW + 1)
+    assert schedule.next_s() == next_s
+    schedule.take(next_s, 9)
+    schedule.end("a")
+    assert schedule.next_s() == next_s + interval_s
+
+
+@pytest.mark.req("R8")
+def test_many_that_come_together_are_not_polled_together_ever_after() -> None:
+    schedule = Schedule({}, NOW)
+    for n in range(600):
+        schedule.put(f"t{n}", 300.0, NOW)
+    assert len(schedule.take(NOW, 1000)) == 600
+    for n in range(600):
+        schedule.end(f"t{n}")
+    wakes = run(schedule, NOW, NOW + 300)
+    assert max(len(names) for _, names in wakes) == 600 * SLOT_S / 300
+    assert sorted(name for _, names in wakes for name in names) == sorted(f"t{n}" for n in range(600))
+
+
+def test_a_dropped_target_is_never_read_and_its_questions_come_back() -> None:
+    schedule = settled({"a": 60.0, "b": 60.0})
+    schedule.soon("a", NOW + 1)
+    schedule.ask("a", "q1", NOW + 1)
+    schedule.ask("a", "q2", NOW + 2)
+    assert schedule.drop("a") == ("q1", "q2")
+    assert "a" not in schedule
+    assert [names for _, names in run(schedule, NOW, NOW + 100)] == [["b"]]
+    schedule.put("a", 60.0, NOW + 100)  # it comes back, as a new one
+    assert schedule.take(NOW + 100, 9) == ["a"]
+    assert schedule.end("a").answers == ()
+
+
+@pytest.mark.req("NFR-004")
+def test_a_hold_puts_polls_off_and_they_resume_when_it_ends() -> None:
+    schedule = settled({"a": 60.0})
+    schedule.hold("a", NOW + 90)
+    assert schedule.next_s() == NOW + 90
+    schedule.hold("a", NOW + 70)  # a shorter one takes nothing back
+    assert [due_s for due_s, _ in run(schedule, NOW, NOW + 220)] == [NOW + 90, NOW + 150, NOW + 210]
+
+
+@pytest.mark.req("NFR-004", "R7")
+def test_a_hold_keeps_no_question_and_no_wish_waiting() -> None:
+    schedule = settled({"a": 60.0})
+    schedule.hold("a", NOW + 1000)
+    schedule.ask("a", "q", NOW + 1)
+    assert schedule.take(NOW + 1, 9) == ["a"]
+    finished = schedule.end("a")
+    assert (finished.answers, finished.owed) == (("q",), False)
+    schedule.soon("a", NOW + 2)
+    assert schedule.take(NOW + 2, 9) == ["a"]
+    assert schedule.end("a").owed
+    assert schedule.next_s() == NOW + 1000
+
+
+def test_a_hold_while_it_is_read_holds_too() -> None:
+    schedule = settled({"a": 60.0})
+    assert schedule.take(NOW + 60, 9) == ["a"]
+    schedule.hold("a", NOW + 500)
+    schedule.end("a")
+    assert schedule.next_s() == NOW + 500
+
+
+@pytest.mark.req("NFR-004")
+@pytest.mark.parametrize("interval_s", [60.0, 2 * HOLD_MAX_S])
+def test_nobody_holds_us_for_ever(interval_s: float) -> None:
+    """A feeder that is wrong, or means ill, must not keep us from ever looking ourselves."""
+    schedule = settled({"a": interval_s})
+    schedule.hold("a", NOW + 1e9)
+    now_s, limit_s = NOW, NOW + max(HOLD_MAX_S, interval_s)
+    while now_s + 60 < limit_s:
+        now_s += 60
+        schedule.hold("a", now_s + 120)
+    assert schedule.next_s() == limit_s
+    assert schedule.take(limit_s, 9) == ["a"]
+    schedule.end("a")
+    schedule.hold("a", limit_s + 1e9)
+    assert schedule.next_s() == limit_s + max(HOLD_MAX_S, interval_s)
