@@ -48,3 +48,11 @@ def _without(reason: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(f"in CI every part must be there: {reason}")
     pytest.skip(reason)
+
+
+def openssh() -> None:
+    """Debian's openssh-server, which only root can run."""
+    from tests.lab import sshd
+
+    if reason := sshd.missing():
+        _without(reason)
