@@ -48,6 +48,14 @@ CONFIG = """\
 state_dir = "{at}/state"
 runtime_dir = "{at}/run"
 
+# The sandbox is shown, not the machine around it.
+[disk]
+mounts = []
+[memory]
+pressure = "2MB"
+critical = "1MB"
+[logs]
+
 [process.toy]
 pid_file = "{at}/toy.pid"
 match = '{match}'
