@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from supervisor import clock
 
 T = TypeVar("T")
+HUNG_S = 1.0  # for a call that was too late before: does it end after all?
 
 
 class Hangs(Exception):
@@ -29,10 +30,13 @@ class Hanging:
         self._running: dict[str, tuple[float, Future[Any]]] = {}
 
     async def call(self, key: str, function: Callable[[], T], within_s: float) -> T:
-        """What `function` returns or raises; it begins after this was called. Raises Hangs."""
-        end_s = clock.monotonic_s() + within_s
+        """What `function` returns or raises; it begins after this was called. Raises Hangs: within `within_s`, and
+        sooner for what hangs already."""
+        now_s = clock.monotonic_s()
+        end_s = now_s + within_s
         while (before := self._running.get(key)) is not None and not before[1].done():
-            await _wait(*before, end_s)
+            hangs = now_s - before[0] >= within_s
+            await _wait(*before, min(end_s, now_s + HUNG_S) if hangs else end_s)
         began_s, future = clock.monotonic_s(), Future[T]()
         future.set_running_or_notify_cancel()  # who gives up waiting cannot cancel it any more
         thread = threading.Thread(target=_run, args=(future, function), name=f"look at {key}", daemon=True)
