@@ -10,8 +10,12 @@ from typing import Any
 from supervisor.config import Config
 from supervisor.incidents import engine as e
 from supervisor.incidents import views
+from supervisor.incidents.model import AnomalyType
 from supervisor.incidents.policy import Policy
-from supervisor.messages import Reloaded
+from supervisor.messages import Reloaded, StoreStatus
+
+LEDGER = "healctl:ledger"
+LEDGER_FULL, LEDGER_WELL = 0.8, 0.75  # of `ledger_max`
 
 
 def policy_of(config: Config) -> Policy:
@@ -30,6 +34,7 @@ def policy_of(config: Config) -> Policy:
         breaker_total=section.breaker_total,
         breaker_window_s=float(section.breaker_window),
         page_healed_critical=config.escalation.page_healed_critical,
+        pages=bool(config.notify.signal.transports),
     )
 
 
@@ -45,11 +50,27 @@ def reload_json(news: Reloaded | None) -> dict[str, Any] | None:
     }
 
 
+def ledger_part(status: StoreStatus, max_bytes: int, *, open_now: bool) -> e.OwnPart | None:
+    """What the ledger's size means (DESIGN §2.6); None: nothing new. Clear only well below the mark."""
+    used = status.ledger_bytes / max_bytes
+    if not open_now and (used > LEDGER_FULL or not status.reserve_ok):
+        evidence = f"{status.ledger_path} has {status.ledger_bytes} bytes, {used:.0%} of ledger_max"
+        if not status.reserve_ok:
+            evidence += "; its reserve for a full disk is not there"
+        return e.OwnPart(LEDGER, AnomalyType.LEDGER_NEAR_LIMIT, True, evidence)
+    if open_now and used <= LEDGER_WELL and status.reserve_ok:
+        return e.OwnPart(LEDGER, AnomalyType.LEDGER_NEAR_LIMIT, False, f"{used:.0%} of ledger_max are used")
+    return None
+
+
 def item_of(event: e.Event) -> str:
     """What the root counts deaths by: the one thing that the event is about."""
     match event:
         case e.ReadingSeen(reading):
-            return f"reading:{reading.target_id}"
+            # What others hand in must not set our own readings of the target aside.
+            return f"{'outside' if reading.external else 'reading'}:{reading.target_id}"
+        case e.Hinted(target_id):
+            return f"outside:{target_id}"
         case e.Order(token):
             return f"order:{token}"
         case e.StepEnded(execution_id, index):

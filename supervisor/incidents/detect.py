@@ -7,6 +7,7 @@ from supervisor.incidents.judge import Judge
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
     ActedBy,
+    AnomalyType,
     Incident,
     Severity,
     State,
@@ -28,27 +29,31 @@ OWN_FAMILY = "tree"  # our own workers: root tells, no probe can be asked
 
 
 def on_reading(turn: Turn, reading: HealthReading) -> None:
-    """One reading, whoever asked for it."""
+    """One reading of our own probe, whoever asked for it (others' are `outside.on_reading`'s)."""
     world = turn.world
     newest = world.readings.get(reading.target_id)
     if newest is not None and newest.taken_mono_s > reading.taken_mono_s:
         return  # overtaken on its way: what it says is no longer so
     asked = world.asked.get(reading.target_id)
     # A background check's verdict is fresh when that check began after the question (R9, DESIGN §2.3).
-    fresh = not reading.external and asked is not None and reading.basis_mono_s >= asked
+    fresh = asked is not None and reading.basis_mono_s >= asked
     if fresh:
         del world.asked[reading.target_id]
-    if not reading.external:
-        world.readings[reading.target_id] = reading
-        if isinstance(reading.data, ProcessData) and reading.data.process is not None:
-            turn.put_known(reading.target_id, reading.data.process)
+    world.readings[reading.target_id] = reading
+    if isinstance(reading.data, ProcessData) and reading.data.process is not None:
+        turn.put_known(reading.target_id, reading.data.process)
     stage = stages.entered(turn, reading.data, reading) if isinstance(reading.data, PipelineData) else None
-    judge = Judge(reading, turn.now, lambda anomaly: (anomaly, reading.target_id) in world.by_key, stage)
+    judge = Judge(reading, turn.now, lambda anomaly: _is_open(turn, anomaly, reading.target_id), stage)
     verdicts = world.classifier.observe(judge)
     for verdict in verdicts:
         on_verdict(turn, verdict, reading, fresh=fresh)
-    if not reading.external:
-        verify.on_target_read(turn, reading, verdicts, fresh=fresh)
+    verify.on_target_read(turn, reading, verdicts, fresh=fresh)
+
+
+def _is_open(turn: Turn, anomaly: AnomalyType, target_id: str) -> bool:
+    """What a reading from outside opened has no lower mark to end at: it must be confirmed at the full one."""
+    incident = turn.incident(turn.world.by_key.get((anomaly, target_id), ""))
+    return incident is not None and not incident.outside
 
 
 def on_verdict(turn: Turn, verdict: Verdict, reading: HealthReading | None, *, fresh: bool) -> None:
@@ -57,9 +62,7 @@ def on_verdict(turn: Turn, verdict: Verdict, reading: HealthReading | None, *, f
     incident = turn.incident(incident_id) if incident_id else None
     if incident is None:
         if verdict.status is Status.FIRING:
-            _open(turn, verdict)
-        return
-    if reading is not None and reading.external:
+            open_incident(turn, verdict)
         return
     if verdict.status is Status.FIRING:
         incident = _refresh(turn, incident, verdict)
@@ -71,6 +74,8 @@ def on_verdict(turn: Turn, verdict: Verdict, reading: HealthReading | None, *, f
 
 def _refresh(turn: Turn, incident: Incident, verdict: Verdict) -> Incident:
     """R14: a re-detection updates last_seen and detections, and adds no trail entry."""
+    if incident.outside:
+        return _confirmed(turn, incident, verdict)
     if turn.now.wall_s - incident.last_seen_wall_s < REFRESH_S:
         return incident
     return turn.update(
@@ -82,20 +87,38 @@ def _refresh(turn: Turn, incident: Incident, verdict: Verdict) -> Incident:
     )
 
 
-def _open(turn: Turn, verdict: Verdict) -> None:
+def _confirmed(turn: Turn, incident: Incident, verdict: Verdict) -> Incident:
+    """Our own probe says so, too: from here on its words count, and the incident is like any other."""
+    incident = turn.update(
+        incident,
+        outside=False,
+        severity=verdict.severity,
+        evidence=verdict.evidence,
+        hint=verdict.hint,
+        last_seen_wall_s=turn.now.wall_s,
+        detections=incident.detections + 1,
+    )
+    if incident.severity is Severity.CRITICAL:
+        turn.set_timer(TimerKind.PAGE_HOLD, incident.id, turn.world.policy.page_hold_s)
+    return turn.note(incident, "probe", f"our own probe confirms it: {verdict.evidence}")
+
+
+def open_incident(turn: Turn, verdict: Verdict, *, outside: bool = False) -> None:
+    """A new incident, unless it was dismissed for now. `outside`: on the word of others, to be confirmed first."""
     world, now = turn.world, turn.now
     key = (verdict.anomaly, verdict.target_id)
     earlier = _earlier(turn, key)
     if any(i.dismiss_until_steady_s is not None and i.dismiss_until_steady_s > now.steady_s for i in earlier):
         return
-    if len(world.incidents) >= OPEN_INCIDENTS_MAX:
-        if not world.limit_reported:
-            world.limit_reported = True
+    if len(world.incidents) >= OPEN_INCIDENTS_MAX and verdict.family != OWN_FAMILY:
+        if "open incidents" not in world.limits:
+            world.limits["open incidents"] = f"{OPEN_INCIDENTS_MAX} incidents are open, more are not opened"
             turn.metric("heal_limit_reached", "open_incidents", "fired")
         return
-    world.limit_reported = False
-    reopens = sum(1 for i in earlier if i.state is not State.DISMISSED)
-    intermittent = reopens >= world.policy.reopens_intermittent or verdict.anomaly in INTERMITTENT
+    reopens = sum(1 for i in earlier if i.state is not State.DISMISSED and not i.outside)
+    # Of our own parts the healer knows: one word is enough, and there is no probe to ask twice.
+    comes_and_goes = reopens >= world.policy.reopens_intermittent or verdict.anomaly in INTERMITTENT
+    intermittent = comes_and_goes and verdict.family != OWN_FAMILY
     runbook = pick(world.runbooks.values(), verdict.anomaly)
     incident = Incident(
         id=turn.new_id("inc"),
@@ -112,13 +135,15 @@ def _open(turn: Turn, verdict: Verdict) -> None:
         hint=verdict.hint,
         runbook_id=runbook.id if runbook else None,
         intermittent=intermittent,
+        outside=outside,
     )
     turn.add_incident(incident)
-    incident = turn.note(incident, "probe", f"detected: {verdict.evidence}")
+    who = "by a reading from outside, detected" if outside else "detected"
+    incident = turn.note(incident, "feed" if outside else "probe", f"{who}: {verdict.evidence}")
     turn.metric("heal_anomaly_detected", verdict.anomaly, "detected", incident.id)
     note = "a fresh probe will tell whether it is still so"
     incident = turn.move(incident, Trigger.DIAGNOSE, "engine", note)
-    if incident.severity is Severity.CRITICAL:
+    if incident.severity is Severity.CRITICAL and not outside:
         turn.set_timer(TimerKind.PAGE_HOLD, incident.id, world.policy.page_hold_s)
     if verdict.family == OWN_FAMILY:
         remedy.consider(turn, incident, verdict, None)
@@ -158,7 +183,7 @@ def _diagnosing(
         case Status.FIRING:
             remedy.consider(turn, incident, verdict, reading)
         case Status.PENDING | Status.UNKNOWN:
-            turn.set_timer(TimerKind.RECHECK, incident.id, REFRESH_S)
+            turn.set_timer(TimerKind.RECHECK, incident.id, RECHECK_S if incident.outside else REFRESH_S)
 
 
 def _escalated(turn: Turn, incident: Incident, verdict: Verdict, reading: HealthReading | None, *, fresh: bool) -> None:
@@ -171,14 +196,19 @@ def _escalated(turn: Turn, incident: Incident, verdict: Verdict, reading: Health
         return
     incident = verify.count_clear(turn, incident)
     if incident.clear_readings >= verify.clear_needed(turn, incident):
-        _end(turn, incident, "its probe reads clear again")
+        ours = incident.family == OWN_FAMILY and verdict.evidence
+        _end(turn, incident, verdict.evidence if ours else "its probe reads clear again")
     else:
         turn.set_timer(TimerKind.RECHECK, incident.id, turn.world.policy.clear_interval_s)
 
 
 def _end(turn: Turn, incident: Incident, note: str) -> None:
+    if incident.outside:
+        if len(turn.world.refuted) >= OPEN_INCIDENTS_MAX:
+            turn.world.refuted.clear()
+        turn.world.refuted[incident.target_id] = turn.now.steady_s
     acted = incident.acted_by is not ActedBy.NOBODY
     incident = turn.move(incident, Trigger.RECOVERED if acted else Trigger.CLEARED, "probe", note)
-    if incident.page_id is not None:
+    if incident.page_id is not None or not escalation.by_signal(incident):
         escalation.closing(turn, incident)
     remedy.release(turn, incident.family)

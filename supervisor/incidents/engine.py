@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.errors import HealError
-from supervisor.incidents import commands, detect, escalation, own, remedy, verify, views
+from supervisor.incidents import commands, detect, escalation, outside, own, remedy, verify, views
 from supervisor.incidents.effects import (
     Answer,
     DeliverRow,
@@ -24,14 +24,11 @@ from supervisor.incidents.model import (
     ExecutionState,
     Instant,
     OutboxState,
-    Severity,
     State,
-    Status,
     StepResult,
     Target,
     Timer,
     TimerKind,
-    Verdict,
 )
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.readings import HealthReading
@@ -50,6 +47,13 @@ TIMERS_PER_TURN_MAX = 100  # the rest in the next turn: one decision stays small
 
 class ReadingSeen(msgspec.Struct, frozen=True):
     reading: HealthReading
+
+
+class Hinted(msgspec.Struct, frozen=True):
+    """Somebody outside says that something is wrong with this target (R16)."""
+
+    target_id: str
+    family: str
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -131,11 +135,18 @@ class Delivered(msgspec.Struct, frozen=True):
 
 
 class OwnPart(msgspec.Struct, frozen=True):
-    """One of our own parts: a worker or an item was quarantined, or the worker is READY again."""
+    """One of our own parts: what is wrong with it, or that it is not any more."""
 
     name: str
     anomaly: AnomalyType
     firing: bool
+    evidence: str
+
+
+class LimitIs(msgspec.Struct, frozen=True):
+    """A limit of the process around the engine: reached (`evidence` says how), or (empty) not any more."""
+
+    name: str
     evidence: str
 
 
@@ -154,6 +165,7 @@ class Order(msgspec.Struct, frozen=True):
 
 Event = (
     ReadingSeen
+    | Hinted
     | Started
     | Reconfigured
     | ExecutorIs
@@ -167,6 +179,7 @@ Event = (
     | Planned
     | Delivered
     | OwnPart
+    | LimitIs
     | TimersDue
     | Order
 )
@@ -181,6 +194,7 @@ class Engine:
     def handle(self, event: Event, now: Instant) -> Decision:
         turn = Turn(self.world, now)
         _handle(turn, event)
+        own.look(turn)
         return turn.decision()
 
     def next_due_steady_s(self) -> float | None:
@@ -192,7 +206,9 @@ class Engine:
 def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and flat
     match event:
         case ReadingSeen(reading):
-            detect.on_reading(turn, reading)
+            (outside.on_reading if reading.external else detect.on_reading)(turn, reading)
+        case Hinted(target_id, family):
+            outside.on_hint(turn, target_id, family)
         case Started():
             _started(turn)
         case Reconfigured(targets, open_families, policy):
@@ -217,8 +233,10 @@ def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and f
             _planned(turn, event)
         case Delivered():
             _delivered(turn, event)
-        case OwnPart():
-            _own_part(turn, event)
+        case OwnPart(name, anomaly, firing, evidence):
+            own.part(turn, name, anomaly, evidence, firing=firing)
+        case LimitIs(name, evidence):
+            own.limit(turn, name, evidence)
         case TimersDue():
             for _ in range(TIMERS_PER_TURN_MAX):
                 timer = turn.world.next_alarm()
@@ -233,7 +251,7 @@ def _started(turn: Turn) -> None:
     """After a crash or at the first start: nothing of what was going on is lost, nothing is done twice (DESIGN §3)."""
     for runbook in turn.world.runbooks.values():
         turn.records.append(PutRunbook(runbook, runbook.version()))
-    own.dismiss_gone(turn)
+    own.started(turn)
     for incident in list(turn.world.incidents.values()):
         if incident.id in turn.world.rerun:
             turn.want_run(incident)
@@ -281,7 +299,7 @@ def _delivered(turn: Turn, event: Delivered) -> None:
     attempts = max(row.attempts, event.attempts)
     if not event.receipt:
         if (attempts, event.error) != (row.attempts, row.last_error):
-            turn.put_row(row, attempts=attempts, last_error=event.error)
+            own.not_delivered(turn, turn.put_row(row, attempts=attempts, last_error=event.error))
         return
     turn.put_row(
         row,
@@ -295,26 +313,9 @@ def _delivered(turn: Turn, event: Delivered) -> None:
     if row.channel is Channel.SIGNAL:
         turn.metric("heal_signal_sent", f"tier{row.tier:d}", "sent", row.incident_id)
         turn.world.last_signal_wall_s = turn.now.wall_s
+        own.delivered(turn)
     if incident is not None:
         turn.note(incident, "notifier", f"{row.channel} {row.kind} delivered ({event.receipt})")
-
-
-def _own_part(turn: Turn, event: OwnPart) -> None:
-    kind, _, row_id = event.name.partition(":")
-    row = turn.world.outbox.get(row_id) if kind == "outbox" else None
-    verdict = Verdict(
-        # One incident for a channel: its own messages may be set aside there, too, and must not open another.
-        target_id=f"messages:{row.channel}" if row is not None else event.name,
-        family=detect.OWN_FAMILY,
-        anomaly=event.anomaly,
-        status=Status.FIRING if event.firing else Status.CLEAR,
-        severity=Severity.HIGH,
-        evidence=event.evidence,
-        hint="see the log of healctl for its last words",
-    )
-    if row is not None and event.firing:
-        turn.put_row(row, state=OutboxState.QUARANTINED, last_error=event.evidence)
-    detect.on_verdict(turn, verdict, None, fresh=True)
 
 
 def _timer(turn: Turn, timer: Timer) -> None:
@@ -333,6 +334,8 @@ def _timer(turn: Turn, timer: Timer) -> None:
             escalation.page_hold_due(turn, incident)
         case TimerKind.REPEAT if incident is not None:
             escalation.repeat_due(turn, incident)
+        case TimerKind.OWN:
+            own.timer_due(turn, timer.subject)
         case TimerKind.STUCK if timer.subject in turn.world.stages:
             turn.ask_probe(timer.subject, "pipeline")
         case TimerKind.RECHECK if incident is not None and incident.family != detect.OWN_FAMILY:

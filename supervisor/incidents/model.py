@@ -265,6 +265,7 @@ class Incident(msgspec.Struct, frozen=True):
     acknowledged_wall_s: float | None = None
     repeats: int = 0
     trail_length: int = 0
+    outside: bool = False  # a reading from outside opened it, and no probe of ours has confirmed it yet
 
     @property
     def open(self) -> bool:

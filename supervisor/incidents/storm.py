@@ -81,7 +81,8 @@ def pause(turn: Turn, family: str, why: str) -> None:
     """No automatic change for this family from here on; everybody who waits is escalated under one page."""
     turn.put_pause(FamilyPause(family, turn.now.wall_s, why))
     turn.world.storms.pop(family, None)
-    hit = [i for i in turn.world.incidents.values() if i.family == family and i.state is not State.ESCALATED]
+    mine = [i for i in turn.world.incidents.values() if i.family == family and not i.outside]
+    hit = [i for i in mine if i.state is not State.ESCALATED]
     for incident in [i for i in hit if i.state is State.DIAGNOSING]:
         escalation.escalate(turn, incident, TierReason.CANARY_FAILED, f"{family} is paused: {why}", grouped=True)
     if hit:
@@ -105,7 +106,8 @@ def _storm(turn: Turn, incident: Incident) -> Storm | None:
     if storm is not None:
         return storm
     since = turn.now.steady_s - world.policy.canary_window_s
-    mine = [i for i in world.incidents.values() if i.family == incident.family and i.state in _UNSETTLED]
+    unsettled = [i for i in world.incidents.values() if i.family == incident.family and i.state in _UNSETTLED]
+    mine = [i for i in unsettled if not i.outside]  # what only others say makes no storm
     at_once = sum(1 for i in mine if i.detected_steady_s >= since)
     if at_once < world.policy.canary_from and not any(i.held_as_canary for i in mine):
         return None

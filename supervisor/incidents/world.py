@@ -112,11 +112,14 @@ class World:
     known: dict[str, ProcessRef] = field(default_factory=dict)  # target -> the process last seen to be it
     stages: dict[str, StageEntry] = field(default_factory=dict)  # of the pipelines' tasks
     asked: dict[str, float] = field(default_factory=dict)  # target -> mono_s of the newest question
+    hinted: dict[str, float] = field(default_factory=dict)  # target -> mono_s when others last made us ask
+    refuted: dict[str, float] = field(default_factory=dict)  # target -> steady_s when our probe contradicted others
     rerun: set[str] = field(default_factory=set)  # escalated incidents that may run now
     waiters: dict[str, list[str]] = field(default_factory=dict)  # execution -> tokens of people who wait for it
     executor: str = ""  # incarnation of the living executor
     settled: set[str] = field(default_factory=set)  # interrupted executions whose programs are over
-    limit_reported: bool = False
+    limits: dict[str, str] = field(default_factory=dict)  # limits of our own that were reached, and how
+    set_aside: set[str] = field(default_factory=set)  # items that the root has quarantined
     last_remediation_wall_s: float | None = None
     last_escalation_wall_s: float | None = None
     last_signal_wall_s: float | None = None
@@ -233,6 +236,7 @@ class Turn:
             return incident
         if n == TRAIL_MAX - 1 and not transition:
             note = f"trail full at {TRAIL_MAX} entries: from here on only transitions are written"
+            self.world.limits["audit trail"] = f"the trail of {incident.id} is full at {TRAIL_MAX} entries"
             result = None
         entry = TrailEntry(
             incident_id=incident.id,
