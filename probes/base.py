@@ -7,13 +7,14 @@ and never raises: what it cannot see is a reading with `available=False` and the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
 
 from supervisor import clock
 from supervisor.config import Config
-from supervisor.incidents.readings import HealthReading, ReadingData, SourceReading, Unavailable
+from supervisor.incidents.readings import HealthReading, ProcessRef, ReadingData, SourceReading, Unavailable
 
 DEADLINE_S = 5.0  # R9: every reading within 5 s
 ERROR_CHARS_MAX = 500
@@ -70,6 +71,9 @@ class Probe(ABC):
     @abstractmethod
     def reconfigure(self, config: Config) -> None:
         """A new configuration is in force: what has not changed is left alone, memory and watches included."""
+
+    def remember(self, known: Mapping[str, ProcessRef]) -> None:  # noqa: B027 - for the family of services only
+        """What was last seen to be a target's process, before this worker's time; told at its start, and again."""
 
     def outside(self, given: SourceReading) -> tuple[HealthReading, ...]:
         """The readings (`external`) that somebody else's poll stands for. Raises Refused."""

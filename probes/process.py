@@ -2,7 +2,10 @@
 
 What is alive follows the rule that probes and remediators share (`supervisor.identify`); this probe adds memory: a
 process it has once known for the service stays it until the kernel says that it ended, whatever becomes of its pid
-file. So a lost or damaged pid file never makes a living service look dead, which would start it twice.
+file. So a lost or damaged pid file never makes a living service look dead, which would start it twice. The healer's
+ledger remembers it beyond this worker's life and tells it at the start (`remember`).
+
+Of a service that systemd or PM2 runs it also tells what that manager says, while nothing of it serves (R8).
 
 "Cannot tell" is `available=False` and never "dead": an unreadable or malformed pid file of a process we never saw, a
 process table that hides others (hidepid), a stop file behind a forbidden directory.
@@ -14,10 +17,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 
 import msgspec
 
-from probes import endpoint
+from probes import endpoint, managers
 from probes.base import Began, Events, Probe, Source, begin
 from probes.table import Table, eldest
 from probes.watch import PidWatch
@@ -26,6 +30,7 @@ from supervisor.config import Config, ProcessSection
 from supervisor.incidents.readings import (
     Endpoint,
     HealthReading,
+    Manager,
     PidFile,
     ProcessData,
     ProcessRef,
@@ -41,6 +46,9 @@ ZOMBIES_MAX = 16  # remembered per target
 WRITER_GAP_S = 0.02  # a writer empties its pid file before it fills it
 LOOK_AGAIN_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.0)  # after a death: somebody else may restart it
 LOOK_AGAIN_FOR_S = 10.0
+MANAGER_TIMEOUT_S = 3.0
+MANAGER_AGAIN_S = (1.0, 30.0)  # while a manager is at it: a quarter of the time so far, within these
+MEMORY_WITHIN_S = 1.0  # the healer tells what it knows within milliseconds; no longer is a death held back for it
 DETAIL_CHARS_MAX = 500
 
 
@@ -60,6 +68,9 @@ class _Known(msgspec.Struct):
     zombies: dict[ProcessRef, float] = {}  # when first seen (monotonic seconds)
     died_s: float | None = None  # when a death was noticed, while a restart is looked for
     looks: int = 0
+    last_pid: int = 0  # the number it last had
+    down_s: float | None = None  # since when nothing of it is alive, or an endpoint alone does not answer
+    told: managers.Told | None = None  # by its manager, since then
 
 
 class _Found(msgspec.Struct, frozen=True):
@@ -80,8 +91,9 @@ class ProcessProbe(Probe):
         self._sections: dict[str, ProcessSection] = {}
         self._known: dict[str, _Known] = {}
         self._watch: PidWatch | None = None
-        self.reconfigure(config)
+        self._memory_by_s = 0.0  # until then (monotonic) the healer may still tell what it knows
         self._events: Events | None = None
+        self.reconfigure(config)
 
     def reconfigure(self, config: Config) -> None:
         """What is known of an unchanged target stays known; a changed one is a new one."""
@@ -93,11 +105,12 @@ class ProcessProbe(Probe):
         self._known = {name: self._known[name] if name in same else _Known() for name in sections}
         changed = {name for name in self._sections if name in sections and sections[name] != self._sections[name]}
         self._sections = dict(sections)
+        self._act_after_s = float(config.policy.act_after)
         self._addresses = {
             name: endpoint.parse(section.endpoint) for name, section in sections.items() if section.endpoint
         }
         self._table = Table(section.match for section in sections.values())
-        if self._watch is not None:
+        if self._events is not None:
             for name in changed:  # nobody watches its process until it has been read
                 self._events.read_soon(name, 0.0)
 
@@ -107,6 +120,18 @@ class ProcessProbe(Probe):
     def watch(self, events: Events) -> None:
         self._events = events
         self._watch = PidWatch(self._on_death)
+        self._memory_by_s = clock.monotonic_s() + MEMORY_WITHIN_S
+
+    def remember(self, known: Mapping[str, ProcessRef]) -> None:
+        """The processes that were last seen to be the targets, before this worker's time. One that has ended since,
+        or whose number another process has now, is no memory; nor is one of a target that we know better."""
+        self._memory_by_s = 0.0
+        for name, mine in self._known.items():
+            told = known.get(name)
+            if mine.process is None and mine.died_s is None and told is not None and _lives(told):
+                mine.process, mine.last_pid = told, told.pid
+            if mine.process is None and self._events is not None:
+                self._events.read_soon(name, 0.0)
 
     def close(self) -> None:
         if self._watch is not None:
@@ -132,7 +157,8 @@ class ProcessProbe(Probe):
         known.died_s, known.looks = clock.monotonic_s(), 0
         if known.process is not None:
             self._remember_zombie(known, known.process)
-        known.process = None
+        known.process = known.told = None
+        known.down_s = known.died_s
         assert self._events is not None
         self._events.read_soon(name, 0.0)
 
@@ -142,6 +168,7 @@ class ProcessProbe(Probe):
         section, known = self._sections[name], self._known[name]
         meant_to_stop = _stop_file(section.stop_file)
         found = await self._find(section, known)
+        self._await_memory(name, found)
         details = [found.detail] if found.detail else []
         status = proc.same(found.process) if found.process is not None else None
         self._settle(name, known, found, began)
@@ -154,9 +181,15 @@ class ProcessProbe(Probe):
             known.failures = 0 if answer.status is Endpoint.OK else known.failures + 1
             if answer.detail:
                 details.append(answer.detail)
+        serves = found.alive is not False and answer.status in (Endpoint.UNSET, Endpoint.OK)
+        down_s = _down_s(known, began, is_down=not (serves or found.alive or meant_to_stop))
+        told = None
+        if not serves and not meant_to_stop:
+            told = await self._ask_manager(section, known, down_s, began.mono_s + deadline_s * 0.9)
+        if told is not None:
+            details.append(told.words)
         zombies = self._zombies(known)
-        self._plan(name, known, found, zombies)
-        return ProcessData(
+        data = ProcessData(
             alive=found.alive,
             process=found.process,
             pid_file=found.pid_file,
@@ -165,8 +198,34 @@ class ProcessProbe(Probe):
             meant_to_stop=meant_to_stop,
             zombies=zombies,
             stopped=stopped,
+            manager=told.manager if told is not None else Manager.NONE,
+            dead_for_s=down_s,
+            act_after_s=self._act_after_s if told is not None else 0.0,
             detail="; ".join(details)[:DETAIL_CHARS_MAX],
         )
+        self._plan(name, known, data)
+        return data
+
+    async def _ask_manager(
+        self, section: ProcessSection, known: _Known, down_s: float, until_s: float
+    ) -> managers.Told | None:
+        """None for a service that has no manager. Before `act_after` one answer is enough: nothing is done on it."""
+        if section.restart is None or section.restart.argv:
+            return None
+        if known.told is None or not 0 < down_s < self._act_after_s:
+            left_s = max(0.1, min(MANAGER_TIMEOUT_S, until_s - clock.monotonic_s()))
+            known.told = await managers.ask(section.restart, section.restart_env, known.last_pid, left_s)
+        return known.told
+
+    def _await_memory(self, name: str, found: _Found) -> None:
+        """Raises CannotTell for a death that rests on a pid file alone, as long as the healer may still say who the
+        service was before this worker began: it may live, and only its pid file be gone."""
+        section, known = self._sections[name], self._known[name]
+        left_s = self._memory_by_s - clock.monotonic_s()
+        seen = known.process is not None or known.died_s is not None
+        if found.alive is False and left_s > 0 and not section.match and not seen and self._events is not None:
+            self._events.read_soon(name, left_s + 0.01)
+            raise CannotTell(Unavailable.ERROR, f"{found.detail}; who it was before is not known yet")
 
     async def _find(self, section: ProcessSection, known: _Known) -> _Found:
         if not (section.pid_file or section.match):
@@ -239,7 +298,7 @@ class ProcessProbe(Probe):
         if found.process != known.process:
             if known.process is not None:
                 self._remember_zombie(known, known.process)
-            known.process = found.process
+            known.process, known.last_pid = found.process, found.process.pid
             known.failures = 0  # they were another process's
         known.died_s = None
         if self._watch is not None:
@@ -268,29 +327,45 @@ class ProcessProbe(Probe):
             left.append(Zombie(process, status.parent_pid, parent.name if parent else "", now_s - seen_s))
         return tuple(left)
 
-    def _plan(self, name: str, known: _Known, found: _Found, zombies: tuple[Zombie, ...]) -> None:
+    def _plan(self, name: str, known: _Known, data: ProcessData) -> None:
         """Wishes the next read before the next poll, where waiting for that would be too late."""
         if self._events is None:
             return
         in_s = []
         now_s = clock.monotonic_s()
         died_for_s = now_s - known.died_s if known.died_s is not None else LOOK_AGAIN_FOR_S
-        if found.alive is False and died_for_s < LOOK_AGAIN_FOR_S:
+        if data.alive is False and died_for_s < LOOK_AGAIN_FOR_S:
             gap_s = LOOK_AGAIN_S[min(known.looks, len(LOOK_AGAIN_S) - 1)]
             in_s.append(gap_s - now_s % gap_s)  # on a common grid: those that died together share a pass
             known.looks += 1
+        if data.dead_for_s < data.act_after_s:
+            in_s.append(data.act_after_s - data.dead_for_s + 0.01)
+        elif data.manager is Manager.RESTARTING:
+            in_s.append(min(max(data.dead_for_s / 4, MANAGER_AGAIN_S[0]), MANAGER_AGAIN_S[1]))
         if 0 < known.failures < ENDPOINT_SURE:
             in_s.append(ENDPOINT_AGAIN_S)
-        in_s += [ZOMBIE_AGAIN_S - zombie.seen_for_s for zombie in zombies if zombie.seen_for_s < ZOMBIE_AGAIN_S]
+        in_s += [ZOMBIE_AGAIN_S - zombie.seen_for_s for zombie in data.zombies if zombie.seen_for_s < ZOMBIE_AGAIN_S]
         if in_s:
             self._events.read_soon(name, max(0.01, min(in_s)))
 
 
+def _down_s(known: _Known, began: Began, *, is_down: bool) -> float:
+    """For how long it has been down, as far as this probe saw; 0 and forgotten when it is not."""
+    if not is_down:
+        known.down_s = known.told = None
+        return 0.0
+    if known.down_s is None:
+        known.down_s = known.died_s if known.died_s is not None else began.mono_s
+    return max(0.0, began.mono_s - known.down_s)
+
+
 def _still_alive(known: _Known) -> ProcessRef | None:
-    if known.process is None:
-        return None
-    status = proc.same(known.process)
-    return known.process if status is not None and status.live else None
+    return known.process if known.process is not None and _lives(known.process) else None
+
+
+def _lives(process: ProcessRef) -> bool:
+    status = proc.same(process)
+    return status is not None and status.live
 
 
 def _stop_file(path: str) -> bool:

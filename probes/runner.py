@@ -21,7 +21,7 @@ from supervisor import clock
 from supervisor.bus import Link, endpoint, new_context
 from supervisor.config import Config
 from supervisor.incidents.readings import HealthReading, SourceReading, Unavailable
-from supervisor.messages import Ack, Frame, Nack, Outside, ProbeNow, Readings, Resync
+from supervisor.messages import Ack, Frame, Known, Nack, Outside, ProbeNow, Readings, Resync
 from supervisor.worker import Boot, Worker
 
 log = logging.getLogger(__name__)
@@ -124,6 +124,9 @@ class ProbeWorker(Worker, Events):
                     for name in self._sources:
                         if name not in self._flights:  # a read under way will be sent as it is
                             self._schedule.soon(name, now_s)
+                    self._link.post(Ack(), re=frame.id)
+                case Known(processes=processes):
+                    self._probe.remember(processes)
                     self._link.post(Ack(), re=frame.id)
                 case Outside(reading=given):
                     self._outside(frame, given)

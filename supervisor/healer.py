@@ -57,6 +57,7 @@ from supervisor.messages import (
     FetchTrail,
     Frame,
     Hello,
+    Known,
     OpenEpoch,
     PlanAnswer,
     PlanRequest,
@@ -132,6 +133,7 @@ class HealerWorker(Worker):
         self._listening = True
         self._decide(e.Started())
         self._decide(e.NotifierIsBack())
+        self._tell_known()
         for family in families(config):
             self._hub.request(family, Resync())
 
@@ -287,10 +289,16 @@ class HealerWorker(Worker):
                 self._decide(e.ProgramEnded(execution_id, step_id, exit_text, output), ack)
             case DeliveryReport(row_id, attempts, receipt, error):
                 self._decide(e.Delivered(row_id, attempts, receipt, error), ack)
-            case Hello():
-                pass  # the bus has already sent what waited for it; the tree says who is who
+            case Hello():  # the bus has already sent what waited for it; the tree says who is who
+                if source == "process":
+                    self._tell_known()
             case _:
                 self._hub.refuse(source, frame, HealError(f"the healer takes no {type(frame.body).__name__}"))
+
+    def _tell_known(self) -> None:
+        """A probe worker has no memory of its own from before its time; a lost pid file would make a service dead."""
+        if self.boot.config.process:
+            self._hub.request("process", Known(dict(self._engine.world.known)))
 
     def _on_store(self, batch: list[tuple[str, Frame]]) -> None:
         if not self._listening:

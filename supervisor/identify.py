@@ -15,7 +15,7 @@ import functools
 import os
 import re
 import stat as stat_module
-from collections.abc import Set
+from collections.abc import Mapping, Set
 
 import msgspec
 
@@ -88,6 +88,24 @@ def is_healctl(words: tuple[str, ...]) -> bool:
     """One of our own: a titled process of the tree, or the command line, run by its script or by an interpreter."""
     titled = bool(words) and words[0].startswith("healctl:")
     return titled or any(os.path.basename(word) == "healctl" for word in words[:2])
+
+
+def manager_environment(manager: str, env: Mapping[str, str]) -> dict[str, str]:
+    """What a service manager's own program ("systemd" | "pm2") needs to find its daemon, with `env` (the target's
+    restart_env) above it: the same for asking and for acting. Empty for any other `manager`, but for `env`."""
+    ours: dict[str, str] = {}
+    if manager == "systemd":
+        ours = {"XDG_RUNTIME_DIR": f"/run/user/{os.geteuid()}"}  # where logind puts it (pam_systemd(8))
+        names = ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
+        ours |= {name: os.environ[name] for name in names if name in os.environ}
+    elif manager == "pm2" and "PM2_HOME" in os.environ:
+        ours = {"PM2_HOME": os.environ["PM2_HOME"]}
+    return {**ours, **env}
+
+
+def pm2_home(env: Mapping[str, str]) -> str:
+    """Where the PM2 of `manager_environment("pm2", ...)` keeps its pid file and its sockets."""
+    return env.get("PM2_HOME") or os.path.join(env.get("HOME") or os.path.expanduser("~"), ".pm2")
 
 
 @functools.lru_cache(maxsize=1024)

@@ -18,7 +18,7 @@ import msgspec
 
 from supervisor.clock import Anchor
 from supervisor.incidents.model import Execution, OutboxRow, Program, StepResult
-from supervisor.incidents.readings import HealthReading, SourceReading
+from supervisor.incidents.readings import HealthReading, ProcessRef, SourceReading
 from supervisor.incidents.records import Record, Snapshot
 from supervisor.uplink import Beat as Beat
 from supervisor.uplink import Down as Down
@@ -58,6 +58,12 @@ class ProbeNow(msgspec.Struct, frozen=True, tag="probe_now"):
 
 class Resync(msgspec.Struct, frozen=True, tag="resync"):
     """Healer -> probe, acked: a new healer knows nothing; read every target now and send it."""
+
+
+class Known(msgspec.Struct, frozen=True, tag="known_processes"):
+    """Healer -> the `process` family, acked: by target the processes last seen to be it, as the ledger has them."""
+
+    processes: dict[str, ProcessRef]
 
 
 class Outside(msgspec.Struct, frozen=True, tag="outside"):
@@ -280,6 +286,7 @@ Body = (
     | Readings
     | ProbeNow
     | Resync
+    | Known
     | Outside
     | Claim
     | ClaimAnswer

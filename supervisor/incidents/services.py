@@ -42,8 +42,12 @@ _ENDPOINT_WORDS = {
 
 
 _MANAGER_WORDS = {
-    Manager.RESTARTING: "its service manager is restarting it",
-    Manager.STOPPED: "its service manager was told to stop it",
+    Manager.NONE: "",
+    Manager.RUNNING: "its service manager takes it for running",
+    Manager.RESTARTING: "its service manager is at it",
+    Manager.STOPPED: "its service manager says that it was stopped in good order",
+    Manager.FAILED: "its service manager does not restart it",
+    Manager.UNKNOWN: "its service manager cannot be asked",
 }
 
 
@@ -72,22 +76,26 @@ def _life(data: ProcessData) -> tuple[Status, str]:
         return Status.CLEAR, data.detail
     if data.endpoint is Endpoint.UNSET:
         if data.stopped:
-            return Status.FIRING, f"it exists, but is stopped and does nothing ({data.detail})"
+            return Status.FIRING, f"it exists, but is stopped and does nothing until it is continued ({data.detail})"
         return Status.CLEAR, data.detail
     lives = "it is alive, but " if data.alive else ""
-    evidence = f"{lives}{_ENDPOINT_WORDS[data.endpoint]} ({data.detail})"
-    return (Status.FIRING if data.endpoint_failures >= ENDPOINT_FAILURES else Status.PENDING), evidence
+    status = Status.FIRING if data.endpoint_failures >= ENDPOINT_FAILURES else Status.PENDING
+    return _unless_managed(data, status, f"{lives}{_ENDPOINT_WORDS[data.endpoint]} ({data.detail})")
 
 
-def _dead(data: ProcessData, evidence: str) -> tuple[Status, str]:
-    """R8: what its manager stopped is well; what its manager is at, or may be about to begin, waits."""
-    if data.manager is Manager.STOPPED:
-        return Status.CLEAR, _MANAGER_WORDS[Manager.STOPPED]
+def _unless_managed(data: ProcessData, status: Status, evidence: str) -> tuple[Status, str]:
+    """R8: what its manager has stopped is well (unless it lives); what its manager is at, or may be about to begin,
+    waits. A manager that cannot be asked, or has given up, keeps nobody from acting."""
+    words = _MANAGER_WORDS[data.manager]
+    if data.manager is Manager.STOPPED and not data.alive:
+        return Status.CLEAR, words
     if data.manager is Manager.RESTARTING:
-        return Status.PENDING, f"{evidence}; {_MANAGER_WORDS[Manager.RESTARTING]}"
-    if data.dead_for_s < data.act_after_s:
+        return Status.PENDING, f"{evidence}; {words}"
+    if not data.alive and data.dead_for_s < data.act_after_s:
         return Status.PENDING, f"{evidence}; its service manager has {span(data.act_after_s)} to restart it"
-    return Status.FIRING, evidence
+    if words and data.alive is False:
+        words = f"{words} ({data.detail})"
+    return status, "; ".join(part for part in (evidence, words) if part)
 
 
 def _zombie(judge: Judge, data: ProcessData) -> Verdict:
