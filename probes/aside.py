@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 Found = TypeVar("Found")
+CHUNK_BYTES = 1024 * 1024
 Signature = tuple[int, int, int, int]  # what differs when a file was changed or replaced
 
 
@@ -43,16 +44,18 @@ def read_file(path: str, bytes_max: int) -> tuple[Signature, bytes]:
     """A whole regular file, and its signature when it was read. Raises OSError, ValueError for what is no regular file
     or too large; never waits for a writer (a FIFO in its place)."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    with open(fd, "rb", buffering=0) as file:
+    try:  # not by open(fd): it leaves the descriptor of a directory open
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise ValueError(f"{path} is no regular file")
         if found.st_size > bytes_max:
             raise ValueError(f"{path} has {found.st_size} bytes, at most {bytes_max} are read")
         parts, left = [], bytes_max + 1
-        while left > 0 and (part := file.read(left)):
+        while left > 0 and (part := os.read(fd, min(left, CHUNK_BYTES))):
             parts.append(part)
             left -= len(part)
+    finally:
+        os.close(fd)
     if left <= 0:
         raise ValueError(f"{path} grows beyond {bytes_max} bytes")
     return _signature(found), b"".join(parts)

@@ -10,7 +10,6 @@ Retrying is the runbook's business, not the probe's.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from concurrent.futures import wait
 from typing import Any
@@ -24,8 +23,6 @@ from probes.ssh_trust import Failed, Login
 from supervisor import clock
 from supervisor.config import Config
 from supervisor.incidents.readings import FleetData, HealthReading, SourceReading, Unavailable
-
-log = logging.getLogger(__name__)
 
 PREFIX = "fleet:"
 UPSTREAM = "fleet.health"  # the source of the site's polling engine (SITE.md)
@@ -58,10 +55,7 @@ class FleetProbe(Probe):
         if (login := _login(config)) != self._login:
             self._connections.close()
             self._login, self._connections = login, Connections(login, self._lost)
-        listed = of_tables(section.hosts)
-        self._tables = listed.hosts
-        for problem in listed.problems:
-            log.error("%s; it is not watched", problem)
+        self._tables = of_tables(section.hosts)
         if not section.hosts_file:
             self._file = None
         elif self._file is None or self._file.path != section.hosts_file:

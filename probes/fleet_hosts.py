@@ -51,6 +51,7 @@ def parse_host(text: str, port: int = PORT) -> Host:
         given = tail.removeprefix(":") if tail.startswith(":") else tail and "?"
     elif rest.count(":") == 1:
         address, _, given = rest.partition(":")
+        given = given or "?"
     else:
         address, given = rest, ""
     if given:
@@ -111,15 +112,15 @@ def _entry(entry: object) -> tuple[str, Host]:
     return name, parse_host(text, port)
 
 
-def of_tables(tables: Mapping[str, FleetHost]) -> Listed:
-    """The hosts of the configuration."""
-    hosts, problems = {}, []
+def of_tables(tables: Mapping[str, FleetHost]) -> dict[str, Host]:
+    """The hosts of the configuration. An address that is none stays as it is, so that its reading says so."""
+    hosts = {}
     for name, table in tables.items():
         try:
             hosts[name] = parse_host(table.address, table.port)
-        except ValueError as error:
-            problems.append(f"[fleet.hosts.{name}]: {error}")
-    return Listed(hosts, tuple(problems))
+        except ValueError:
+            hosts[name] = Host(table.address, table.port)
+    return hosts
 
 
 class HostsFile:

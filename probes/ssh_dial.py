@@ -89,7 +89,7 @@ async def _resolve(host: Host, end_s: float) -> list[Place]:
             return await asyncio.shield(asyncio.wrap_future(lookup))
     except TimeoutError:
         raise Failed(Unavailable.DNS, f"the name {host.address} is not resolved in time{hint}") from None
-    except (socket.gaierror, UnicodeError) as error:
+    except (socket.gaierror, ValueError) as error:  # ValueError: no name at all
         word = error.strerror if isinstance(error, socket.gaierror) else str(error)
         raise Failed(Unavailable.DNS, f"the name {host.address} cannot be resolved: {word}{hint}") from error
     except OSError as error:

@@ -369,7 +369,7 @@ def test_files_that_cannot_be_read_in_time_keep_no_kept_connection_waiting(
 
 @pytest.mark.req("R9")
 def test_a_name_that_does_not_resolve(lab: Lab) -> None:
-    for name in ("no-such-host.invalid", "a" * 64 + ".example", "no-such-alias"):
+    for name in ("no-such-host.invalid", "a" * 64 + ".example", "no-such-alias", "no host", "no\0host"):
         reason, text = refusal(config(lab, hosts={"h0": FleetHost(address=name, port=PORT)}))
         assert reason is Unavailable.DNS, text
         assert name in text
