@@ -24,6 +24,8 @@ from supervisor.config import Config
 from supervisor.crashpoint import reach
 from supervisor.desk import Desk
 from supervisor.errors import HealError, StoreError
+from supervisor.feed import FeedServer
+from supervisor.fresh import Fresh
 from supervisor.house import item_of, policy_of, reload_json
 from supervisor.incidents import engine as e
 from supervisor.incidents import views
@@ -37,12 +39,10 @@ from supervisor.incidents.effects import (
     PlanExecution,
     SettleExecution,
 )
-from supervisor.incidents.model import Channel, TrailEntry
+from supervisor.incidents.model import Channel
 from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.recover import rebuild
-from supervisor.incidents.world import (
-    Decision,
-)
+from supervisor.incidents.world import Decision
 from supervisor.messages import (
     Ack,
     Body,
@@ -54,7 +54,6 @@ from supervisor.messages import (
     ExecutionFound,
     ExecutionRefused,
     FetchExecution,
-    FetchTrail,
     Frame,
     Hello,
     Known,
@@ -71,18 +70,17 @@ from supervisor.messages import (
     Settled,
     StepReport,
     StoreStatus,
-    TrailFound,
     TreeEvent,
 )
 from supervisor.newsdesk import NewsDesk
 from supervisor.sockets import endpoint, new_context
 from supervisor.targets import families, open_families, targets
+from supervisor.trails import fetch as trails_of
 from supervisor.treetable import TreeTable
 from supervisor.worker import Boot, Worker
 
 log = logging.getLogger(__name__)
 
-TRAILS_PER_FETCH = 5  # a full trail is 2 MB, an answer at most 16 MiB
 ACTOR_CHARS_MAX = 100
 PLAN_WITHIN_S = 8.0
 STRANGE_MAX = 1_000
@@ -117,7 +115,7 @@ class HealerWorker(Worker):
         if not isinstance(opened, EpochOpened):
             raise StoreError(f"the store did not open an epoch: {opened}")
         snapshot = opened.snapshot
-        trails = await self._trails(tuple(incident.id for incident in snapshot.open_incidents))
+        trails = await trails_of(self._store, tuple(incident.id for incident in snapshot.open_incidents))
         self._clock = SteadyClock(opened.anchor)
         self._targets = targets(config)
         from remediators.runbooks import RUNBOOKS
@@ -129,6 +127,14 @@ class HealerWorker(Worker):
         self._hub = Hub(self._context, endpoint(boot.runtime_dir, "healer"), "healer", self._on_worker)
         self._control = Hub(self._context, endpoint(boot.runtime_dir, "control"), "control", self._desk.receive)
         self._desk.open(self._control)
+        self._fresh = Fresh(self._hub, world, self._clock.now, self._desk.answer, self._readings)
+        self._feed = FeedServer(
+            boot.runtime_dir,
+            self._hub,
+            lambda: self.boot.config,
+            lambda target: self._decide(e.Hinted(target.target_id, target.family)),
+        )
+        await self._feed.open()
         log.info("epoch %d: %d open incidents, %d targets", snapshot.epoch, len(world.incidents), len(self._targets))
         self._listening = True
         self._decide(e.Started())
@@ -139,20 +145,9 @@ class HealerWorker(Worker):
 
     async def stop(self) -> None:
         await self._committer.flush(FLUSH_WITHIN_S)
-        for part in (self._hub, self._control, self._store, self._news):
+        for part in (self._feed, self._hub, self._control, self._store, self._news):
             part.close()
         self._context.destroy(linger=200)
-
-    async def _trails(self, ids: tuple[str, ...]) -> dict[str, list[TrailEntry]]:
-        trails: dict[str, list[TrailEntry]] = {}
-        for first in range(0, len(ids), TRAILS_PER_FETCH):
-            part = ids[first : first + TRAILS_PER_FETCH]
-            found = await self._store.ask(FetchTrail(part))
-            if not isinstance(found, TrailFound):
-                raise StoreError(f"the store did not give the trails: {found}")
-            for incident_id, raw in zip(part, found.entries, strict=True):
-                trails[incident_id] = msgspec.json.decode(raw, type=list[TrailEntry])
-        return trails
 
     # -- one event --
 
@@ -318,7 +313,7 @@ class HealerWorker(Worker):
         for reading in readings:
             if self._engine.world.target(reading.target_id) is None:
                 # Its probe heard of another configuration before we did, or has not heard of it yet.
-                if len(self._strange) < STRANGE_MAX:
+                if len(self._strange) < STRANGE_MAX and not reading.external:
                     self._strange[reading.target_id] = reading
                 continue
             self._decide(e.ReadingSeen(reading))
@@ -349,6 +344,9 @@ class HealerWorker(Worker):
         self._reloaded = news
 
     def _order(self, token: str, request: Request) -> None:
+        if request.action == "probe":
+            self._fresh.ask(token, request.args)
+            return
         self._decide(e.Order(token, request.action, request.args, request.actor[:ACTOR_CHARS_MAX]))
 
     # -- timers and views --

@@ -12,6 +12,8 @@ from supervisor.incidents.model import Recipe, Target
 
 SYSTEMCTL = "systemctl"
 PM2 = "pm2"
+# What the site's own polls are called (SITE.md): "NAME.signals", "fleet.health", "pipeline.state" or "NAME.state".
+SIGNALS, STATE, FLEET_SOURCE = "signals", "state", "fleet.health"
 # Every family, in the order in which their workers start.
 FAMILIES = ("process", "trading", "gateway", "pipeline", "fleet", "host", "database", "logs")
 
@@ -46,6 +48,35 @@ def watched(config: Config) -> tuple[str, ...]:
 def open_families(config: Config) -> frozenset[str]:
     """Those whose targets a probe finds by itself: mounts, tasks, hosts of a file."""
     return frozenset(families(config)) & {"host", "pipeline", "fleet"}
+
+
+def source_target(config: Config, source_id: str) -> Target | None:
+    """The one target that a source of readings from outside speaks of, by its own id or the site's name for it; None
+    when it is unknown, or speaks of many (`source_family`)."""
+    from supervisor.incidents.world import OPEN_FAMILIES
+
+    name, dot, kind = source_id.rpartition(".")
+    if dot and kind == SIGNALS and name in config.trading:
+        source_id = f"{name}-signals"
+    family = OPEN_FAMILIES.get(source_id.partition(":")[0]) if ":" in source_id else None
+    if family in open_families(config):
+        return Target(source_id, family)
+    return next((target for target in targets(config) if target.target_id == source_id), None)
+
+
+def source_family(config: Config, source_id: str) -> str | None:
+    """The family whose worker understands readings of this source (SITE.md, NFR-004); None when nobody does."""
+    target = source_target(config, source_id)
+    if target is not None:
+        return target.family
+    name, dot, kind = source_id.rpartition(".")
+    if source_id == FLEET_SOURCE:
+        family = "fleet"
+    elif dot and kind == STATE and (name == "pipeline" or name in config.pipeline):
+        family = "pipeline"
+    else:
+        return None
+    return family if family in families(config) else None
 
 
 def databases(config: Config) -> Mapping[str, DatabaseSection]:
