@@ -114,11 +114,9 @@ class Disks:
         except OSError as error:
             missing = next((part for part in upwards(path) if part in fstab and part not in self._table.by_point), None)
             return _Place(missing) if missing is not None else _Place(os.path.normpath(path), error)
-        for part in upwards(real):
-            if part in self._table.by_point or part in fstab:
-                self._held[path] = part
-                return _Place(part)
-        return _Place(path)  # no mount table at all
+        point = next(part for part in upwards(real) if part in self._table.by_point or part in fstab)
+        self._held[path] = point
+        return _Place(point)
 
     def _discover(self, devices: set[str]) -> None:
         """One that was discovered stays under its name as long as it is mounted there, also when it is made read-only

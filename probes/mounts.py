@@ -24,8 +24,6 @@ POOLED = frozenset({"btrfs", "zfs", "bcachefs"})
 IMAGES = frozenset({"squashfs", "erofs", "iso9660", "udf", "cramfs", "romfs"})
 # In memory, or the kernel's own: a look at them never waits for anybody.
 IN_MEMORY = frozenset({"rootfs", "tmpfs", "ramfs", "devtmpfs", "overlay", "proc", "sysfs", "cgroup", "cgroup2"})
-# What a container's runtime binds from the host's disk: files, whose disk is not the container's to watch.
-BOUND_FILES = frozenset({"/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/termination-log"})
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -49,26 +47,31 @@ class Mount(msgspec.Struct, frozen=True):
         return (on_disk and not self.fs_type.startswith("fuse")) or self.fs_type in IN_MEMORY
 
     @property
+    def _is_folder(self) -> bool:
+        """A container's runtime binds files of the host's disk (/etc/hosts): that is not the container's."""
+        return self.root == "/" or not self.local or os.path.isdir(self.point)
+
+    @property
     def worth_watching(self) -> bool:
         """A real disk that can fill up. Not: memory, the network, an overlay (its upper layer's disk is counted once,
         and "/" is read by its name), images, what is read-only."""
         on_disk = not self.device.startswith("0:") or self.fs_type in POOLED
-        return on_disk and not self.read_only and self.fs_type not in IMAGES and self.point not in BOUND_FILES
+        return on_disk and not self.read_only and self.fs_type not in IMAGES and self._is_folder
+
+
+# The table of a process in a chroot does not name what its root lies on, but that can be read all the same.
+CHROOT = Mount(0, 0, "0:0", "/", "/", read_only=False, fs_type="", source="")
 
 
 class MountTable:
     """What can be reached by its path; what another mount covers cannot."""
 
     def __init__(self, mounts: tuple[Mount, ...]) -> None:
-        by_id = {mount.mount_id: mount for mount in mounts}
-        # The top of the tree is its own parent, and does not cover itself.
-        covers = {(mount.parent_id, mount.point) for mount in mounts if mount.parent_id != mount.mount_id}
-        seen = (mount for mount in mounts if not _covered(mount, by_id, covers))
-        self.by_point = {mount.point: mount for mount in seen}
+        self.by_point = {"/": CHROOT} | {mount.point: mount for mount in _reachable(mounts)}
 
-    def holding(self, path: str) -> Mount | None:
+    def holding(self, path: str) -> Mount:
         """The mount on which this path (absolute, without links) lies."""
-        return next((self.by_point[part] for part in upwards(path) if part in self.by_point), None)
+        return next(self.by_point[part] for part in upwards(path) if part in self.by_point)
 
 
 def read_table() -> MountTable:
@@ -102,26 +105,37 @@ def _mount(line: str) -> Mount | None:
     )
 
 
-def _covered(mount: Mount, by_id: dict[int, Mount], covers: set[tuple[int, str]]) -> bool:
-    """Does the way to it lead into another mount, at its own point or above?"""
-    if (mount.mount_id, mount.point) in covers:
-        return True
-    here: Mount | None = mount
-    for _ in range(len(by_id)):  # no table is deeper; one that goes in a circle is damaged
-        if here is None:
-            return False
-        if any((here.parent_id, part) in covers for part in upwards(here.point) if part != here.point):
-            return True
-        here = by_id.get(here.parent_id) if here.parent_id != here.mount_id else None
-    return False
+def _reachable(mounts: tuple[Mount, ...]) -> Iterator[Mount]:
+    """Those to which their path leads. What is mounted upon a mount covers all that is mounted at or below the same
+    point, beside it; upon its very point it covers the mount itself."""
+    upon: dict[int, list[Mount]] = {}
+    ids = {mount.mount_id for mount in mounts}
+    left = []
+    for mount in mounts:
+        if mount.parent_id in ids and mount.parent_id != mount.mount_id:  # the top may be its own parent
+            upon.setdefault(mount.parent_id, []).append(mount)
+        else:
+            left.append(mount)
+    while left:
+        mount = left.pop()
+        children = upon.get(mount.mount_id, [])
+        points = {child.point for child in children}
+        if mount.point not in points:
+            yield mount
+        left += (child for child in children if not any(part in points for part in upwards(_above(child.point))))
 
 
 def upwards(path: str) -> Iterator[str]:
-    """/a/b, /a, /."""
-    while path != "/":
+    """/a/b, /a, /. Nothing of ""."""
+    while path not in ("/", ""):
         yield path
-        path = os.path.dirname(path)
-    yield "/"
+        path = _above(path)
+    if path:
+        yield path
+
+
+def _above(path: str) -> str:
+    return path[: path.rfind("/")] or ("/" if path != "/" else "")
 
 
 def unescaped(field: str) -> str:
@@ -154,8 +168,7 @@ def without_links(path: str, table: MountTable) -> str:
             continue
         here = os.path.join(done, name)
         if here not in table.by_point:
-            mount = table.holding(here)
-            if mount is not None and not mount.local:
+            if not table.holding(here).local:
                 return os.path.normpath(os.path.join(here, *left[::-1]))
             if stat.S_ISLNK(os.lstat(here).st_mode):
                 links += 1

@@ -138,11 +138,13 @@ def test_a_named_folder_or_link_is_read_as_the_mount_it_lies_on(tmp_path: Path) 
 def test_real_disks_are_discovered_once_whatever_they_are_bound_to(tmp_path: Path) -> None:
     with mounts.ext4(tmp_path / "a-long-name") as point, mounts.tmpfs(tmp_path / "memory"):
         (point / "part").mkdir()
-        with mounts.bound(point / "part", tmp_path / "x") as short:
+        (point / "file").touch()
+        (tmp_path / "f").touch()
+        with mounts.bound(point / "part", tmp_path / "x") as short, mounts.bound(point / "file", tmp_path / "f"):
             probe = HostProbe(config("/", discover=True))
             assert disks(probe)[0] == "/"
             ours = [name for name in disks(probe) if name.startswith(str(tmp_path))]
-            assert ours == [str(short)], "the shortest name; tmpfs is no disk"
+            assert ours == [str(short)], "the shortest name of a folder; tmpfs is no disk"
             assert "/proc" not in disks(probe)
             named = HostProbe(config("/", point, discover=True))
             assert [name for name in disks(named) if name.startswith(str(tmp_path))] == [str(point)]
