@@ -134,7 +134,7 @@ async def _pm2(name: str, env: Mapping[str, str], last_pid: int, timeout_s: floa
 
 def _daemon(home: str) -> tuple[str, str]:
     """The title of the living PM2 of this home, and why it cannot be asked if it cannot."""
-    found = identify.read_pid_file(os.path.join(home, "pm2.pid"), r"^PM2 v\d|\bpm2\b")
+    found = identify.read_pid_file(os.path.join(home, "pm2.pid"), identify.PM2_TITLE)
     if found.status is not PidFile.OK or found.process is None:
         return "", f"PM2 is not running: {found.detail}"
     path = os.path.join(home, "rpc.sock")

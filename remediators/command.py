@@ -22,7 +22,7 @@ import msgspec
 from remediators import fence
 from remediators.base import StepFailed
 from remediators.launcher import Command, Held
-from supervisor import crashpoint
+from supervisor import crashpoint, identify
 from supervisor.incidents.model import Program, Recipe
 
 OUTPUT_END_BYTES = 32 * 1024  # kept of each end of an output: 64 KiB together
@@ -109,8 +109,12 @@ class Output:
         return (self._head + gap + self._tail).decode(errors="replace")
 
 
-async def run_to_completion(programs: Programs, recipe: Recipe) -> tuple[int | None, str]:
+async def run_to_completion(
+    programs: Programs, recipe: Recipe, check: Callable[[], None] = lambda: None
+) -> tuple[int | None, str]:
     """Runs the recipe to its end: (exit code as in `exit_text`, output). The caller's timeout cancels it.
+
+    `check` is called when all is recorded and nothing has run yet; what it raises keeps it from running.
 
     The end is the program's own, not its output's: a child that it left behind may hold the pipe open for ever.
     """
@@ -134,6 +138,7 @@ async def run_to_completion(programs: Programs, recipe: Recipe) -> tuple[int | N
             held = await programs.hold(recipe, write_fd)
         finally:
             os.close(write_fd)
+        check()
         await programs.release(held)
         loop.add_reader(read_fd, drain)
         code = await held.ended()
@@ -180,7 +185,7 @@ def clean_environment(recipe: Recipe) -> dict[str, str]:
         "USER": name,
         "LOGNAME": name,
     }
-    return env | dict(recipe.env)
+    return env | identify.manager_environment(recipe.manager, dict(recipe.env))
 
 
 def command_of(recipe: Recipe) -> Command:

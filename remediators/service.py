@@ -1,8 +1,12 @@
 """The steps about one service: end what is left of it, start it, or run its recipe as a command to its end.
 
-They find what is alive by the target's own pid file and match (`supervisor.identify`), never by a reading. Two rules
-stand above all: a live process is ended only on a person's word or a person's approval (R3), and a service is never
-started a second time beside itself (R15).
+They find what is alive by the target's own pid file and match (`supervisor.identify`), never by a reading. Three rules
+stand above all: a live process is ended only on a person's word or a person's approval (R3); what only a pid file calls
+this service, and no probe has ever seen to be it, is not ended at all; and a service is never started a second time
+beside itself (R15).
+
+A service that systemd or PM2 runs is restarted by asking that manager (R8): it ends what still runs of it, so that
+nothing here may. What lives outside of it would stay, and then run twice: that is a fence too.
 """
 
 from __future__ import annotations
@@ -11,6 +15,8 @@ import os
 import re
 import stat
 from pathlib import Path
+
+import msgspec
 
 from remediators import command, fence
 from remediators.base import Context, Fenced, Outcome, Step, StepFailed
@@ -23,6 +29,8 @@ STOP_GRACE_S = 10.0  # between TERM and KILL, at most half of the step's timeout
 STOP_ROUNDS_MAX = 5  # after the main process, what matches its command line: workers that it leaves behind
 OUTPUT_BYTES_MAX = 1024 * 1024  # our own default output file is set aside beyond this when the service starts
 LAST_WORDS_BYTES = 4096
+COMMAND_CHARS_MAX = 200
+ANCESTORS_MAX = 64
 
 _MAY_END = frozenset({Authority.APPROVED, Authority.PERSON})
 
@@ -42,22 +50,23 @@ class StopService(Step):
         name = ctx.target.target_id
         if not live:
             return StepPlan(self.spec.step_id, f"nothing of {name} is alive: nothing to end", True)
-        may = ctx.execution.authority in _MAY_END
-        text = f"end {_described(live)} of {name}: SIGTERM, after {self._grace_s():g} s SIGKILL"
-        if not may:
-            text = f"{_described(live)} of {name} is alive, and this may not end it: the step would fail"
-        return StepPlan(self.spec.step_id, text, may)
+        try:
+            _refuse_to_end(ctx, live)
+        except Fenced as fenced:
+            return StepPlan(self.spec.step_id, f"this would fail: {fenced.message}", False)
+        text = f"end {_in_full(live)}, of {name}: SIGTERM, after {self._grace_s():g} s SIGKILL"
+        if _is_managed(ctx):
+            text = f"{_in_full(live)}, of {name}, is left to its manager, whose restart ends it"
+        return StepPlan(self.spec.step_id, text, True)
 
     async def run(self, ctx: Context) -> Outcome:
         live = _alive(ctx)
         name = ctx.target.target_id
         if not live:
             return Outcome(f"nothing of {name} was alive: nothing ended", changed=False)
-        if ctx.execution.authority not in _MAY_END:
-            raise Fenced(
-                f"fence: {_described(live)} of {name} is alive; nothing was ended, nothing was started",
-                "only a person's execute, or an approved runbook, may end a live process",
-            )
+        _refuse_to_end(ctx, live)
+        if _is_managed(ctx):
+            return Outcome(f"{_described(live)} of {name} is left to its manager, whose restart ends it", changed=False)
         children = {ref: _name(ref) for main in live for ref in fence.family(main)}
         total = fence.Ending()
         for round_number in range(STOP_ROUNDS_MAX):
@@ -65,6 +74,7 @@ class StopService(Step):
             live = _alive(ctx)
             if not live:
                 break
+            _refuse_strangers(ctx, live)
         if live:
             raise StepFailed(f"{name} is still alive: {_described(live)}; {total.text()}")
         left = [f"{ref.pid} ({text})" for ref, text in children.items() if _lives(ref)]
@@ -79,6 +89,7 @@ class StartService(Step):
     """Starts the target's recipe and leaves it running; done as soon as the program runs. It waits for no readiness:
 
     whether the service is well is what verification asks (R6). A starter that has already ended well is a success too.
+    A manager's recipe is a command that asks it: done when that command has ended, and ended well.
     """
 
     kind = "start-service"
@@ -89,6 +100,9 @@ class StartService(Step):
         recipe = ctx.recipe
         problem = command.missing_program(recipe) or self._in_the_way(ctx)
         text = f"start {command.words(recipe.argv)} in {recipe.cwd or '/'}; its output goes to {_output_path(ctx)}"
+        if recipe.manager:
+            first = f"run {command.words(recipe.before)} (it may fail), then " if recipe.before else ""
+            text = f"{first}run {command.words(recipe.argv)} to its end: {recipe.manager} restarts it"
         return StepPlan(self.spec.step_id, f"{text}: this would fail: {problem}" if problem else text, not problem)
 
     def _in_the_way(self, ctx: Context) -> str:
@@ -104,6 +118,8 @@ class StartService(Step):
 
     async def run(self, ctx: Context) -> Outcome:
         recipe = ctx.recipe
+        if recipe.manager:
+            return await _ask_manager(ctx)
         _refuse_second(ctx)
         path = _output_path(ctx)
         fd = _open_output(path, ours=not recipe.output)
@@ -148,6 +164,29 @@ class RunRecipe(Step):
         return Outcome(text)
 
 
+async def _ask_manager(ctx: Context) -> Outcome:
+    """`before` (whose failure is told, and is no failure), then the restart itself. Raises Fenced, StepFailed."""
+    recipe = ctx.recipe
+    commands = [msgspec.structs.replace(recipe, argv=recipe.before)] if recipe.before else []
+    lines: list[str] = []
+    code: int | None = None
+    for one in [*commands, recipe]:
+        _refuse_manager(ctx)
+        code, output = await command.run_to_completion(ctx.programs, one, lambda: _refuse_manager(ctx))
+        lines.append(f"{command.words(one.argv)}: {command.exit_text(code)}\n{output}".rstrip())
+    if code != 0:
+        raise StepFailed("\n".join(lines))
+    return Outcome("\n".join(lines))
+
+
+def _refuse_manager(ctx: Context) -> None:
+    """Raises Fenced when the manager's restart would end what may not be ended, or double the service."""
+    if ctx.execution.authority not in _MAY_END:
+        _refuse_second(ctx)
+    elif live := _alive(ctx):
+        _refuse_to_end(ctx, live)
+
+
 def _alive(ctx: Context) -> list[ProcessRef]:
     """What is alive of the target now, the process that was last seen to be it included: a pid file can get lost.
 
@@ -161,6 +200,61 @@ def _alive(ctx: Context) -> list[ProcessRef]:
     if known is not None and known not in found and _lives(known):
         found.append(known)
     return found
+
+
+def _is_managed(ctx: Context) -> bool:
+    return ctx.target.recipe is not None and ctx.target.recipe.manager != ""
+
+
+def _refuse_to_end(ctx: Context, live: list[ProcessRef]) -> None:
+    """Raises Fenced when not all of `live` may be ended, by us or by the service's manager."""
+    if ctx.execution.authority not in _MAY_END:
+        raise Fenced(
+            f"fence: {_described(live)} of {ctx.target.target_id} is alive; nothing was ended, nothing was started",
+            "only a person's execute, or an approved runbook, may end a live process",
+        )
+    _refuse_strangers(ctx, live)
+    if _is_managed(ctx) and (outside := [ref for ref in live if not _runs_under(ctx, ref)]):
+        raise Fenced(
+            f"fence: {_in_full(outside)} is alive, but {ctx.recipe.manager} does not run it; its restart would start "
+            f"{ctx.target.target_id} a second time",
+            f"end that process first, or correct restart in [process.{ctx.target.target_id}]",
+        )
+
+
+def _refuse_strangers(ctx: Context, live: list[ProcessRef]) -> None:
+    """Raises Fenced for a process that a pid file alone calls the service. Anybody's number can get into a pid file;
+    without a `match` only a probe that has seen it before tells the service's own."""
+    target = ctx.target
+    strangers = [] if target.match else [ref for ref in live if ref != ctx.execution.known]
+    if strangers:
+        raise Fenced(
+            f"fence: {target.pid_file} names {_in_full(strangers)}, which was never seen to be {target.target_id}; "
+            "it was not ended",
+            f"if it is the service, set match in [process.{target.target_id}], or wait until it has been probed",
+        )
+
+
+def _runs_under(ctx: Context, ref: ProcessRef) -> bool:
+    """Is it one of the service manager's own: in its unit's control group, or descended from its PM2?"""
+    recipe = ctx.recipe
+    if recipe.manager == "systemd":
+        unit = recipe.argv[-1] if "." in recipe.argv[-1] else f"{recipe.argv[-1]}.service"
+        try:
+            groups = Path(f"/proc/{ref.pid}/cgroup").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return True  # it has just ended
+        return any(unit in line.split("/") for line in groups.splitlines())
+    home = identify.pm2_home(command.clean_environment(recipe))
+    daemon = identify.read_pid_file(os.path.join(home, "pm2.pid"), identify.PM2_TITLE).process
+    at = proc.same(ref)
+    for _ in range(ANCESTORS_MAX):
+        if at is None or daemon is None or at.parent_pid <= 1:
+            return False
+        if at.parent_pid == daemon.pid:
+            return True
+        at = proc.stat(at.parent_pid)
+    return False
 
 
 def _refuse_second(ctx: Context) -> None:
@@ -180,6 +274,14 @@ def _refuse_second(ctx: Context) -> None:
 
 def _described(refs: list[ProcessRef]) -> str:
     return "process " + ", ".join(f"{ref.pid} ({_name(ref)})" for ref in refs)
+
+
+def _in_full(refs: list[ProcessRef]) -> str:
+    return "process " + ", ".join(f"{ref.pid} ({_command(ref)})" for ref in refs)
+
+
+def _command(ref: ProcessRef) -> str:
+    return command.words(proc.command_line(ref.pid))[:COMMAND_CHARS_MAX] or _name(ref)
 
 
 def _name(ref: ProcessRef) -> str:

@@ -22,13 +22,14 @@ async def settle(execution: Execution, exclude: frozenset[int]) -> Settled:
     specs = {spec.step_id: spec for spec in execution.runbook.steps}
     lines: list[str] = []
     ok, running = True, False
+    managed = execution.target.recipe is not None and execution.target.recipe.manager != ""
     for program in execution.programs:
         spec = specs.get(program.step_id)
         if spec is None:
             lines.append(f"{_named(program)}: its step {program.step_id} is not in the runbook; left alone")
             ok = False
             continue
-        settled, alive, line = await _settle_program(program, spec)
+        settled, alive, line = await _settle_program(program, spec, managed=managed)
         ok, running = ok and settled, running or alive
         lines.append(line)
     if not running and any(registry.step_of(spec).leaves_running for spec in specs.values()):
@@ -37,8 +38,11 @@ async def settle(execution: Execution, exclude: frozenset[int]) -> Settled:
     return Settled(execution.id, ok=ok, ended=tuple(lines), running=running)
 
 
-async def _settle_program(program: Program, spec: StepSpec) -> tuple[bool, bool, str]:
-    """(nothing of it is in the middle of its work, a service lives, what was found and done)."""
+async def _settle_program(program: Program, spec: StepSpec, *, managed: bool) -> tuple[bool, bool, str]:
+    """(nothing of it is in the middle of its work, a service lives, what was found and done).
+
+    `managed`: it asks a service manager, and is over when that has done it.
+    """
     name = _named(program)
     held = Fence.take(program.process)
     if held is None:
@@ -49,7 +53,7 @@ async def _settle_program(program: Program, spec: StepSpec) -> tuple[bool, bool,
         status = proc.same(program.process)
         if status is None or not status.live:
             return True, False, f"{name} has ended"
-        if registry.step_of(spec).leaves_running:
+        if registry.step_of(spec).leaves_running and not managed:
             return True, True, f"{name} is running: left alive"
         if await held.gone(spec.timeout_s):
             return True, False, f"{name} was awaited and has ended"

@@ -24,6 +24,7 @@ from supervisor.incidents.readings import PidFile, ProcessRef
 
 PID_FILE_BYTES_MAX = 4096  # PostgreSQL's has eight short lines; anything larger is not a pid file
 PID_MAX = 2**22  # proc(5): the highest value of /proc/sys/kernel/pid_max
+PM2_TITLE = r"^PM2 v\d|\bpm2\b"  # the command line of a PM2 daemon
 YOUNGER_S = 2.0  # a process that started this much later than its pid file was written did not write it
 
 

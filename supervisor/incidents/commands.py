@@ -172,6 +172,7 @@ def _dry_run(turn: Turn, token: str, args: DryRunArgs, actor: str) -> None:
         boot_id=turn.world.boot_id,
         expires_mono_s=turn.now.mono_s,
         grounds_mono_s=None,
+        known=turn.world.known.get(target.target_id),
     )
     turn.effects.append(PlanExecution(sketch, turn.world.readings.get(target.target_id), token))
 
@@ -194,6 +195,7 @@ def _execute(turn: Turn, token: str, args: ExecuteArgs, actor: str) -> views.Jso
                 f"{holder.resource} is in use by {holder.runbook.id} ({holder.id})",
                 "wait until it is over: `healctl heal status`",
             )
+        _refuse_anothers(turn, runbook, target)
         incident = _incident_for(turn, runbook, target)
         note = f"{runbook.id} executed by {actor}"
         remedy.begin(turn, runbook, target, Authority.PERSON, None, incident, note, execution_id, actor)
@@ -201,6 +203,19 @@ def _execute(turn: Turn, token: str, args: ExecuteArgs, actor: str) -> views.Jso
     if token not in tokens:
         tokens.append(token)
     return None
+
+
+def _refuse_anothers(turn: Turn, runbook: Runbook, target: Target) -> None:
+    """Two pid files that name one process: without a `match` nobody can tell whose it is, so none may end it."""
+    process = turn.world.known.get(target.target_id)
+    if process is None or target.match or not runbook.starts_service:
+        return
+    others = [name for name, known in turn.world.known.items() if known == process and name != target.target_id]
+    if others:
+        raise Refused(
+            f"process {process.pid} is known as {', '.join(sorted(others))} too; it was not ended",
+            f"set match in [process.{target.target_id}], so that healctl can tell them apart",
+        )
 
 
 def _incident_for(turn: Turn, runbook: Runbook, target: Target) -> Incident | None:

@@ -125,7 +125,7 @@ def test_a_persons_execute_ends_a_live_service_and_starts_it_once(tmp_path: Path
     async def scenario() -> None:
         old = await started.toy(tmp_path)
         async with lab.lab() as core:
-            results = await core.execute(lab.execution(lab.toy(tmp_path), **PERSON))
+            results = await core.execute(lab.execution(lab.toy(tmp_path), known=old, **PERSON))
             new = results[-1].process
             started.add(new)
             assert [result.success for result in results] == [True, True], results
@@ -145,7 +145,7 @@ def test_a_service_that_ignores_term_is_killed_after_the_grace(tmp_path: Path, s
     async def scenario() -> None:
         old = await started.toy(tmp_path, "--ignore-term")
         async with lab.lab() as core:
-            results = await core.execute(lab.execution(lab.toy(tmp_path), runbook=runbook, **PERSON))
+            results = await core.execute(lab.execution(lab.toy(tmp_path), runbook=runbook, known=old, **PERSON))
             started.add(results[-1].process)
             assert f"killed {old.pid} (still there after SIGTERM)" in results[0].output
             assert results[0].duration_ms >= 500
@@ -161,7 +161,7 @@ def test_a_stopped_service_takes_its_term(tmp_path: Path, started: lab.Started) 
         old = await started.toy(tmp_path)
         proc.send_signal(old, signal.SIGSTOP)
         async with lab.lab() as core:
-            results = await core.execute(lab.execution(lab.toy(tmp_path), **PERSON))
+            results = await core.execute(lab.execution(lab.toy(tmp_path), known=old, **PERSON))
             started.add(results[-1].process)
             assert f"ended {old.pid}" in results[0].output
 
@@ -177,7 +177,7 @@ def test_children_that_outlive_the_service_are_named(tmp_path: Path, started: la
         steps = tuple(msgspec.structs.replace(step, timeout_s=0.5) for step in lab.RESTART.steps)
         runbook = msgspec.structs.replace(lab.RESTART, steps=steps)
         async with lab.lab() as core:
-            results = await core.execute(lab.execution(lab.toy(tmp_path), runbook=runbook, **PERSON))
+            results = await core.execute(lab.execution(lab.toy(tmp_path), runbook=runbook, known=old, **PERSON))
             started.add(results[-1].process)
             assert len(children) == 1
             assert f"its children still run: {children[0].pid}" in results[0].output
@@ -359,7 +359,7 @@ def test_a_plan_changes_nothing_and_says_what_would_be_done(tmp_path: Path, star
             assert isinstance(fenced, PlanAnswer)
             assert [step.predicts_clear for step in fenced.steps] == [False, False]
             assert "not started a second time" in fenced.steps[1].description
-            allowed = await core.ask(PlanRequest(lab.execution(lab.toy(tmp_path), **PERSON), None))
+            allowed = await core.ask(PlanRequest(lab.execution(lab.toy(tmp_path), known=ref, **PERSON), None))
             assert isinstance(allowed, PlanAnswer)
             assert f"end process {ref.pid}" in allowed.steps[0].description
             assert allowed.steps[0].predicts_clear
