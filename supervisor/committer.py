@@ -20,6 +20,7 @@ from supervisor.messages import Ack, Body, Commit, LedgerTrouble, Nack
 
 log = logging.getLogger(__name__)
 
+WAITING_MAX = 10_000
 AGAIN_S = 0.25  # the ledger is in trouble: the same decisions again, in order
 
 
@@ -48,6 +49,16 @@ class Committer:
         self._again: asyncio.TimerHandle | None = None
         self._over = False
         self.trouble = ""
+
+    @property
+    def waiting(self) -> int:
+        """Decisions that are not yet durable."""
+        return len(self._items)
+
+    @property
+    def full(self) -> bool:
+        """Nothing more should be decided until the ledger has taken what waits."""
+        return len(self._items) >= WAITING_MAX
 
     def commit(self, decision: Decision, ack: Callable[[], None] | None) -> None:
         """Sends the decision's records; `ack` is called when they are durable."""

@@ -62,6 +62,7 @@ class HealctlSection(Section, frozen=True):
 class StoreSection(Section, frozen=True):
     brain_db: PathText = ""  # default: brain.db in state_dir
     metrics_db: PathText = ""  # default: metrics.db in state_dir
+    ledger_max: Size = Size(1024**3)  # reported when four fifths of it are used
 
 
 class TreeSection(Section, frozen=True):

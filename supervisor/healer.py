@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from supervisor import __version__, proc
+from supervisor import proc
 from supervisor.bus import Hub, Link, Publisher, nack_of
 from supervisor.clock import SteadyClock
 from supervisor.committer import Committer
@@ -26,7 +26,7 @@ from supervisor.desk import Desk
 from supervisor.errors import HealError, StoreError
 from supervisor.feed import FeedServer
 from supervisor.fresh import Fresh
-from supervisor.house import item_of, policy_of, reload_json
+from supervisor.house import item_of, ledger_part, policy_of, tree_view
 from supervisor.incidents import engine as e
 from supervisor.incidents import views
 from supervisor.incidents.effects import (
@@ -83,6 +83,10 @@ log = logging.getLogger(__name__)
 
 ACTOR_CHARS_MAX = 100
 PLAN_WITHIN_S = 8.0
+PUT_OFF_S = 1.0
+WAITING = "decisions"  # the limit on those that are not yet durable
+MAY_WAIT = (e.ReadingSeen, e.StepEnded, e.ExecutionClaimed, e.ExecutionNotRun, e.ProgramEnded, e.Delivered, e.Order,
+            e.TimersDue)  # fmt: skip
 STRANGE_MAX = 1_000
 FLUSH_WITHIN_S = 2.0  # at a stop, for decisions that are not yet durable
 
@@ -96,6 +100,7 @@ class HealerWorker(Worker):
         self._tree = TreeTable()
         self._store_status: StoreStatus | None = None
         self._skipped: set[str] = set()
+        self._limit_told = False
         self._strange: dict[str, HealthReading] = {}  # of targets that we do not know
         self._reloaded: Reloaded | None = None
         self._listening = False
@@ -157,6 +162,8 @@ class HealerWorker(Worker):
         if item in self.boot.quarantined:
             self._set_aside(item, event, ack)
             return
+        if self._committer.full and self._put_off(event):
+            return
         reach("decide.before")
         now = self._clock.now()
         try:
@@ -180,6 +187,19 @@ class HealerWorker(Worker):
                 self._committer.when_all_durable(partial(self._carry_out_and_ack, others, ack))
         self._arm()
 
+    def _put_off(self, event: e.Event) -> bool:
+        """So much waits for the ledger that nothing more is taken in. What matters is sent again by its sender."""
+        if not self._limit_told:
+            self._limit_told = True
+            log.error("%d decisions wait for the ledger, the limit: nothing more is taken in", self._committer.waiting)
+            self._decide(e.LimitIs(WAITING, f"{self._committer.waiting} decisions waited for the ledger"))
+        match event:
+            case e.Order(token):
+                self._desk.answer(token, StoreError(f"the ledger takes no records: {self._committer.trouble}"))
+            case e.TimersDue():
+                self._alarm = asyncio.get_running_loop().call_later(PUT_OFF_S, self._on_alarm)
+        return isinstance(event, MAY_WAIT)
+
     def _carry_out_and_ack(self, effects: list[Effect], ack: Callable[[], None] | None) -> None:
         if ack is not None:
             ack()
@@ -187,6 +207,9 @@ class HealerWorker(Worker):
 
     def _durable(self, decision: Decision) -> None:
         self._carry_out(decision.effects)
+        if self._limit_told and not self._committer.waiting:
+            self._limit_told = False
+            self._decide(e.LimitIs(WAITING, ""))
         reach("publish.before")
         self._news.records(decision.records, self._clock.now().wall_s)
 
@@ -302,12 +325,18 @@ class HealerWorker(Worker):
             match frame.body:
                 case StoreStatus():
                     self._store_status = frame.body
+                    self._look_at_ledger()
                 case DeliveryReport(row_id, attempts, receipt, error):
                     ack = partial(self._store.post, Ack(), re=frame.id)
                     self._decide(e.Delivered(row_id, attempts, receipt, error), ack)
                 case _:
                     error_ = HealError(f"the healer takes no {type(frame.body).__name__}")
                     self._store.post(nack_of(error_), re=frame.id)
+
+    def _look_at_ledger(self) -> None:
+        found = ledger_part(self._engine.world, self._store_status, self.boot.config)
+        if found is not None:
+            self._decide(found)
 
     def _readings(self, readings: tuple[HealthReading, ...]) -> None:
         for reading in readings:
@@ -336,6 +365,7 @@ class HealerWorker(Worker):
     def on_reload(self, config: Config) -> None:
         self._targets = targets(config)
         self._decide(e.Reconfigured(self._targets, open_families(config), policy_of(config)))
+        self._look_at_ledger()
         kept, self._strange = self._strange, {}
         self._readings(tuple(kept.values()))
 
@@ -366,20 +396,14 @@ class HealerWorker(Worker):
         self._decide(e.TimersDue())
 
     def _tree_view(self) -> dict[str, Any]:
-        world = self._engine.world
-        status = self._store_status
-        return {
-            "version": __version__,
-            "children": self._tree.rows(),
-            "store": msgspec.to_builtins(status) if status is not None else None,
-            "ledger_trouble": self._committer.trouble or None,
-            "outbox": views.outbox(world, self._clock.now().wall_s),
-            "open_incidents": len(world.incidents),
-            "breakers": views.breakers(world),
-            "pauses": views.pauses(world),
-            "targets": len(self._targets),
-            "last_reload": reload_json(self._reloaded),
-        }
+        return tree_view(
+            self._engine.world,
+            self._tree.rows(),
+            self._store_status,
+            self._committer.trouble,
+            self._clock.now().wall_s,
+            self._reloaded,
+        )
 
     def _snapshot(self) -> dict[str, Any]:
         """The state that the feed continues from: `seq` is the last event it contains."""

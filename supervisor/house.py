@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
+from supervisor import __version__
 from supervisor.config import Config
 from supervisor.incidents import engine as e
 from supervisor.incidents import views
 from supervisor.incidents.model import AnomalyType
 from supervisor.incidents.policy import Policy
+from supervisor.incidents.world import World
 from supervisor.messages import Reloaded, StoreStatus
 
 LEDGER = "healctl:ledger"
@@ -50,9 +54,12 @@ def reload_json(news: Reloaded | None) -> dict[str, Any] | None:
     }
 
 
-def ledger_part(status: StoreStatus, max_bytes: int, *, open_now: bool) -> e.OwnPart | None:
+def ledger_part(world: World, status: StoreStatus | None, config: Config) -> e.OwnPart | None:
     """What the ledger's size means (DESIGN §2.6); None: nothing new. Clear only well below the mark."""
-    used = status.ledger_bytes / max_bytes
+    if status is None:
+        return None
+    open_now = (AnomalyType.LEDGER_NEAR_LIMIT, LEDGER) in world.by_key
+    used = status.ledger_bytes / int(config.store.ledger_max)
     if not open_now and (used > LEDGER_FULL or not status.reserve_ok):
         evidence = f"{status.ledger_path} has {status.ledger_bytes} bytes, {used:.0%} of ledger_max"
         if not status.reserve_ok:
@@ -61,6 +68,29 @@ def ledger_part(status: StoreStatus, max_bytes: int, *, open_now: bool) -> e.Own
     if open_now and used <= LEDGER_WELL and status.reserve_ok:
         return e.OwnPart(LEDGER, AnomalyType.LEDGER_NEAR_LIMIT, False, f"{used:.0%} of ledger_max are used")
     return None
+
+
+def tree_view(
+    world: World,
+    children: list[dict[str, Any]],
+    status: StoreStatus | None,
+    trouble: str,
+    wall_s: float,
+    reloaded: Reloaded | None,
+) -> dict[str, Any]:
+    """What `healctl status` shows."""
+    return {
+        "version": __version__,
+        "children": children,
+        "store": msgspec.to_builtins(status) if status is not None else None,
+        "ledger_trouble": trouble or None,
+        "outbox": views.outbox(world, wall_s),
+        "open_incidents": len(world.incidents),
+        "breakers": views.breakers(world),
+        "pauses": views.pauses(world),
+        "targets": len(world.targets),
+        "last_reload": reload_json(reloaded),
+    }
 
 
 def item_of(event: e.Event) -> str:

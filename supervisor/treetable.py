@@ -11,6 +11,9 @@ from supervisor.incidents import views
 from supervisor.incidents.model import AnomalyType
 from supervisor.messages import TreeEvent, TreeKind
 
+FAILURES_MAX = 3  # within FAILURES_S: it is failing
+FAILURES_S = 600.0  # what the root counts over (`supervisor.tree.model`)
+
 _STATE = {
     TreeKind.STARTED: "starting",
     TreeKind.READY: "ready",
@@ -54,22 +57,37 @@ class TreeTable:
 
     def _reactions(self, event: TreeEvent) -> list[e.Event]:
         part = f"worker:{event.child}"
+        told = f"({event.exit_text}): {event.last_words[-300:]}".strip()
         match event.kind, event.child:
             case TreeKind.QUARANTINED, _:
-                evidence = f"it failed too often ({event.exit_text}): {event.last_words[-300:]}".strip()
-                return [e.OwnPart(part, AnomalyType.WORKER_QUARANTINED, True, evidence)]
+                return [
+                    e.OwnPart(part, AnomalyType.WORKER_QUARANTINED, True, f"it failed too often {told}"),
+                    e.OwnPart(part, AnomalyType.WORKER_FAILING, False, "it is quarantined"),
+                ]
             case TreeKind.READY, "executor":
                 return [e.OwnPart(part, AnomalyType.WORKER_QUARANTINED, False, ""), e.ExecutorIs(event.incarnation)]
             case TreeKind.READY, "notifier":
                 return [e.OwnPart(part, AnomalyType.WORKER_QUARANTINED, False, ""), e.NotifierIsBack()]
             case TreeKind.READY, _:
                 return [e.OwnPart(part, AnomalyType.WORKER_QUARANTINED, False, "")]
-            case TreeKind.EXITED | TreeKind.STOPPED, "executor":
-                return [e.ExecutorIs("")]
             case TreeKind.STOPPED, _:
-                return [e.OwnPart(part, AnomalyType.WORKER_QUARANTINED, False, "")]
+                gone: list[e.Event] = [e.ExecutorIs("")] if event.child == "executor" else []
+                for anomaly in (AnomalyType.WORKER_QUARANTINED, AnomalyType.WORKER_FAILING):
+                    gone.append(e.OwnPart(part, anomaly, False, "it was stopped as ordered"))
+                return gone
+            case TreeKind.EXITED, _:
+                return self._failures(event, part, told)
+            case TreeKind.STARTED, "healer":  # whose death it cannot have heard of
+                return self._failures(event, part, told)
             case _:
                 return []
+
+    def _failures(self, event: TreeEvent, part: str, told: str) -> list[e.Event]:
+        found: list[e.Event] = [e.ExecutorIs("")] if event.child == "executor" else []
+        if event.failures >= FAILURES_MAX:
+            evidence = f"it has failed {event.failures} times within {FAILURES_S / 60:g} minutes {told}"
+            found.append(e.OwnPart(part, AnomalyType.WORKER_FAILING, True, evidence))
+        return found
 
     def rows(self) -> list[dict[str, Any]]:
         return [

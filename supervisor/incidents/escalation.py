@@ -12,6 +12,7 @@ from supervisor.incidents.effects import (
 )
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
+    AnomalyType,
     Channel,
     Incident,
     OutboxRow,
@@ -68,7 +69,7 @@ def tell(turn: Turn, incident: Incident, kind: str) -> Incident:
     if incident.tier is Tier.SILENT:
         return incident
     send(turn, incident, Channel.SYNAPSE, kind)
-    if incident.tier is not Tier.PAGE or incident.page_id is not None:
+    if incident.tier is not Tier.PAGE or incident.page_id is not None or not by_signal(incident):
         return incident
     row = send(turn, incident, Channel.SIGNAL, kind)
     turn.drop_timer(TimerKind.PAGE_HOLD, incident.id)
@@ -76,6 +77,11 @@ def tell(turn: Turn, incident: Incident, kind: str) -> Incident:
         turn.set_timer(TimerKind.REPEAT, incident.id, turn.world.policy.repeats_s[0])
         return turn.update(incident, page_id=row.id)
     return incident
+
+
+def by_signal(incident: Incident) -> bool:
+    """That Signal does not deliver is not told by Signal: such messages would heap up there without an end."""
+    return incident.anomaly is not AnomalyType.DELIVERY_FAILING
 
 
 def send(turn: Turn, incident: Incident, channel: Channel, kind: str) -> OutboxRow:
@@ -122,7 +128,7 @@ def resolved(turn: Turn, incident: Incident, reason: TierReason) -> None:
 def closing(turn: Turn, incident: Incident) -> None:
     """R2: one short message when what a page spoke of is over; for a grouped page, when the last of it is."""
     send(turn, incident, Channel.SYNAPSE, "closing")
-    if any(other.page_id == incident.page_id for other in turn.world.incidents.values()):
+    if not by_signal(incident) or any(other.page_id == incident.page_id for other in turn.world.incidents.values()):
         return
     send(turn, incident, Channel.SIGNAL, "closing")
 

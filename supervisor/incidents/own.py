@@ -6,11 +6,34 @@ Pure. Our own parts are targets like any other, told by the healer's process ins
 from __future__ import annotations
 
 from supervisor.incidents import detect, remedy
+from supervisor.incidents.effects import DeliverRow
 from supervisor.incidents.lifecycle import Trigger
-from supervisor.incidents.model import ExecutionState, Target
+from supervisor.incidents.model import (
+    AnomalyType,
+    Channel,
+    ExecutionState,
+    OutboxRow,
+    OutboxState,
+    Severity,
+    Status,
+    Target,
+    Tier,
+    TimerKind,
+    Verdict,
+)
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.records import PutRunbook
-from supervisor.incidents.world import Turn
+from supervisor.incidents.world import OPEN_INCIDENTS_MAX, TRAIL_MAX, Turn
+
+WORKER_STEADY_S = 600.0  # so long without another failure: it is not failing any more
+DELIVERY_WITHIN_S = 300.0  # a page without a receipt for so long, or
+ATTEMPTS_MAX = 5  # after so many attempts, is not being delivered
+LIMITS_S = 60.0  # how often a limit that was reached is looked at again
+TOLD_WITHIN_S = 30.0  # a new healer has heard of every quarantined item by then
+LIMITS = "healctl:limits"
+PAGES = f"messages:{Channel.SIGNAL}"
+ITEMS = "items"
+OPEN_INCIDENTS, TRAIL = "open incidents", "audit trail"
 
 
 def reconfigured(turn: Turn, targets: tuple[Target, ...], open_families: frozenset[str], policy: Policy) -> None:
@@ -29,6 +52,8 @@ def reconfigured(turn: Turn, targets: tuple[Target, ...], open_families: frozens
     for target_id in [name for name in world.stages if world.target(name) is None]:
         turn.drop_stage(target_id)
     dismiss_gone(turn)
+    if not policy.pages:
+        part(turn, PAGES, AnomalyType.DELIVERY_FAILING, "nobody is configured to be paged any more", firing=False)
     for runbook in world.runbooks.values():  # the whitelist may be another
         turn.records.append(PutRunbook(runbook, runbook.version()))
 
@@ -46,3 +71,138 @@ def dismiss_gone(turn: Turn) -> None:
             remedy.unproved(turn, turn.put_execution(execution, state=ExecutionState.EXPIRED))
     for family in families:
         remedy.release(turn, family)
+
+
+def started(turn: Turn) -> None:
+    """The engine has just been rebuilt. Which items are set aside, the root tells again, if it is still the same."""
+    dismiss_gone(turn)
+    if any(anomaly is AnomalyType.ITEM_QUARANTINED for anomaly, _ in turn.world.by_key):
+        turn.set_timer(TimerKind.OWN, ITEMS, TOLD_WITHIN_S)
+
+
+def part(turn: Turn, name: str, anomaly: AnomalyType, evidence: str, *, firing: bool) -> None:
+    """What the healer's process says of one of our own parts; an outbox row that is set aside is written as such."""
+    kind, _, row_id = name.partition(":")
+    row = turn.world.outbox.get(row_id) if kind == "outbox" else None
+    if anomaly is AnomalyType.ITEM_QUARANTINED and firing:
+        turn.world.set_aside.add(name)
+    if anomaly is AnomalyType.WORKER_FAILING and firing:
+        turn.set_timer(TimerKind.OWN, name, WORKER_STEADY_S)
+    verdict = Verdict(
+        # One incident for a channel: its own messages may be set aside there, too, and must not open another.
+        target_id=f"messages:{row.channel}" if row is not None else name,
+        family=detect.OWN_FAMILY,
+        anomaly=anomaly,
+        status=Status.FIRING if firing else Status.CLEAR,
+        severity=Severity.HIGH,
+        evidence=evidence,
+        hint=_HINTS.get(anomaly, "see the log of healctl for its last words"),
+    )
+    if row is not None and firing:
+        turn.put_row(row, state=OutboxState.QUARANTINED, last_error=evidence)
+    detect.on_verdict(turn, verdict, None, fresh=True)
+
+
+_HINTS = {
+    AnomalyType.DELIVERY_FAILING: "look at the Signal daemon; healctl status shows what waits",
+    AnomalyType.LEDGER_NEAR_LIMIT: "make room on its disk, or raise ledger_max in [store]",
+    AnomalyType.LIMIT_REACHED: "close what is over (healctl heal dismiss), or watch less",
+}
+
+
+def look(turn: Turn) -> None:
+    """After every event: did it reach a limit, is there a page whose receipt is to be waited for?"""
+    world = turn.world
+    if world.limits and (AnomalyType.LIMIT_REACHED, LIMITS) not in world.by_key:
+        part(turn, LIMITS, AnomalyType.LIMIT_REACHED, "; ".join(world.limits.values()), firing=True)
+        turn.set_timer(TimerKind.OWN, LIMITS, LIMITS_S)
+    waited_for = (TimerKind.OWN, PAGES) in world.timers or not world.policy.pages
+    if not waited_for and any(isinstance(effect, DeliverRow) and _is_page(effect.row) for effect in turn.effects):
+        turn.set_timer(TimerKind.OWN, PAGES, DELIVERY_WITHIN_S)
+
+
+def limit(turn: Turn, name: str, evidence: str) -> None:
+    """A limit outside of the engine."""
+    if evidence:
+        turn.world.limits[name] = evidence
+    else:
+        turn.world.limits.pop(name, None)
+
+
+def timer_due(turn: Turn, subject: str) -> None:
+    if subject == LIMITS:
+        _limits_due(turn)
+    elif subject == PAGES:
+        _pages_due(turn)
+    elif subject == ITEMS:
+        _items_due(turn)
+    else:
+        steady = f"no failure for {WORKER_STEADY_S / 60:g} minutes"
+        part(turn, subject, AnomalyType.WORKER_FAILING, steady, firing=False)
+
+
+def _limits_due(turn: Turn) -> None:
+    world = turn.world
+    if len(world.incidents) < 0.9 * OPEN_INCIDENTS_MAX:
+        world.limits.pop(OPEN_INCIDENTS, None)
+    if all(incident.trail_length < TRAIL_MAX for incident in world.incidents.values()):
+        world.limits.pop(TRAIL, None)
+    if world.limits:
+        turn.set_timer(TimerKind.OWN, LIMITS, LIMITS_S)
+    else:
+        part(turn, LIMITS, AnomalyType.LIMIT_REACHED, "it is well below every limit again", firing=False)
+
+
+# --- pages that are not delivered -----------------------------------------------------------------------------------
+
+
+def _is_page(row: OutboxRow) -> bool:
+    return row.channel is Channel.SIGNAL and row.tier is Tier.PAGE
+
+
+def not_delivered(turn: Turn, row: OutboxRow) -> None:
+    """One more attempt failed."""
+    if _is_page(row) and row.attempts >= ATTEMPTS_MAX:
+        _fails(turn)
+
+
+def delivered(turn: Turn) -> None:
+    """A receipt: the channel works. What still waits is looked at again in time."""
+    part(turn, PAGES, AnomalyType.DELIVERY_FAILING, "a message was delivered", firing=False)
+    turn.drop_timer(TimerKind.OWN, PAGES)
+    if turn.world.policy.pages and any(_is_page(row) for row in turn.world.outbox.values()):
+        turn.set_timer(TimerKind.OWN, PAGES, DELIVERY_WITHIN_S)
+
+
+def _pages_due(turn: Turn) -> None:
+    waiting = [row.created_wall_s for row in turn.world.outbox.values() if _is_page(row)]
+    if not waiting or not turn.world.policy.pages:
+        return
+    left_s = min(waiting) + DELIVERY_WITHIN_S - turn.now.wall_s
+    if left_s > 0:
+        turn.set_timer(TimerKind.OWN, PAGES, left_s)
+    else:
+        _fails(turn)
+
+
+def _fails(turn: Turn) -> None:
+    """Nobody configured is no failure (it stands in `status`)."""
+    rows = [row for row in turn.world.outbox.values() if _is_page(row)]
+    if not turn.world.policy.pages or not rows:
+        return
+    error = next((row.last_error for row in reversed(rows) if row.last_error), "no attempt has ended yet")
+    waits_s = turn.now.wall_s - min(row.created_wall_s for row in rows)
+    evidence = f"{len(rows)} pages wait for a receipt, the oldest for {waits_s:.0f} s: {error}"
+    part(turn, PAGES, AnomalyType.DELIVERY_FAILING, evidence, firing=True)
+
+
+# --- items that were set aside --------------------------------------------------------------------------------------
+
+
+def _items_due(turn: Turn) -> None:
+    """An item that the root does not name any more was forgotten with an earlier root: it is tried again. A message is
+    set aside in the ledger, and stays so until a person dismisses the incident."""
+    for anomaly, name in list(turn.world.by_key):
+        if anomaly is not AnomalyType.ITEM_QUARANTINED or name in turn.world.set_aside or name.startswith("messages:"):
+            continue
+        part(turn, name, anomaly, "healctl was restarted since, so that it is tried again", firing=False)

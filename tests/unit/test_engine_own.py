@@ -1,0 +1,290 @@
+"""Our own parts as targets (DESIGN §1, §2.6, R9): what is wrong with them opens, pages and closes like all else."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from supervisor.config import Config, Size, StoreSection
+from supervisor.house import LEDGER, ledger_part
+from supervisor.incidents import detect, own
+from supervisor.incidents import engine as e
+from supervisor.incidents.model import AnomalyType, Channel, State, Tier
+from supervisor.incidents.policy import Policy
+from supervisor.messages import StoreStatus, TreeEvent, TreeKind
+from supervisor.treetable import TreeTable
+from tests.lab.engine import Lab, service
+
+PAGES = Policy(pages=True)
+
+
+def event(kind: TreeKind, child: str = "logs", failures: int = 0) -> TreeEvent:
+    return TreeEvent(kind, child, 7, f"{child}.x.1", 0.0, exit_text="exit 1", last_words="boom", failures=failures)
+
+
+def tell(lab: Lab, *events: TreeEvent) -> None:
+    table = TreeTable()
+    for one in events:
+        for reaction in table.observe(one):
+            lab.feed(reaction)
+
+
+def receipt(lab: Lab, channel: Channel = Channel.SIGNAL) -> None:
+    for row in list(lab.engine.world.outbox.values()):
+        if row.channel is channel:
+            lab.feed(e.Delivered(row.id, 1, "signal:1", ""))
+
+
+# --- workers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("R1")
+def test_a_worker_that_failed_three_times_in_ten_minutes_is_told_and_closes_after_ten_steady_ones() -> None:
+    lab = Lab("web")
+    tell(lab, event(TreeKind.EXITED, failures=2))
+    assert lab.incidents() == []
+    tell(lab, event(TreeKind.EXITED, failures=3))
+    incident = lab.only("worker:logs")
+    assert (incident.anomaly, incident.state, incident.tier) == (
+        AnomalyType.WORKER_FAILING, State.ESCALATED, Tier.PAGE,
+    )  # fmt: skip
+    assert "boom" in incident.evidence
+    lab.advance(300)
+    tell(lab, event(TreeKind.EXITED, failures=3))  # and once more
+    tell(lab, event(TreeKind.READY, failures=3))
+    lab.advance(599)
+    assert lab.only("worker:logs").open
+    lab.advance(2)
+    assert lab.only("worker:logs").state is State.SELF_RESOLVED
+
+
+@pytest.mark.req("R1")
+def test_a_quarantined_worker_pages_and_closes_when_it_is_ready_again() -> None:
+    lab = Lab("web")
+    tell(lab, event(TreeKind.EXITED, failures=3), event(TreeKind.QUARANTINED, failures=3))
+    failing, quarantined = sorted(lab.incidents("worker:logs"), key=lambda i: i.anomaly)
+    assert (failing.state, quarantined.state) == (State.SELF_RESOLVED, State.ESCALATED)
+    assert [row.incident_id for row in lab.messages("signal") if row.kind == "page"][-1] == quarantined.id
+    tell(lab, event(TreeKind.READY, failures=3))
+    assert not [i for i in lab.incidents("worker:logs") if i.open]
+    assert lab.messages("signal")[-1].kind == "closing"
+
+
+@pytest.mark.req("R1")
+def test_the_healer_hears_of_its_own_deaths_from_the_root() -> None:
+    lab = Lab("web")
+    tell(lab, event(TreeKind.STARTED, "healer", failures=3))
+    assert lab.only("worker:healer").anomaly is AnomalyType.WORKER_FAILING
+
+
+def test_our_own_parts_close_at_one_word_however_often_they_came_back() -> None:
+    lab = Lab("web")
+    for _ in range(4):
+        tell(lab, event(TreeKind.QUARANTINED), event(TreeKind.READY))
+    assert [i.state for i in lab.incidents("worker:logs")] == [State.SELF_RESOLVED] * 4
+
+
+def test_a_worker_that_leaves_the_tree_takes_its_incidents_along() -> None:
+    lab = Lab("web")
+    tell(lab, event(TreeKind.EXITED, failures=5), event(TreeKind.STOPPED))
+    assert not lab.only("worker:logs").open
+
+
+# --- pages that are not delivered ------------------------------------------------------------------------------------
+
+
+def a_page_waits() -> Lab:
+    lab = Lab(policy=PAGES, targets=(service("web", auto_restart=False),))
+    lab.kill("web")
+    assert [row.kind for row in lab.messages("signal")] == ["page"]
+    return lab
+
+
+@pytest.mark.req("FR-005", "AC-011")
+@pytest.mark.parametrize(("seconds", "told"), [(299, False), (301, True)])
+def test_a_page_without_a_receipt_for_five_minutes_is_told_over_the_other_channel_alone(
+    seconds: float, told: bool
+) -> None:
+    lab = a_page_waits()
+    lab.advance(seconds)
+    found = lab.incidents("messages:signal")
+    assert bool(found) is told
+    if not told:
+        return
+    (incident,) = found
+    mine = [row for row in lab.messages() if row.incident_id == incident.id]
+    assert [(row.channel, row.priority) for row in mine] == [(Channel.SYNAPSE, "urgent")]
+    lab.advance(300_000)  # and it never pages about itself
+    assert [r.channel for r in lab.messages() if r.incident_id == incident.id] == [Channel.SYNAPSE]
+    receipt(lab)
+    assert lab.only("messages:signal").state is State.SELF_RESOLVED
+    assert [r.channel for r in lab.messages() if r.incident_id == incident.id] == [Channel.SYNAPSE] * 2
+
+
+@pytest.mark.req("FR-005")
+@pytest.mark.parametrize(("attempts", "told"), [(4, False), (5, True)])
+def test_five_attempts_are_enough_to_know(attempts: int, told: bool) -> None:
+    lab = a_page_waits()
+    (row,) = lab.messages("signal")
+    for n in range(1, attempts + 1):
+        lab.feed(e.Delivered(row.id, n, "", "refused"))
+    assert bool(lab.incidents("messages:signal")) is told
+
+
+@pytest.mark.req("FR-005")
+def test_a_receipt_in_time_is_no_failure_and_nobody_configured_is_none_either() -> None:
+    lab = a_page_waits()
+    lab.advance(200)
+    receipt(lab)
+    lab.advance(3_000)  # the page is repeated after an hour, and that one waits again
+    assert lab.incidents("messages:signal") == []
+    nobody = Lab(policy=Policy(), targets=(service("web", auto_restart=False),))
+    nobody.kill("web")
+    nobody.advance(100_000)
+    assert nobody.incidents("messages:signal") == []
+
+
+@pytest.mark.req("FR-005")
+def test_a_reload_that_takes_the_transports_away_ends_it_and_one_that_brings_some_begins_to_wait() -> None:
+    lab = a_page_waits()
+    lab.advance(301)
+    targets = tuple(lab.engine.world.targets.values())
+    lab.feed(e.Reconfigured(targets, frozenset(), Policy()))
+    assert not lab.only("messages:signal").open
+    lab.feed(e.Reconfigured(targets, frozenset(), PAGES))
+    lab.feed(e.NotifierIsBack())
+    lab.advance(301)
+    assert len(lab.incidents("messages:signal")) == 2
+
+
+def test_a_crash_of_the_engine_forgets_no_page_that_waits() -> None:
+    lab = a_page_waits()
+    lab.advance(100)
+    lab.crash()
+    lab.feed(e.NotifierIsBack())
+    lab.advance(201)
+    assert lab.only("messages:signal").open
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("R1")
+def test_the_limit_on_open_incidents_is_an_incident_itself_and_ends_well_below_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [f"s{n}" for n in range(6)]
+    monkeypatch.setattr(detect, "OPEN_INCIDENTS_MAX", 5)
+    monkeypatch.setattr(own, "OPEN_INCIDENTS_MAX", 5)
+    lab = Lab(targets=tuple(service(name, auto_restart=False) for name in names))
+    for name in names[:5]:
+        lab.kill(name)
+    assert lab.incidents("healctl:limits") == []
+    lab.kill("s5")
+    assert lab.incidents("s5") == []
+    assert "5 incidents are open" in lab.only("healctl:limits").evidence
+    lab.advance(600)
+    assert lab.only("healctl:limits").open
+    for n, name in enumerate(names[:5]):
+        lab.alive[name] = 500 + n
+        lab.poll(name)
+    lab.advance(60)
+    assert not lab.only("healctl:limits").open
+    lab.poll("s5")  # and it is opened now
+    assert lab.only("s5").open
+
+
+def test_a_limit_of_the_process_around_the_engine_is_told_too() -> None:
+    lab = Lab("web")
+    lab.feed(e.LimitIs("decisions", "10000 decisions wait for the ledger"))
+    assert "wait for the ledger" in lab.only("healctl:limits").evidence
+    lab.advance(300)
+    assert lab.only("healctl:limits").open
+    lab.feed(e.LimitIs("decisions", ""))
+    lab.advance(60)
+    assert not lab.only("healctl:limits").open
+
+
+STATUS = StoreStatus("ledger.db", 0, True, "3", ())
+
+
+@pytest.mark.parametrize(
+    ("used", "reserve_ok", "open_now", "said"),
+    [
+        (80, True, False, None),
+        (81, True, False, True),
+        (0, False, False, True),
+        (81, True, True, None),
+        (76, True, True, None),  # between the marks: as it was
+        (75, True, True, False),
+        (75, False, True, None),
+    ],
+)
+def test_the_ledgers_marks(used: int, reserve_ok: bool, open_now: bool, said: bool | None) -> None:
+    status = msgspec.structs.replace(STATUS, ledger_bytes=used, reserve_ok=reserve_ok)
+    lab = Lab("web")
+    if open_now:
+        lab.feed(e.OwnPart(LEDGER, AnomalyType.LEDGER_NEAR_LIMIT, True, "full"))
+    found = ledger_part(lab.engine.world, status, Config(store=StoreSection(ledger_max=Size(100))))
+    assert (found.firing if found else None) is said
+
+
+# --- items that were set aside ---------------------------------------------------------------------------------------
+
+
+def test_an_item_that_a_new_root_knows_nothing_of_is_tried_again_and_closes() -> None:
+    lab = Lab("web")
+    lab.feed(e.OwnPart("reading:a", AnomalyType.ITEM_QUARANTINED, True, "twice"))
+    lab.feed(e.OwnPart("reading:b", AnomalyType.ITEM_QUARANTINED, True, "twice"))
+    lab.advance(10_000)
+    lab.crash()
+    lab.feed(e.OwnPart("reading:b", AnomalyType.ITEM_QUARANTINED, True, "twice"))  # the root is the same
+    lab.advance(60)
+    assert not lab.only("reading:a").open
+    assert lab.only("reading:b").open
+
+
+@pytest.mark.req("FR-005")
+def test_a_message_that_was_set_aside_stays_so() -> None:
+    lab = a_page_waits()
+    (row,) = lab.messages("signal")
+    lab.feed(e.OwnPart(f"outbox:{row.id}", AnomalyType.ITEM_QUARANTINED, True, "twice"))
+    lab.crash()
+    lab.advance(10_000)
+    (incident,) = [i for i in lab.incidents("messages:signal") if i.anomaly is AnomalyType.ITEM_QUARANTINED]
+    assert incident.open
+    assert row.id not in lab.engine.world.outbox
+
+
+# --- another configuration -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req("FR-001", "FR-004")
+def test_what_is_no_longer_configured_is_dismissed_and_forgotten_and_the_rest_goes_on() -> None:
+    lab = Lab(targets=tuple(service(name, auto_restart=False) for name in ("a", "b")))
+    lab.poll("a")
+    lab.kill("a")
+    lab.kill("b")
+    lab.feed(e.Reconfigured((service("b", auto_restart=False),), frozenset(), Policy(dismiss_window_s=5.0)))
+    assert lab.only("a").state is State.DISMISSED
+    assert lab.only("b").state is State.ESCALATED
+    world = lab.engine.world
+    assert "a" not in world.known
+    assert "a" not in world.readings
+    assert world.policy.dismiss_window_s == 5.0
+    lab.feed(e.Reconfigured((service("a"), service("b")), frozenset(), Policy()))
+    lab.poll("a")
+    assert lab.incidents("a")[-1].state in (State.VERIFYING, State.RESOLVED)  # no window held it back
+
+
+@pytest.mark.req("R3")
+def test_an_intent_for_a_target_that_left_is_not_carried_out() -> None:
+    lab = Lab("a", "b")
+    lab.hold_dispatch = True
+    lab.kill("a")
+    assert len(lab.dispatched) == 1
+    lab.feed(e.Reconfigured((service("b"),), frozenset(), Policy()))
+    assert lab.only("a").state is State.DISMISSED
+    assert lab.engine.world.executions == {}
+    lab.advance(100_000)
+    assert lab.engine.world.incidents == {}
