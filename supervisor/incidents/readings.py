@@ -221,8 +221,8 @@ class Integrity(StrEnum):
 class DatabaseData(msgspec.Struct, frozen=True, tag="database"):
     """A reading of a database (R9): the last verdict, with its age, while the next check may be under way.
 
-    `check` is the deepest check behind the verdict, "quick_check" or "integrity_check". `progress`: 0 to 1 of the one
-    under way, None when none is.
+    `check` is the deepest check behind the verdict: "opening it", "quick_check" or "integrity_check". `progress`: 0 to
+    1 of the one under way, None when none is.
     """
 
     path: str
@@ -246,13 +246,16 @@ class LogFile(msgspec.Struct, frozen=True):
 
 
 class LogsData(msgspec.Struct, frozen=True, tag="logs"):
-    """A reading of `[logs.NAME]`: `largest` are its largest files, the largest first; `denied` could not be read."""
+    """A reading of `[logs.NAME]`: `largest` are its largest files, the largest first, without those that a rotation left
+    behind; `denied` could not be looked at. `complete` False: a bound was reached, and there may be larger ones.
+    """
 
     files: int
     total_bytes: int
     max_bytes: int
     largest: tuple[LogFile, ...] = ()
     denied: tuple[str, ...] = ()
+    complete: bool = True
     detail: str = ""
 
 

@@ -103,6 +103,8 @@ def logs(judge: Judge, data: LogsData) -> tuple[Verdict, ...]:
         beyond=largest > data.max_bytes,
         well_within=largest <= data.max_bytes * LOGS_WELL_WITHIN,
     )
+    if status is Status.CLEAR and not data.complete:
+        status = Status.UNKNOWN  # R9: what was not looked at may be larger
     over = [file for file in data.largest if file.bytes > data.max_bytes]
     named = ", ".join(f"{file.path} has {size(file.bytes)}" for file in over[:FILES_NAMED_MAX])
     more = f" and {len(over) - FILES_NAMED_MAX} more" if len(over) > FILES_NAMED_MAX else ""
