@@ -26,7 +26,7 @@ from supervisor.desk import Desk
 from supervisor.errors import HealError, StoreError
 from supervisor.feed import FeedServer
 from supervisor.fresh import Fresh
-from supervisor.house import item_of, ledger_part, policy_of, tree_view
+from supervisor.house import MAY_WAIT, WAITING, item_of, ledger_part, policy_of, tree_view
 from supervisor.incidents import engine as e
 from supervisor.incidents import views
 from supervisor.incidents.effects import (
@@ -84,9 +84,6 @@ log = logging.getLogger(__name__)
 ACTOR_CHARS_MAX = 100
 PLAN_WITHIN_S = 8.0
 PUT_OFF_S = 1.0
-WAITING = "decisions"  # the limit on those that are not yet durable
-MAY_WAIT = (e.ReadingSeen, e.StepEnded, e.ExecutionClaimed, e.ExecutionNotRun, e.ProgramEnded, e.Delivered, e.Order,
-            e.TimersDue)  # fmt: skip
 STRANGE_MAX = 1_000
 FLUSH_WITHIN_S = 2.0  # at a stop, for decisions that are not yet durable
 
@@ -334,8 +331,7 @@ class HealerWorker(Worker):
                     self._store.post(nack_of(error_), re=frame.id)
 
     def _look_at_ledger(self) -> None:
-        found = ledger_part(self._engine.world, self._store_status, self.boot.config)
-        if found is not None:
+        if (found := ledger_part(self._engine.world, self._store_status, self.boot.config)) is not None:
             self._decide(found)
 
     def _readings(self, readings: tuple[HealthReading, ...]) -> None:
@@ -396,14 +392,8 @@ class HealerWorker(Worker):
         self._decide(e.TimersDue())
 
     def _tree_view(self) -> dict[str, Any]:
-        return tree_view(
-            self._engine.world,
-            self._tree.rows(),
-            self._store_status,
-            self._committer.trouble,
-            self._clock.now().wall_s,
-            self._reloaded,
-        )
+        world, wall_s, trouble = self._engine.world, self._clock.now().wall_s, self._committer.trouble
+        return tree_view(world, self._tree.rows(), self._store_status, trouble, wall_s, self._reloaded)
 
     def _snapshot(self) -> dict[str, Any]:
         """The state that the feed continues from: `seq` is the last event it contains."""

@@ -18,6 +18,10 @@ from supervisor.incidents.policy import Policy
 from supervisor.incidents.world import World
 from supervisor.messages import Reloaded, StoreStatus
 
+WAITING = "decisions"  # the limit on those that are not yet durable
+# What is not taken in beyond that limit, since it is sent, read or asked again.
+MAY_WAIT = (e.ReadingSeen, e.StepEnded, e.ExecutionClaimed, e.ExecutionNotRun, e.ProgramEnded, e.Delivered, e.Order,
+            e.TimersDue)  # fmt: skip
 LEDGER = "healctl:ledger"
 LEDGER_FULL, LEDGER_WELL = 0.8, 0.75  # of `ledger_max`
 
