@@ -31,12 +31,20 @@ UNAVAILABLE_READINGS = 3  # R9: any other reason for 3 intervals is reported as 
 # A changed host key may be an attack: told at the first reading, and never "reachable" (R9).
 AT_ONCE = frozenset({Unavailable.HOST_KEY})
 
-# R9: which reasons for having no data are the family's own anomaly, and how it is called.
-REASONS: dict[str, tuple[AnomalyType, Severity, frozenset[Unavailable]]] = {
-    "fleet": (
+# R9: which reasons for having no data are the target's own anomaly: by its family and the end of its id, the reasons,
+# the anomaly, its severity, and a hint.
+REASONS: dict[tuple[str, str], tuple[frozenset[Unavailable], AnomalyType, Severity, str]] = {
+    ("fleet", ""): (
+        frozenset({Unavailable.TIMEOUT, Unavailable.REFUSED, Unavailable.UNREACHABLE, Unavailable.DEADLINE}),
         AnomalyType.FLEET_UNREACHABLE,
         Severity.HIGH,
-        frozenset({Unavailable.TIMEOUT, Unavailable.REFUSED, Unavailable.UNREACHABLE, Unavailable.DEADLINE}),
+        "look at its network",
+    ),
+    ("trading", "-signals"): (
+        frozenset({Unavailable.MISSING}),
+        AnomalyType.SIGNAL_STALE,
+        Severity.HIGH,
+        "look at the program that writes it",
     ),
 }
 
@@ -63,11 +71,12 @@ class Classifier:
     def observe(self, judge: Judge) -> tuple[Verdict, ...]:
         """Verdicts of this reading. A reading that says nothing gives UNKNOWN only (R9: never "healthy")."""
         reading = judge.reading
-        family = REASONS.get(reading.family)
-        if family is not None and reading.reason in family[2]:
-            self._unavailable.pop(reading.target_id, None)
-            return (_unavailability(judge, 0), _unreached(judge, *family[:2]))
-        count = 0 if reading.available else self._unavailable.get(reading.target_id, 0) + 1
+        for (family, ending), (reasons, anomaly, severity, hint) in REASONS.items():
+            if reading.family == family and reading.target_id.endswith(ending) and reading.reason in reasons:
+                self._unavailable.pop(reading.target_id, None)
+                why = reading.error or str(reading.reason)
+                return (_unavailability(judge, 0), judge.verdict(anomaly, Status.FIRING, severity, why, hint))
+        count = self._unavailable.get(reading.target_id, 0) + 1 if not reading.available or _half_blind(reading) else 0
         self._unavailable[reading.target_id] = count
         ours = _unavailability(judge, count)
         if reading.data is None:
@@ -79,20 +88,21 @@ class Classifier:
         self._unavailable.pop(target_id, None)
 
 
-def _unreached(judge: Judge, anomaly: AnomalyType, severity: Severity) -> Verdict:
-    return judge.verdict(
-        anomaly, Status.FIRING, severity, judge.reading.error or str(judge.reading.reason), "look at its network"
-    )
+def _half_blind(reading: HealthReading) -> bool:
+    """It tells something, but not what an anomaly would be judged by: in the long run that must be known, too."""
+    data = reading.data
+    return isinstance(data, PipelineData) and data.moving and not data.messages_known and not reading.external
 
 
 def _unavailability(judge: Judge, count: int) -> Verdict:
     reading: HealthReading = judge.reading
     firing = count >= UNAVAILABLE_READINGS or (count > 0 and reading.reason in AT_ONCE)
     times = "once" if count == 1 else f"{count} times"
+    error = reading.error or (reading.data.detail if reading.data is not None else "")
     return judge.verdict(
         AnomalyType.PROBE_UNAVAILABLE,
         Status.CLEAR if count == 0 else Status.FIRING if firing else Status.PENDING,
         Severity.HIGH,
-        "" if count == 0 else f"the check itself failed {times}: {reading.error}",
+        "" if count == 0 else f"the check itself failed {times}: {error}",
         "healctl cannot see this target; check its configuration and permissions",
     )

@@ -125,6 +125,7 @@ class Stamp(StrEnum):
 
     KEY = "key"
     MTIME = "mtime"  # no key of the file holds a time
+    NONE = "none"  # there is no signal, and none is expected
 
 
 class SignalData(msgspec.Struct, frozen=True, tag="signal"):
@@ -153,11 +154,16 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class PositionsData(msgspec.Struct, frozen=True, tag="positions"):
-    """A reading of `NAME-positions`: the open trades against the live signal. Judged only while that is fresh."""
+    """A reading of `NAME-positions`: the open trades against the live signal. Judged only while that is fresh, and can
+    be compared.
+
+    `settling`: none of the phantoms has been one for long; whoever changes the signal needs a moment to close a trade.
+    """
 
     signal_fresh: bool
     open_trades: int
     phantoms: tuple[Position, ...] = ()  # open trades that the live signal does not account for
+    settling: bool = False
     detail: str = ""
 
 

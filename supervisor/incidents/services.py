@@ -71,7 +71,7 @@ def _life(data: ProcessData) -> tuple[Status, str]:
         return Status.CLEAR, "its stop file says that it is meant to be stopped"
     if data.alive is False:
         why = _PID_FILE_WORDS[data.pid_file] or "no process matches"
-        return _dead(data, f"no live process; {why}")
+        return _unless_managed(data, Status.FIRING, f"no live process; {why}")
     if data.endpoint is Endpoint.OK:
         return Status.CLEAR, data.detail
     if data.endpoint is Endpoint.UNSET:
@@ -172,9 +172,11 @@ def positions(judge: Judge, data: PositionsData) -> tuple[Verdict, ...]:
     named = ", ".join(f"{p.symbol} {p.side} (trade {p.trade_id})" for p in data.phantoms[:PHANTOMS_NAMED_MAX])
     more = f" and {len(data.phantoms) - PHANTOMS_NAMED_MAX} more" if len(data.phantoms) > PHANTOMS_NAMED_MAX else ""
     if not data.signal_fresh:
-        status, evidence = Status.UNKNOWN, "the live signal is not fresh, so that nothing can be compared with it"
+        why = f" ({data.detail})" if data.detail else ""
+        status, evidence = Status.UNKNOWN, f"there is no fresh live signal with which a trade could be compared{why}"
     elif data.phantoms:
-        status, evidence = Status.FIRING, f"open without a live signal: {named}{more}"
+        status = Status.PENDING if data.settling else Status.FIRING
+        evidence = f"open without a live signal: {named}{more}"
     else:
         status, evidence = Status.CLEAR, f"{data.open_trades} open trades, all with a live signal"
     hint = "close it in the trades database, if the exchange knows of no such position"
