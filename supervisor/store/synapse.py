@@ -19,6 +19,7 @@ from supervisor.errors import StoreError
 from supervisor.incidents.model import OutboxRow
 from supervisor.store.brain_db import columns_of
 from supervisor.store.projection import BATCH_REVS, Batch, Target
+from supervisor.synapse_ids import message_id as message_id
 
 _OURS = """
 CREATE TABLE IF NOT EXISTS threads (
@@ -38,11 +39,6 @@ _THREAD_NEEDS = frozenset({"id", "created_at"})
 
 _row = msgspec.json.Decoder(OutboxRow).decode
 _encode = msgspec.json.Encoder().encode
-
-
-def message_id(row_id: str) -> str:
-    """`syn_` + 12 hex digits, always the same for an outbox row."""
-    return f"syn_{hashlib.sha256(row_id.encode()).hexdigest()[:12]}"
 
 
 def thread_id(row: OutboxRow) -> str:
