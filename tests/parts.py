@@ -30,6 +30,11 @@ def signal_cli() -> SignalCli:
     )
 
 
+def pm2() -> Path:
+    """The folder of PM2's programs, for PATH."""
+    return _part(f"pm2-{_version('pm2')}") / "node_modules" / ".bin"
+
+
 def _version(name: str) -> str:
     """The version that the script pins: it stands in one place only."""
     match = re.search(rf"^{name}=(\S+)", (ROOT / "tests" / "parts.sh").read_text(), re.MULTILINE)
@@ -55,4 +60,12 @@ def openssh() -> None:
     from tests.lab import sshd
 
     if reason := sshd.missing():
+        _without(reason)
+
+
+def namespaces() -> None:
+    """Network namespaces of our own, linked by ip(8)."""
+    from tests.lab import sshd
+
+    if reason := sshd.no_namespaces():
         _without(reason)

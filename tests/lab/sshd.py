@@ -29,6 +29,14 @@ def missing() -> str:
     return "" if os.geteuid() == 0 else "sshd needs root"
 
 
+def no_namespaces() -> str:
+    """Why there can be no `Far` here; empty when there can."""
+    if shutil.which("ip") is None:
+        return "iproute2 is not installed; tests/parts.sh gets it"
+    tried = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True, check=False)
+    return tried.stderr.strip() if tried.returncode else ""
+
+
 def new_key(path: Path, passphrase: str = "", kind: str = "ed25519") -> Path:
     """A key pair: `path` and `path`.pub."""
     for old in (path, path.with_name(f"{path.name}.pub")):
@@ -130,6 +138,48 @@ class Lab:
     def close(self) -> None:
         for host in self.hosts:
             host.stop()
+
+
+class Far:
+    """A network namespace with a link to ours, an end on each side: a host that can really be cut off.
+
+    It lives as long as the process that holds it, and its link with it: nothing of it can be left behind.
+    """
+
+    def __init__(self, ours: str, theirs: str) -> None:
+        self.ours, self.theirs = ours, theirs
+        self.holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"], stdin=subprocess.DEVNULL)
+        self.within = ("nsenter", "--target", str(self.holder.pid), "--net")
+        here = os.readlink("/proc/self/ns/net")
+        until("a namespace", lambda: os.readlink(f"/proc/{self.holder.pid}/ns/net") != here, 10)
+        link = f"hc{self.holder.pid}"
+        _ip("link", "add", link, "type", "veth", "peer", "name", "far0", "netns", str(self.holder.pid))
+        _ip("address", "add", f"{ours}/30", "dev", link)
+        _ip("link", "set", link, "up")
+        _ip("address", "add", f"{theirs}/30", "dev", "far0", within=self.within)
+        self.join()
+
+    def cut(self) -> None:
+        """The cable is out."""
+        _ip("link", "set", "far0", "down", within=self.within)
+
+    def join(self) -> None:
+        _ip("link", "set", "far0", "up", within=self.within)
+
+    def swallow(self) -> None:
+        """Every answer is lost on its way, as behind a firewall that drops."""
+        _ip("route", "add", "blackhole", f"{self.ours}/32", within=self.within)
+
+    def answer(self) -> None:
+        _ip("route", "del", "blackhole", f"{self.ours}/32", within=self.within)
+
+    def close(self) -> None:
+        self.holder.kill()
+        self.holder.wait(10)
+
+
+def _ip(*words: str, within: tuple[str, ...] = ()) -> None:
+    subprocess.run([*within, "ip", *words], check=True, stdin=subprocess.DEVNULL)
 
 
 @contextlib.contextmanager
