@@ -153,11 +153,13 @@ class FeedServer:
             connection.cancel()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._connections) >= 2 * CONNECTIONS_MAX:
+            writer.transport.abort()  # not even time to tell them
+            return
         full = len(self._connections) >= CONNECTIONS_MAX
         serving: Coroutine[Any, Any, None] = _turn_away(writer) if full else self._serve(reader, writer)
         task = asyncio.get_running_loop().create_task(serving)
-        if not full:
-            self._connections.add(task)
+        self._connections.add(task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -184,8 +186,9 @@ class FeedServer:
                     await _say(writer, await self._take(raw))
         except (OSError, TimeoutError) as error:
             log.info("a connection to %s: %s", SOCKET, error or "its answers were not taken")
+            writer.transport.abort()
         finally:
-            writer.close()
+            await _part(writer)
 
     async def _take(self, raw: bytes) -> dict[str, Any]:
         try:
@@ -254,4 +257,13 @@ async def _say(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
 async def _turn_away(writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(OSError, TimeoutError):
         await _say(writer, {"ok": False, "error": f"{CONNECTIONS_MAX} connections are open already"})
+    await _part(writer)
+
+
+async def _part(writer: asyncio.StreamWriter) -> None:
+    """Closes it once the last answer has left; one that nobody takes is not waited for."""
     writer.close()
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(LINE_S):
+            await writer.wait_closed()
+    writer.transport.abort()

@@ -1,4 +1,4 @@
-"""`healctl start | stop | reload | status | check`: the daemon itself, and its configuration.
+"""`healctl start | stop | reload | status`: the daemon itself, and its configuration.
 
 `start` becomes the root of the tree, which must stay forkable: nothing here may make a ZeroMQ context or a thread.
 """
@@ -212,28 +212,3 @@ def status() -> None:
     from supervisor.cli.heal import ask
 
     ask("tree", None, _show_tree, STATUS_S)
-
-
-@click.command(
-    epilog="\b\nExamples:\n  healctl check\n  healctl check -c new.toml && healctl stop && healctl start -c new.toml"
-)
-@click.option("--configured", is_flag=True, help="Only tell, by exit 0 or 1, whether there is a configuration file.")
-@with_output
-def check(configured: bool) -> int:
-    """Check the configuration in force without starting anything; exit 78 names every fault."""
-    import msgspec
-
-    from supervisor import places
-    from supervisor.targets import targets
-
-    chosen = settings()
-    file = places.locate(chosen.config_path, os.environ)
-    if configured:
-        return 0 if file is not None else 1
-    loaded = chosen.load()
-    names = [target.target_id for target in targets(loaded)]
-    if chosen.json:
-        output.show_json(msgspec.json.encode({"ok": True, "file": str(file) if file else None, "targets": names}))
-    else:
-        output.say(f"{file or 'built-in defaults'}: ok, {len(names)} targets: {', '.join(names) or 'none'}")
-    return 0

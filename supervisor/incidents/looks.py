@@ -48,7 +48,7 @@ def judged(reading: HealthReading, now: Instant, stage: StageEntry | None = None
             return Look(reading, verdicts, outcome, words)
     if not reading.available:
         return Look(reading, verdicts, Outcome.UNAVAILABLE, f"{reading.reason.value}: {reading.error}")
-    return Look(reading, verdicts, Outcome.CLEAR, "; ".join(v.evidence for v in verdicts if v.evidence))
+    return Look(reading, verdicts, Outcome.CLEAR, "; ".join({v.evidence: 0 for v in verdicts if v.evidence}))
 
 
 _NO_WORDS = {
