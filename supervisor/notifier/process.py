@@ -19,7 +19,7 @@ from supervisor.notifier import backoff
 from supervisor.notifier.channel import Channel as Outlet
 from supervisor.notifier.channel import DeliveryError, Permanent, Receipt
 from supervisor.notifier.gate import Gate
-from supervisor.notifier.signal_cli import SignalCli
+from supervisor.notifier.signal_cli import NO_TRANSPORT, SignalCli
 from supervisor.notifier.synapse_rest import SynapseRest
 from supervisor.worker import Boot, Worker
 
@@ -112,6 +112,11 @@ class NotifierWorker(Worker):
             return True
         if row.channel not in self._outlets:
             log.warning("%s is for %s, which the store writes itself; ignored", item, row.channel)
+            return True
+        if row.channel is Channel.SIGNAL and not self.boot.config.notify.signal.transports:
+            # Nothing can change that but another configuration, with which this worker starts anew: no use in trying.
+            if row.last_error != NO_TRANSPORT:
+                self._report(DeliveryReport(row.id, row.attempts, error=NO_TRANSPORT))
             return True
         if row.id in self._receipts:
             self._report(self._receipts[row.id])
