@@ -58,7 +58,9 @@ class FileWatch:
             elif not self._complained and ctypes.get_errno() not in (2, 13, 20):  # missing, forbidden, no directory
                 self._complained = True
                 log.warning("%s is polled only: %s", path, os.strerror(ctypes.get_errno()))
-        self._at[path] = tuple(at)
+        before, self._at[path] = self._at.get(path, ()), tuple(at)
+        for watch in {watch for watch, _ in before} - self._watches():
+            _libc.inotify_rm_watch(fd, watch)  # another directory stands there now
 
     def keep(self, paths: Iterable[str]) -> None:
         """Lets go of all others."""

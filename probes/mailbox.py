@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -26,6 +26,7 @@ from supervisor.synapse_ids import message_id
 
 ROWS_MAX = 5000  # the newest; what is older has been talked over
 BODY_CHARS_MAX = 20_000
+AGAIN_ROWS = 200  # of those read before: SQLite gives a deleted row's number to the next
 LONGER_S = 2 * 86_400.0  # than the longest limit: messages older than that change nothing, whatever their zone
 _NEEDED = frozenset({"thread_id", "from_agent", "body", "created_at"})
 _TEXTS = ("subject", "body", "thread_id", "from_agent")
@@ -39,7 +40,7 @@ class Mail(msgspec.Struct, frozen=True):
     trouble: str = ""
 
 
-class Mailbox(msgspec.Struct, frozen=True):
+class Where(msgspec.Struct, frozen=True):
     """`own`: brain.db is healctl's own, where a missing file or table means that nobody has written anything."""
 
     path: str
@@ -48,50 +49,64 @@ class Mailbox(msgspec.Struct, frozen=True):
     by_rest: bool
     reach_s: float
 
+
+class _Memory(msgspec.Struct, frozen=True):
+    """What the rows up to number `mark` say of `stages` (task -> stage); only what came later is read again."""
+
+    stages: Mapping[str, str] = {}
+    newest: Mapping[str, float] = {}
+    mark: int = 0
+
+
+class Mailbox:
+    """One for all pipelines of a worker; `read` is called by one thread at a time."""
+
+    def __init__(self, where: Where) -> None:
+        self.where = where
+        self._memory = _Memory()
+
     def read(self, tasks: Iterable[Task]) -> Mail:
         """Blocking."""
         tasks = tuple(tasks)
         try:
-            with open_readonly(self.path) as connection:
-                return self._read(connection, tasks)
+            with open_readonly(self.where.path) as connection:
+                memory = self._read(connection, tasks)
         except CannotOpen as error:
-            if self.own and error.reason is Unavailable.MISSING:
+            if self.where.own and error.reason is Unavailable.MISSING:
                 return Mail()
             return Mail(trouble=str(error))
         except sqlite3.Error as error:
-            return Mail(trouble=f"{self.path}: {error} ({reason_of(error)})")
+            return Mail(trouble=f"{self.where.path}: {error} ({reason_of(error)})")
+        if isinstance(memory, str):
+            return Mail(trouble=memory)
+        self._memory = memory  # not before the block's end: what was read may turn out to be worthless there
+        return Mail(memory.newest)
 
-    def _read(self, connection: sqlite3.Connection, tasks: tuple[Task, ...]) -> Mail:
+    def _read(self, connection: sqlite3.Connection, tasks: tuple[Task, ...]) -> _Memory | str:
         present = _columns(connection, "messages")
         if not present:
-            return Mail() if self.own else Mail(trouble=f"{self.path} has no table messages")
+            return _Memory() if self.where.own else f"{self.where.path} has no table messages"
         missing = sorted(_NEEDED - present)
         if missing:
-            return Mail(trouble=f"table messages of {self.path} lacks {', '.join(missing)}")
-        names = ("id", "subject", "body", "thread_id", "from_agent", "created_at", "metadata")
-        columns = [f"m.{name}" if name in present else "NULL" for name in names]
-        columns[2] = f"substr(m.body, 1, {BODY_CHARS_MAX})"
-        threads = {"id", "subject"} <= _columns(connection, "threads")
-        columns.append("t.subject" if threads else "NULL")
-        join = "LEFT JOIN threads t ON t.id = m.thread_id" if threads else ""
-        since = clock.local_naive_iso(clock.wall_s() - self.reach_s)
-        query = (
-            f"SELECT {', '.join(columns)} FROM messages m {join} "
-            "WHERE m.rowid > (SELECT max(rowid) FROM messages) - ? AND m.created_at >= ?"
-        )
-        newest: dict[str, float] = {}
-        now_s = clock.wall_s()
-        for row in connection.execute(query, (ROWS_MAX, since[:10])):
-            message = dict(zip((*names, "thread"), row, strict=True))
+            return f"table messages of {self.where.path} lacks {', '.join(missing)}"
+        (last,) = connection.execute("SELECT coalesce(max(rowid), 0) FROM messages").fetchone()
+        before, stages = self._memory, {task.task_id: task.stage for task in tasks}
+        if before.stages != stages or last < before.mark:
+            before = _Memory()
+        now_s, newest, mark, topics = clock.wall_s(), dict(before.newest), last, _Topics(tasks)
+        since = clock.local_naive_iso(now_s - self.where.reach_s)[:10]
+        after = max(before.mark - AGAIN_ROWS, last - ROWS_MAX)
+        for rowid, message in _rows(connection, present, after, since):
             at_s = _time(message["created_at"], now_s)
-            if at_s is None or self._ours(message, known="metadata" in present):
-                continue
-            for task in _about(message, tasks):
-                newest[task.task_id] = max(newest.get(task.task_id, at_s), at_s)
-        return Mail(newest)
+            if at_s is None:
+                mark = min(mark, rowid - 1)  # one yet to come will have come when it is read again
+            elif not self._ours(message, known="metadata" in present):
+                for task in topics.of(message):
+                    newest[task.task_id] = max(newest.get(task.task_id, at_s), at_s)
+        return _Memory(stages, newest, mark)
 
     def _ours(self, message: Mapping[str, Any], *, known: bool) -> bool:
-        if (self.by_rest or not known) and message["from_agent"] == self.sender:
+        if (self.where.by_rest or not known) and message["from_agent"] == self.where.sender:
             return True
         if not isinstance(message["metadata"], str):
             return False
@@ -106,9 +121,9 @@ class _Metadata(msgspec.Struct):
     outbox_id: str = ""
 
 
-def mailbox_of(config: Config) -> Mailbox:
+def where_of(config: Config) -> Where:
     longest_s = max((float(section.stuck_after) for section in config.pipeline.values()), default=0.0)
-    return Mailbox(
+    return Where(
         path=config.store.brain_db or str(dirs(config).state_dir / "brain.db"),
         own=not config.store.brain_db,
         sender=config.notify.synapse.sender,
@@ -121,20 +136,40 @@ def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
     return {name for (name,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))}
 
 
-def _about(message: Mapping[str, Any], tasks: Iterable[Task]) -> list[Task]:
-    text = "\n".join(str(message[name]) for name in (*_TEXTS, "thread") if message[name] is not None).casefold()
-    named = {found.rstrip("-") for found in _TASK.findall(text)}
-    sender = str(message["from_agent"]).strip().casefold()
-    return [
-        task
-        for task in tasks
-        if task.task_id.rstrip("-") in named or (not named and _names_agent(text, sender, task.stage))
-    ]
+def _rows(
+    connection: sqlite3.Connection, present: set[str], after: int, since: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The messages with a row number beyond `after` and of `since` (a date) or later, with their threads' subjects."""
+    names = ("id", "subject", "body", "thread_id", "from_agent", "created_at", "metadata")
+    columns = [f"m.{name}" if name in present else "NULL" for name in names]
+    columns[2] = f"substr(m.body, 1, {BODY_CHARS_MAX})"
+    threads = {"id", "subject"} <= _columns(connection, "threads")
+    columns.append("t.subject" if threads else "NULL")
+    join = "LEFT JOIN threads t ON t.id = m.thread_id" if threads else ""
+    query = f"SELECT m.rowid, {', '.join(columns)} FROM messages m {join} WHERE m.rowid > ? AND m.created_at >= ?"
+    for rowid, *row in connection.execute(query, (after, since)):
+        yield rowid, dict(zip((*names, "thread"), row, strict=True))
 
 
-def _names_agent(text: str, sender: str, stage: str) -> bool:
-    agent = rf"(?<![a-z0-9]){re.escape(stage)}[-_ ]?agent(?![a-z0-9])"
-    return sender in (stage, f"agent-{stage}") or re.search(agent, text) is not None
+class _Topics:
+    """Which of the tasks a message is about; one pass over its text, however many tasks there are."""
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self._by_id = {task.task_id.rstrip("-"): task for task in tasks}
+        self._by_stage: dict[str, list[Task]] = {}
+        for task in tasks:
+            self._by_stage.setdefault(task.stage, []).append(task)
+        stages = "|".join(re.escape(stage) for stage in sorted(self._by_stage, key=len, reverse=True))
+        self._agents = re.compile(rf"(?<![a-z0-9])({stages})[-_ ]?agent(?![a-z0-9])")
+
+    def of(self, message: Mapping[str, Any]) -> list[Task]:
+        text = "\n".join(str(message[name]) for name in (*_TEXTS, "thread") if message[name] is not None).casefold()
+        named = {found.rstrip("-") for found in _TASK.findall(text)} if "task-" in text else set()
+        if named:
+            return [self._by_id[task_id] for task_id in named if task_id in self._by_id]
+        stages = set(self._agents.findall(text)) if "agent" in text else set()
+        stages.add(str(message["from_agent"]).strip().casefold().removeprefix("agent-"))
+        return [task for stage in stages for task in self._by_stage.get(stage, ())]
 
 
 def _time(value: object, now_s: float) -> float | None:

@@ -19,7 +19,7 @@ from probes.base import Began, Events, Probe, Refused, Source, begin, begin_outs
 from probes.inotify import FileWatch
 from probes.jsonfile import BadJson, CannotRead, load
 from probes.look import Look
-from probes.mailbox import Mail, Mailbox, mailbox_of
+from probes.mailbox import Mail, Mailbox, Where, where_of
 from probes.tasks import TASK_ID, State, Task, decode
 from supervisor.config import Config, PipelineSection
 from supervisor.incidents.readings import HealthReading, PipelineData, SourceReading, Unavailable
@@ -48,7 +48,7 @@ class PipelineProbe(Probe):
         self._states: dict[str, State] = {}  # as last read: a file that cannot be read any more changes nothing
         self._moving: tuple[Task, ...] = ()
         self._complaints: set[tuple[str, str]] = set()
-        self._mailbox: Mailbox | None = None
+        self._where: Where | None = None
         self._events: Events | None = None
         self._watch: FileWatch | None = None
         self._pollers: dict[str, tuple[asyncio.Task[None], asyncio.Event]] = {}
@@ -58,9 +58,9 @@ class PipelineProbe(Probe):
     def reconfigure(self, config: Config) -> None:
         """What is known of an unchanged pipeline stays known, its watch included."""
         before, self._sections = self._sections, dict(config.pipeline)
-        mailbox = mailbox_of(config)
-        if mailbox != self._mailbox:
-            self._mailbox = mailbox
+        where = where_of(config)
+        if where != self._where:
+            self._where, mailbox = where, Mailbox(where)
             self._mail: Look[Mail] = Look("messages", lambda: mailbox.read(self._moving))
         for name in before:
             if self._sections.get(name) != before[name]:
@@ -141,7 +141,9 @@ class PipelineProbe(Probe):
 
     async def _fresh(self, name: str) -> State:
         """Raises CannotRead."""
-        look = self._looks[name]
+        look = self._looks.get(name)
+        if look is None:
+            raise CannotRead(Unavailable.ERROR, f"pipeline {name} is not watched any more")
         try:
             state = await look.now()
         except CannotRead as error:
@@ -218,7 +220,10 @@ class PipelineProbe(Probe):
                     return await self._tell(name, state.tasks[task_id], began)
                 if task_id in state.odd:
                     return began.cannot(Unavailable.BAD_DATA, state.odd[task_id])
-        return began.tells(self._gone(home or next(iter(self._sections)), task_id))
+        left = [name for name in (home, *others) if name in self._sections]
+        if not left:
+            return began.cannot(Unavailable.ERROR, "its pipeline is not watched any more")
+        return began.tells(self._gone(left[0], task_id))
 
     async def _tell(self, name: str, task: Task, began: Began) -> HealthReading:
         section = self._sections.get(name)

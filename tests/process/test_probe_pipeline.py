@@ -384,6 +384,42 @@ def test_our_own_messages_never_count_and_others_of_our_name_do(tmp_path: Path) 
 
 
 @pytest.mark.req("FR-002")
+def test_what_was_read_before_is_not_read_again_and_nothing_new_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("probes.mailbox.AGAIN_ROWS", 0)
+    config, path = brain(tmp_path, {"body": "task-001-shiny"}), tmp_path / "brain.db"
+    state(tmp_path, task())
+    probe = PipelineProbe(config)
+    first = data(read(probe)).message_wall_s
+    assert first is not None
+
+    def say(ago_s: float, body: str) -> None:
+        at = local_naive_iso(time.time() - ago_s)
+        insert = "INSERT INTO messages (id, thread_id, from_agent, body, created_at)"
+        database(path, f"{insert} VALUES ('{body}{ago_s}', 't', 'oracle', '{body}', '{at}')")
+
+    say(30, "something else")
+    assert data(read(probe)).message_wall_s == first
+    say(20, "task-001-shiny")
+    second = data(read(probe)).message_wall_s
+    assert second is not None
+    assert second > first
+    say(-20, "task-001-shiny")
+    assert data(read(probe)).message_wall_s == second
+    later = time.time() + 30
+    monkeypatch.setattr("probes.mailbox.clock.wall_s", lambda: later)
+    assert data(read(probe)).message_wall_s == pytest.approx(time.time() + 20, abs=10), "what was yet to come has come"
+    state(tmp_path, task(stage="test"), task("task-002"))
+    assert data(read(probe)).message_wall_s is not None
+    assert data(read(probe, "pipeline:task-002")).message_wall_s is None
+    say(5, "task-002")
+    assert data(read(probe, "pipeline:task-002")).message_wall_s is not None
+    database(path, "DELETE FROM messages WHERE body = 'task-002'", "DELETE FROM messages WHERE rowid > 1")
+    assert data(read(probe)).message_wall_s == first, "another database stands there now: all of it is read"
+
+
+@pytest.mark.req("FR-002")
 def test_where_ours_cannot_be_told_nothing_of_our_sender_counts(tmp_path: Path) -> None:
     config = brain(tmp_path, {"from_agent": "helios", "body": "task-001-shiny"})
     state(tmp_path, task())
