@@ -18,7 +18,7 @@ import msgspec
 
 from probes.base import Began, Events, Probe, Refused, Source, begin, begin_outside
 from probes.fleet_hosts import HOSTS_MAX, NAME, Host, HostsFile, of_tables
-from probes.ssh import Connections
+from probes.ssh import Busy, Connections
 from probes.ssh_trust import Failed, Login
 from supervisor import clock
 from supervisor.config import Config
@@ -29,6 +29,7 @@ UPSTREAM = "fleet.health"  # the source of the site's polling engine (SITE.md)
 LOOK_S = 5.0  # at the hosts file
 FIRST_LOOK_S = 1.0  # how long a start waits for the hosts file; a dead mount must not keep it longer
 LOST_SOON_S = 0.05  # a connection was lost: with the polls, not before them, as all may be lost at once
+BUSY_AGAIN_S = 2.0
 REPLY_S = 0.25  # of the deadline is kept back, to answer within it on a busy machine
 
 
@@ -133,7 +134,12 @@ class FleetProbe(Probe):
         try:
             reached = await self._connections.reach(name, host, within_s)
         except Failed as error:
+            if isinstance(error, Busy) and self._events is not None:
+                self._events.read_soon(target_id, BUSY_AGAIN_S)
             return began.cannot(error.reason, str(error))
+        finally:
+            if name not in self._hosts:  # it has gone meanwhile
+                self._connections.drop(name)
         return began.tells(
             FleetData(
                 host.address,

@@ -22,7 +22,7 @@ import msgspec
 
 from probes import ssh_dial
 from probes.fleet_hosts import PORT, Host
-from probes.ssh_trust import Failed, Login, Trust, TrustFiles
+from probes.ssh_trust import Failed, Login, Trust, TrustFiles, agent_keys
 from supervisor import clock
 from supervisor.incidents.readings import Unavailable
 
@@ -45,6 +45,14 @@ class Reached(msgspec.Struct, frozen=True):
     kept: bool
 
 
+class Busy(Failed):
+    """The host has answered, but we had no time for it."""
+
+    def __init__(self, host: Host) -> None:
+        text = f"{host.address} port {host.port} answers, but too many logins were under way"
+        super().__init__(Unavailable.ERROR, text)
+
+
 class _Client(asyncssh.SSHClient):
     """What is known of one connection. `greeting`: how the server's first word begins. `slow_by_us`: when its handshake
     began, what was left of the time said more about us than about the host."""
@@ -55,6 +63,7 @@ class _Client(asyncssh.SSHClient):
         self.stranger = "" if b"SSH-".startswith(greeting[:4]) else repr(greeting)[1:]
         self.offered: asyncssh.SSHKey | None = None  # the host's key, when it was not as known
         self.logging_in = False
+        self.agent_note = ""
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         del host, addr, port
@@ -85,6 +94,7 @@ class Connections:
         self._on_lost = on_lost
         self._kept: dict[str, _Kept] = {}
         self._turns = asyncio.Semaphore(HANDSHAKES_MAX)
+        self._closed = False
         self._kept_max = _descriptors() - DESCRIPTORS_LEFT
 
     async def reach(self, name: str, host: Host, within_s: float) -> Reached:
@@ -108,12 +118,14 @@ class Connections:
             kept.connection.abort()
 
     def close(self) -> None:
+        """Ends all, and what is still under way when it comes."""
+        self._closed = True
         for name in list(self._kept):
             self.drop(name)
 
     def _keep(self, name: str, kept: _Kept) -> None:
         self.drop(name)
-        if len(self._kept) >= self._kept_max:
+        if self._closed or len(self._kept) >= self._kept_max:
             kept.connection.abort()
         elif not kept.connection.is_closed():
             self._kept[name] = kept
@@ -142,14 +154,15 @@ class Connections:
 
     async def _connect(self, name: str, host: Host, end_s: float) -> tuple[asyncssh.SSHClientConnection, _Client]:
         trust = await self._trust(end_s)
-        within_s = end_s - clock.monotonic_s()
         peer = await ssh_dial.dial(host, end_s)
         try:
             greeting = await ssh_dial.first_word(peer, host, end_s)
+            greeted_s = clock.monotonic_s()
             async with self._turn(host, end_s):
-                left_s = end_s - clock.monotonic_s()
-                client = _Client(lambda: self._lost(name, client), greeting, slow_by_us=left_s < within_s / 2)
-                connection = await _handshake(client, host, trust, peer, left_s)
+                began_s = clock.monotonic_s()
+                slow_by_us = began_s - greeted_s > end_s - began_s
+                client = _Client(lambda: self._lost(name, client), greeting, slow_by_us=slow_by_us)
+                connection = await _handshake(client, host, trust, peer, end_s - began_s)
         except BaseException:
             peer.close()
             raise
@@ -169,7 +182,7 @@ class Connections:
             async with asyncio.timeout(end_s - clock.monotonic_s()):
                 await self._turns.acquire()
         except TimeoutError:
-            raise Failed(Unavailable.ERROR, f"{host.address} answers, but too many logins were under way") from None
+            raise Busy(host) from None
         turn = asyncio.get_running_loop().call_later(HANDSHAKE_TURN_S, self._turns.release)
         try:
             yield
@@ -186,7 +199,7 @@ async def _handshake(
     user = host.user or trust.user
     where = f"{host.address} port {host.port}"
     try:
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(within_s), agent_keys(trust.agent) as (agents, client.agent_note):
             return await asyncssh.connect(
                 host.address,
                 host.port,
@@ -196,8 +209,8 @@ async def _handshake(
                 username=user,
                 known_hosts=trust.known_hosts,
                 server_host_key_algs=HOST_KEY_KINDS,
-                client_keys=list(trust.keys),
-                agent_path=trust.agent or None,
+                client_keys=[*agents, *trust.keys] or None,  # an empty list would stand for the usual ones
+                agent_path=None,
                 preferred_auth="publickey",
                 gss_auth=False,
                 gss_kex=False,
@@ -215,8 +228,8 @@ async def _handshake(
         raise _refusal(error, client, host, trust) from error
     except OSError as error:
         raise ssh_dial.failed(error, host) from error
-    except ValueError as error:
-        raise Failed(Unavailable.ERROR, f"{where} cannot be tried: {error}") from error
+    except Exception as error:  # asyncssh hands on whatever a server made it raise
+        raise Failed(Unavailable.BAD_DATA, f"{where} cannot be dealt with: {type(error).__name__}: {error}") from error
 
 
 def _too_late(client: _Client, host: Host, trust: Trust) -> Failed:
@@ -224,10 +237,9 @@ def _too_late(client: _Client, host: Host, trust: Trust) -> Failed:
     if client.stranger:
         return Failed(Unavailable.BAD_DATA, f"{where} does not speak SSH: it says {client.stranger}")
     if client.slow_by_us:
-        return Failed(Unavailable.ERROR, f"{where} answers, but too many logins were under way")
+        return Busy(host)
     what = f"the login of {host.user or trust.user}" if client.logging_in else "the handshake"
-    agent = " (or the agent does not answer)" if client.logging_in and trust.agent else ""
-    return Failed(Unavailable.TIMEOUT, f"{where} answers, but {what} did not end in time{agent}")
+    return Failed(Unavailable.TIMEOUT, f"{where} answers, but {what} did not end in time")
 
 
 def _refusal(error: asyncssh.DisconnectError, client: _Client, host: Host, trust: Trust) -> Failed:
@@ -244,8 +256,8 @@ def _refusal(error: asyncssh.DisconnectError, client: _Client, host: Host, trust
         return Failed(Unavailable.REFUSED, f"{where} closed the connection during the {when}")
     if client.logging_in:
         user = host.user or trust.user
-        notes = "".join(f"; {note}" for note in trust.notes)
-        tried = f"{len(trust.keys)} keys were tried" + (", and the agent's" if trust.agent else "")
+        notes = "".join(f"; {note}" for note in (client.agent_note, *trust.notes) if note)
+        tried = f"keys from files: {len(trust.keys)}" + (", and the agent's" if trust.agent else "")
         return Failed(Unavailable.AUTHENTICATION, f"{where} lets {user} not in: {error.reason} ({tried}{notes})")
     if isinstance(error, asyncssh.ProtocolError | asyncssh.ProtocolNotSupported):
         return Failed(Unavailable.BAD_DATA, f"{where} does not speak SSH: {error.reason}")

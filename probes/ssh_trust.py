@@ -7,10 +7,11 @@ Read in a thread, again when a file has changed. Nothing is ever written, nobody
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
 import os
+from collections.abc import AsyncIterator
 from concurrent.futures import Future
-from pathlib import Path
 
 import asyncssh
 import msgspec
@@ -19,6 +20,7 @@ from probes.aside import Signature, aside, read_file, signature
 from supervisor.incidents.readings import Unavailable
 
 BYTES_MAX = 64 * 1024 * 1024
+AGENT_WITHIN_S = 1.0
 USUAL_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 
 Key = asyncssh.SSHKey | tuple[asyncssh.SSHKey, asyncssh.SSHCertificate]
@@ -55,10 +57,10 @@ class TrustFiles:
     """`load` gives the newest contents; one thread at a time looks."""
 
     def __init__(self, login: Login) -> None:
-        home = Path.home() / ".ssh"
+        home = os.path.expanduser("~/.ssh")
         self._login = login
-        self._known_hosts = login.known_hosts or str(home / "known_hosts")
-        self._identities = (login.identity_file,) if login.identity_file else tuple(str(home / k) for k in USUAL_KEYS)
+        self._known_hosts = login.known_hosts or f"{home}/known_hosts"
+        self._identities = (login.identity_file,) if login.identity_file else tuple(f"{home}/{k}" for k in USUAL_KEYS)
         self._signatures: tuple[Signature | None, ...] = ()
         self._trust: Trust | None = None
         self._loading: Future[Trust] | None = None
@@ -95,13 +97,43 @@ class TrustFiles:
                     raise
                 notes.append(str(error))
         return Trust(
-            self._login.user or getpass.getuser(),
+            self._login.user or _who_we_are(),
             self._known_hosts,
             _known_hosts(self._known_hosts),
             tuple(keys),
             "" if self._login.identity_file else os.environ.get("SSH_AUTH_SOCK", ""),
             tuple(notes),
         )
+
+
+@contextlib.asynccontextmanager
+async def agent_keys(path: str) -> AsyncIterator[tuple[list[asyncssh.SSHKeyPair], str]]:
+    """The keys of the agent at this socket, good for as long as the block lasts, and why there are none. An agent that
+    is not there, or hangs, costs the login nothing but its keys: others are there to be tried."""
+    if not path:
+        yield [], ""
+        return
+    agent, keys, note = None, [], ""
+    try:
+        async with asyncio.timeout(AGENT_WITHIN_S):
+            agent = await asyncssh.connect_agent(path)
+            keys = list(await agent.get_keys())
+    except TimeoutError:
+        note = f"the agent at {path} does not answer"
+    except (OSError, ValueError) as error:
+        note = f"the agent at {path} cannot be used: {error}"
+    try:
+        yield keys, note
+    finally:
+        if agent is not None:
+            agent.close()
+
+
+def _who_we_are() -> str:
+    try:
+        return getpass.getuser()
+    except KeyError as error:
+        raise Failed(Unavailable.ERROR, "nobody knows the name of who runs healctl: set user in [fleet]") from error
 
 
 def _signature(path: str) -> Signature | None:

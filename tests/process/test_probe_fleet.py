@@ -8,6 +8,7 @@ import itertools
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from probes.fleet import FleetProbe
 from supervisor.config import Config, Duration, FleetHost, FleetSection
 from supervisor.incidents.readings import FleetData, HealthReading, Unavailable
 from tests import parts
+from tests.lab.daemon import until
 from tests.lab.sshd import PORT, Lab, Sshd, new_key, silent
 
 DEADLINE_S = 5.0
@@ -247,7 +249,7 @@ def test_a_host_that_hangs_behind_its_kept_connection_is_a_timeout_at_the_next_r
         host.signal(signal.SIGCONT)
         assert not data(await probe.read("fleet:h0", DEADLINE_S)).kept
 
-    run(config(lab, host, timeout_s=1.5), script)
+    run(config(lab, host, timeout_s=2.5), script)
 
 
 @pytest.mark.req("R9")
@@ -405,13 +407,6 @@ def test_a_resolver_that_hangs_delays_nobody_else(lab: Lab, monkeypatch: pytest.
 
 
 @pytest.mark.req("R9")
-def test_no_route_is_no_refusal(lab: Lab) -> None:
-    """An address of a network that this machine has no way to."""
-    reason, _ = refusal(config(lab, timeout_s=1.0, hosts={"h0": FleetHost(address="fe80::1%lo", port=PORT)}))
-    assert reason in (Unavailable.UNREACHABLE, Unavailable.TIMEOUT)
-
-
-@pytest.mark.req("R9")
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -481,7 +476,7 @@ def test_a_reading_that_is_cancelled_leaves_nothing_behind(lab: Lab) -> None:
             reading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
-            probe._connections.close()
+            probe._connections.drop("h0")
         hung = asyncio.create_task(probe.read("fleet:mute", DEADLINE_S))
         await asyncio.sleep(0.05)
         hung.cancel()
@@ -500,3 +495,95 @@ def test_a_reading_that_is_cancelled_leaves_nothing_behind(lab: Lab) -> None:
 
     with silent(mute):
         run(config(lab, hosts=tables), script)
+
+
+# --- who logs in ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home directory without any key, and no agent."""
+    (tmp_path / "home/.ssh").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    return tmp_path / "home/.ssh"
+
+
+@pytest.mark.req("R9")
+def test_without_an_identity_file_the_usual_keys_and_known_hosts_serve(lab: Lab, home: Path) -> None:
+    host = lab.sshd(address())
+    made = config(lab, host, identity_file="", known_hosts="")
+    assert refusal(made)[0] is Unavailable.HOST_KEY
+    lab.known_hosts.rename(home / "known_hosts")
+    assert refusal(made)[0] is Unavailable.AUTHENTICATION
+    new_key(home / "id_ed25519", "secret")
+    reason, text = refusal(made)
+    assert (reason, "id_ed25519 has a passphrase" in text) == (Unavailable.AUTHENTICATION, True)
+    lab.login.rename(home / "id_rsa")
+    assert data(read_once(made)).kept is False
+
+
+@pytest.mark.req("R9")
+def test_the_agents_keys_serve_and_its_connections_are_not_kept(
+    lab: Lab, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = [lab.sshd(address()) for _ in range(2)]
+    made = config(lab, *hosts, identity_file="")
+    socket_path = home / "agent"
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(socket_path)], stdout=subprocess.DEVNULL)
+    try:
+        until("the agent", socket_path.exists)
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(socket_path))
+        assert refusal(made)[0] is Unavailable.AUTHENTICATION, "it has no key yet"
+        subprocess.run(["ssh-add", "-q", str(lab.login)], check=True, stdin=subprocess.DEVNULL)
+
+        async def script(probe: FleetProbe, wishes: Wishes) -> None:
+            for turn in range(2):
+                for n in range(2):
+                    assert data(await probe.read(f"fleet:h{n}", DEADLINE_S)).kept is (turn == 1)
+            async with asyncio.timeout(WITHIN_S):
+                while Path("/proc/net/unix").read_text().count(str(socket_path)) > 1:  # besides the listening one
+                    await asyncio.sleep(0.01)
+
+        run(made, script)
+        agent.send_signal(signal.SIGSTOP)
+        reason, text = refusal(made)
+        assert (reason, "does not answer" in text) == (Unavailable.AUTHENTICATION, True)
+        assert data(read_once(config(lab, *hosts))).kept is False, "with an identity file it is not asked"
+    finally:
+        agent.kill()
+        agent.wait(10)
+    assert "cannot be used" in refusal(made)[1]
+
+
+@pytest.mark.req("R9")
+def test_a_login_that_ends_after_its_probe_has_closed_is_not_kept(lab: Lab) -> None:
+    host = lab.sshd(address())
+
+    async def script(probe: FleetProbe, wishes: Wishes) -> None:
+        connections = probe._connections
+        reading = asyncio.create_task(probe.read("fleet:h0", DEADLINE_S))
+        await asyncio.sleep(0)
+        probe.reconfigure(config(lab, user="somebody-else"))
+        data(await reading)
+        assert connections._kept == {}
+        assert probe._connections._kept == {}
+
+    run(config(lab, host), script)
+
+
+@pytest.mark.req("R9")
+def test_a_host_that_we_have_no_time_for_is_not_called_unreachable(lab: Lab) -> None:
+    host = lab.sshd(address())
+
+    async def script(probe: FleetProbe, wishes: Wishes) -> None:
+        for _ in range(ssh.HANDSHAKES_MAX):
+            await probe._connections._turns.acquire()
+        reading = await probe.read("fleet:h0", DEADLINE_S)
+        assert reading.reason is Unavailable.ERROR
+        assert wishes.soon == ["fleet:h0"], "again soon, not at its next poll"
+        probe._connections._turns.release()
+        data(await probe.read("fleet:h0", DEADLINE_S))
+        assert probe._connections._turns._value == 1, "a turn is given back once"
+
+    run(config(lab, host, timeout_s=1.0), script)

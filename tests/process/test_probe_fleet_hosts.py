@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from probes import fleet
 from probes.base import Refused
 from probes.fleet import FleetProbe
 from probes.fleet_hosts import HOSTS_MAX, NAME, Host, parse_host, parse_list
+from probes.ssh_dial import failed
 from supervisor import clock, schema
 from supervisor.config import Config, Duration, FleetHost, FleetSection
 from supervisor.incidents.readings import FleetData, HealthReading, SourceReading, Unavailable
@@ -95,6 +97,24 @@ def test_a_limit_on_the_hosts() -> None:
 def test_what_is_no_list_of_hosts(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"it is"):
         parse_list(content)
+
+
+@pytest.mark.req("R9")
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.ECONNREFUSED, Unavailable.REFUSED), (errno.ECONNRESET, Unavailable.REFUSED),
+        (errno.EHOSTUNREACH, Unavailable.UNREACHABLE), (errno.ENETUNREACH, Unavailable.UNREACHABLE),
+        (errno.ENETDOWN, Unavailable.UNREACHABLE), (errno.ETIMEDOUT, Unavailable.TIMEOUT),
+        (errno.EPERM, Unavailable.PERMISSION), (errno.EACCES, Unavailable.PERMISSION),
+        (errno.EMFILE, Unavailable.ERROR), (errno.ENOBUFS, Unavailable.ERROR), (errno.EAFNOSUPPORT, Unavailable.ERROR),
+    ],
+)  # fmt: skip
+def test_what_the_kernel_says_of_a_connection(number: int, reason: Unavailable) -> None:
+    """What is about us is never told as the host's."""
+    error = failed(OSError(number, os.strerror(number)), Host("10.0.0.1", 2222))
+    assert error.reason is reason
+    assert "10.0.0.1 port 2222" in str(error)
 
 
 # --- the file of a running probe ------------------------------------------------------------------------------------
