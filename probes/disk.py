@@ -92,6 +92,8 @@ class Disks:
         fstab = in_fstab() if self.section.mounts else frozenset()
         for path in self.section.mounts:
             place = self._place(_tidy(path), fstab)
+            if isinstance(place.error, FileNotFoundError) and path == os.path.expanduser("~"):
+                continue  # named by default; users of services have none
             mount = self._table.by_point.get(place.point)
             if mount is None or mount.device not in devices:
                 self._named.setdefault(place.point, place)

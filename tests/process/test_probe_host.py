@@ -173,6 +173,13 @@ def test_a_named_path_that_is_not_there_is_no_other_disk(tmp_path: Path, path: s
     assert point in reading.error
 
 
+def test_a_user_without_a_home_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "none"))
+    assert disks(HostProbe(Config(disk=DiskSection(discover=False)))) == ["/"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert disks(HostProbe(config("/", tmp_path / "none"))) == ["/", str(tmp_path / "none")]
+
+
 @pytest.mark.req("R9")
 def test_permission_denied_is_told_as_such(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o700)
