@@ -35,6 +35,14 @@ def pm2() -> Path:
     return _part(f"pm2-{_version('pm2')}") / "node_modules" / ".bin"
 
 
+def systemd() -> None:
+    """A systemd that can run as a user manager in namespaces of its own."""
+    from tests.lab.systemd import missing
+
+    if reason := missing():
+        _without(reason)
+
+
 def _version(name: str) -> str:
     """The version that the script pins: it stands in one place only."""
     match = re.search(rf"^{name}=(\S+)", (ROOT / "tests" / "parts.sh").read_text(), re.MULTILINE)

@@ -253,6 +253,16 @@ class Daemon:
             if target_id in ("", row["target_id"])
         ]
 
+    def wait_known(self, *services: Service) -> None:
+        """Until the ledger knows the present process of each: from then on its death is told by the kernel."""
+        refs = [service.ref() for service in services]
+        assert None not in refs
+        until("every process is known", lambda: {ref.pid for ref in refs if ref is not None} <= self._known())
+
+    def _known(self) -> set[int]:
+        with contextlib.closing(sqlite3.connect(f"file:{self.state_dir / 'ledger.db'}?mode=ro", uri=True)) as db:
+            return {msgspec.json.decode(body)["process"]["pid"] for (body,) in db.execute("SELECT body FROM known")}
+
     def wait_state(self, target_id: str, state: str, count: int = 1, within_s: float = WAIT_S) -> list[dict[str, Any]]:
         """Until `count` incidents of the target stand in this state in brain.db."""
 
