@@ -19,7 +19,7 @@ import asyncio
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -39,6 +39,11 @@ BATCH_MAX = 2_000  # frames handled before the loop gets its turn again
 UNROUTABLE_S = 0.005  # the peer is not connected (it is being restarted): look again soon, then ever more seldom
 UNROUTABLE_S_MAX = 0.32
 SOURCES_MAX = 1_000  # sources whose malformed frames are counted apart
+
+AT = "@"  # between a worker's name and its incarnation
+EXPECTED_MAX = 8  # identities of one name whose late words still count
+STRANGERS_MAX = 1_000  # frames
+ANNOUNCED_WITHIN_S = 1.0
 
 Handler = Callable[[list[tuple[str, Frame]]], Awaitable[None] | None]
 
@@ -244,14 +249,64 @@ class _Endpoint(ABC):
 
 
 class Hub(_Endpoint):
-    """The bound side; peers are known by the identity they connect with (a worker's name)."""
+    """The bound side. A peer connects as `name` or `name@incarnation`, and is addressed by its name.
+
+    Which incarnation is the peer of that name, its Hello says; where the tree knows better, `expect` does, and then
+    nobody else is heard: a foreign socket that took a worker's name would otherwise get what is meant for it.
+    """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str, name: str, handler: Handler) -> None:
         socket = open_socket(context, zmq.ROUTER)
         socket.bind(address)
         if address.startswith("ipc://"):
             os.chmod(address.removeprefix("ipc://"), 0o600)
+        self._peers: dict[str, str] = {}  # name -> the identity that is it now
+        self._expected: dict[str, deque[str]] = {}  # name -> identities that are or were it
+        self._strangers: list[tuple[str, bytes]] = []  # frames of those that nobody has announced yet
+        self._admitted: deque[tuple[str, bytes]] = deque()
+        self._refused: set[str] = set()
         super().__init__(socket, name, handler)
+
+    def expect(self, name: str, incarnation: str) -> None:
+        """From now on this process is `name`; late words of earlier ones still count, anybody else's do not."""
+        identity = identity_of(name, incarnation)
+        if self._peers.get(name) == identity and name in self._expected:
+            return
+        self._expected.setdefault(name, deque(maxlen=EXPECTED_MAX)).append(identity)
+        self._peers[name] = identity
+        self._admitted.extend(found for found in self._strangers if found[0] == identity)
+        self._strangers = [found for found in self._strangers if found[0] != identity]
+        self._loop.call_soon(self._drain)
+        self.peer_is_back(name)
+
+    def peer_is_back(self, to: str) -> None:
+        name = to.partition(AT)[0]
+        if name not in self._expected:
+            self._peers[name] = to
+        super().peer_is_back(name)
+
+    def _admits(self, identity: str) -> bool:
+        name, at, _ = identity.partition(AT)
+        expected = self._expected.get(name)
+        if expected is not None:
+            return identity in expected
+        if at:
+            self._peers.setdefault(name, identity)
+        return True
+
+    def _keep(self, identity: str, raw: bytes) -> None:
+        """A new process may speak before the tree has announced it; who is not announced soon is refused."""
+        if len(self._strangers) < STRANGERS_MAX:
+            self._strangers.append((identity, raw))
+        if len(self._strangers) == 1:
+            self._loop.call_later(ANNOUNCED_WITHIN_S, self._refuse_strangers)
+
+    def _refuse_strangers(self) -> None:
+        for identity, _ in self._strangers:
+            if identity not in self._refused and len(self._refused) < SOURCES_MAX:
+                self._refused.add(identity)
+                log.warning("%s: %r is none of our workers; what it sends is dropped", self._name, identity)
+        self._strangers.clear()
 
     def answer(self, to: str, frame: Frame, body: Body) -> None:
         """Answers `frame`; a lost answer is asked for again by its sender."""
@@ -262,11 +317,17 @@ class Hub(_Endpoint):
         self.send(to, nack_of(error), re=frame.id)
 
     def _send_parts(self, to: str, raw: bytes) -> None:
-        self._socket.send_multipart([os.fsencode(to), raw], zmq.NOBLOCK)
+        self._socket.send_multipart([os.fsencode(self._peers.get(to, to)), raw], zmq.NOBLOCK)
 
     def _receive_parts(self) -> tuple[str, bytes]:
-        parts = self._socket.recv_multipart(zmq.NOBLOCK)
-        return os.fsdecode(parts[0]), parts[1] if len(parts) == 2 else b""
+        if self._admitted:
+            return self._admitted.popleft()
+        while True:
+            parts = self._socket.recv_multipart(zmq.NOBLOCK)
+            identity, raw = os.fsdecode(parts[0]), parts[1] if len(parts) == 2 else b""
+            if self._admits(identity):
+                return identity, raw
+            self._keep(identity, raw)
 
 
 class Link(_Endpoint):
@@ -280,7 +341,7 @@ class Link(_Endpoint):
         handler: Handler,
         incarnation: str = "",
     ) -> None:
-        socket = open_socket(context, zmq.DEALER, identity=name)
+        socket = open_socket(context, zmq.DEALER, identity=identity_of(name, incarnation))
         socket.connect(address)
         super().__init__(socket, name, handler)
         self.post(Hello(name, incarnation))
@@ -299,6 +360,11 @@ class Link(_Endpoint):
     def _receive_parts(self) -> tuple[str, bytes]:
         parts = self._socket.recv_multipart(zmq.NOBLOCK)
         return "peer", parts[0] if len(parts) == 1 else b""
+
+
+def identity_of(name: str, incarnation: str) -> str:
+    """What a worker's socket calls itself."""
+    return f"{name}{AT}{incarnation}" if incarnation else name
 
 
 def nack_of(error: Exception) -> Nack:

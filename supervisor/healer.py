@@ -76,7 +76,7 @@ from supervisor.newsdesk import NewsDesk
 from supervisor.sockets import endpoint, new_context
 from supervisor.targets import families, open_families, targets
 from supervisor.trails import fetch as trails_of
-from supervisor.treetable import TreeTable
+from supervisor.treetable import ALIVE, TreeTable
 from supervisor.worker import Boot, Worker
 
 log = logging.getLogger(__name__)
@@ -109,9 +109,8 @@ class HealerWorker(Worker):
     async def start(self) -> None:
         boot, config = self.boot, self.boot.config
         self._context = new_context()
-        self._store = Link(
-            self._context, endpoint(boot.runtime_dir, "store"), "healer", self._on_store, boot.incarnation
-        )
+        # By its bare name: a store that starts anew must find us without a word from us.
+        self._store = Link(self._context, endpoint(boot.runtime_dir, "store"), "healer", self._on_store)
         policy = policy_of(config)
         opened = await self._store.ask(OpenEpoch(boot.incarnation, policy.breaker_window_s, policy.reopen_window_s))
         if not isinstance(opened, EpochOpened):
@@ -327,8 +326,7 @@ class HealerWorker(Worker):
                     ack = partial(self._store.post, Ack(), re=frame.id)
                     self._decide(e.Delivered(row_id, attempts, receipt, error), ack)
                 case _:
-                    error_ = HealError(f"the healer takes no {type(frame.body).__name__}")
-                    self._store.post(nack_of(error_), re=frame.id)
+                    self._store.post(nack_of(HealError(f"no {type(frame.body).__name__} is taken here")), re=frame.id)
 
     def _look_at_ledger(self) -> None:
         if (found := ledger_part(self._engine.world, self._store_status, self.boot.config)) is not None:
@@ -355,6 +353,8 @@ class HealerWorker(Worker):
 
     def on_tree_event(self, event: TreeEvent) -> None:
         self._news.tree(event)
+        if event.kind in ALIVE:
+            self._hub.expect(event.child, event.incarnation)
         for reaction in self._tree.observe(event):
             self._decide(reaction)
 

@@ -11,6 +11,7 @@ from supervisor.incidents import views
 from supervisor.incidents.model import AnomalyType
 from supervisor.messages import TreeEvent, TreeKind
 
+ALIVE = frozenset({TreeKind.STARTED, TreeKind.READY, TreeKind.HUNG})
 FAILURES_MAX = 3  # within FAILURES_S: it is failing
 FAILURES_S = 600.0  # what the root counts over (`supervisor.tree.model`)
 

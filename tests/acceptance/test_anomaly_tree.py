@@ -68,6 +68,7 @@ def test_pages_that_nobody_takes_are_told_over_synapse_and_that_closes_with_the_
     waiting = daemon.ask("tree")["outbox"]["rows"]
     assert not [row for row in waiting if row["channel"] == "signal" and "messages:signal" in row["subject"]]
     phone.fault = Fault()
+    twin.kill()  # its message is tried at once, and its receipt shows that the channel works
     daemon.wait_state("messages:signal", "self_resolved")
     assert not [m for m in sent_by(phone) if "messages:signal" in m.text]
     daemon.stop()
