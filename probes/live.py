@@ -50,6 +50,7 @@ class _Family(Events):
     async def look(self) -> None:
         """Reads every target, those included that turn up on the way."""
         self._probe.watch(self)
+        self._probe.remember({})  # there is no healer that could still tell more
         try:
             if self._dynamic and not self._probe.sources():
                 with contextlib.suppress(TimeoutError):

@@ -73,7 +73,8 @@ def _configured(loaded: Config, file: Path | None, *, json: bool) -> None:
         output.show_json(msgspec.json.encode({**body, "families": names, "found_at_run_time": found}))
         return
     output.say(f"{file or 'built-in defaults'}: ok, {len(every)} targets")
-    rows = [(family, ", ".join(group + [FOUND[family]] * (family in found))) for family, group in names.items()]
+    told = {family: [*group, FOUND[family]] if family in found else group for family, group in names.items()}
+    rows = [(family, ", ".join(group)) for family, group in told.items()]
     width = max(len(family) for family, _ in rows)
     for family, listed in rows:
         output.say(f"{family.ljust(width)}  {listed}")

@@ -8,6 +8,8 @@ from supervisor.cli import output
 from supervisor.cli.heal import Answer, ask
 from supervisor.cli.options import with_output
 
+PROBE_S = 12.0
+
 
 def _show(answer: Answer) -> None:
     words = f"{output.plain(answer['target_id'])}: {output.state(answer['outcome'])} ({answer['took_ms']:.0f} ms)"
@@ -21,9 +23,9 @@ def _show(answer: Answer) -> None:
 @click.argument("target")
 @with_output
 def probe(target: str) -> None:
-    """Read TARGET now, at most 5 s, and say what that would be by itself.
+    """Read TARGET now and say what that would be by itself.
 
     As JSON: {target_id, family, outcome: clear|firing|pending|unknown|unavailable, says, available, reason, error,
     captured_at, took_ms, freshness_ms, data, anomalies: [{anomaly_type, status, severity, evidence, hint}]}.
     """
-    ask("probe", {"target_id": target}, _show)
+    ask("probe", {"target_id": target}, _show, PROBE_S)
