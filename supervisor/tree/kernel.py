@@ -40,8 +40,6 @@ It must never read a clock, draw a random number, or touch a process.
 
 from __future__ import annotations
 
-import signal
-
 from msgspec.structs import replace
 
 from supervisor.messages import Beat, Finished, Ready, TreeKind, Up, Working
@@ -66,6 +64,7 @@ from supervisor.tree.model import (
     Mode,
     OnTrip,
     Order,
+    Ousted,
     Page,
     PagerEnded,
     Phase,
@@ -81,6 +80,7 @@ from supervisor.tree.model import (
 )
 from supervisor.tree.refit import Refitting
 from supervisor.tree.turn import dead, tree_event
+from supervisor.tree.wording import exit_text as exit_text
 
 EXIT_GAVE_UP = 70  # sysexits.h EX_SOFTWARE
 EXIT_NEVER_RESTART = 78  # sysexits.h EX_CONFIG
@@ -119,6 +119,8 @@ def step(state: State, event: KernelEvent, now_s: float) -> tuple[State, tuple[A
             turn.kill_all()
         case Refitted(tree, again):
             turn.refit(tree, again)
+        case Ousted(reason):
+            turn.oust(reason)
         case PagerEnded():
             turn.pager_deadline_s = None
     turn.advance()
@@ -131,16 +133,6 @@ def backoff_s(backoff: Backoff, streak: int, jitter: float) -> float:
         return backoff.first_s
     full = min(backoff.max_s, backoff.base_s * 2.0 ** min(streak - 2, 30))
     return full * (0.5 + 0.5 * jitter)
-
-
-def exit_text(code: int) -> str:
-    """`exit 1`, `killed by SIGKILL`."""
-    if code >= 0:
-        return f"exit {code}"
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"killed by signal {-code}"
 
 
 class _Rules(Refitting):
@@ -346,6 +338,14 @@ class _Rules(Refitting):
             self.actions.append(Page(f"healctl gave up: {reason}"))
         self.stop(code, reason)
 
+    def oust(self, reason: str) -> None:
+        """Killed, not ordered: an orderly end would remove the sockets that are the other's now."""
+        if self.mode is Mode.RUNNING:
+            self.pager_deadline_s = self.now_s + PAGER_WITHIN_S
+            self.actions.append(Page(f"healctl gave up: {reason}"))
+            self.stop(EXIT_GAVE_UP, reason)
+            self.kill_living()
+
     def stop(self, code: int, reason: str) -> None:
         if self.mode is Mode.STOPPING:
             return
@@ -360,11 +360,14 @@ class _Rules(Refitting):
         self.stop(0, "")
         if self.exit_code == 0:
             self.exit_code, self.exit_reason = EXIT_KILLED, "ended at once, as ordered"
+        self.kill_living()
+        if self.pager_deadline_s is not None:
+            self.actions.append(EndPager())
+
+    def kill_living(self) -> None:
         for child in list(self.children.values()):
             if child.pid and child.phase in LIVE and child.phase is not Phase.KILLING:
                 self.kill(child)
-        if self.pager_deadline_s is not None:
-            self.actions.append(EndPager())
 
     def advance(self) -> None:
         """The next start, or the next stop."""

@@ -29,6 +29,21 @@ class Lock:
         self.fd = fd
         self.path = path
 
+    def intact(self) -> bool:
+        """Whether the file that we hold is still the one that others will find."""
+        try:
+            found = os.lstat(self.path)
+        except OSError:
+            return False
+        mine = os.fstat(self.fd)
+        return (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)
+
+    def take_again(self) -> None:
+        """The file was removed: a new one, and the directory too. Raises AlreadyRunning, Refused, OSError."""
+        fresh = acquire(self.path.parent)
+        os.close(self.fd)
+        self.fd = fresh.fd
+
     def release(self) -> None:
         if self.fd >= 0:
             os.ftruncate(self.fd, 0)

@@ -48,6 +48,7 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
     progress_within_s: float
     abort_grace_s: float
     modules: tuple[str, ...] = ()  # imported before the fork, besides the factory's own
+    sockets: tuple[str, ...] = ()  # files of the runtime directory that it binds, looked after while it is READY
 
 
 class Backoff(msgspec.Struct, frozen=True):
@@ -199,11 +200,17 @@ class Refitted(msgspec.Struct, frozen=True):
     again: frozenset[str] = frozenset()
 
 
+class Ousted(msgspec.Struct, frozen=True):
+    """Another healctl holds what was ours: page, and end everything so that nothing of the other's is touched."""
+
+    reason: str
+
+
 class PagerEnded(msgspec.Struct, frozen=True):
     """The one-shot pager is over, whatever came of it."""
 
 
-KernelEvent = Tick | Forked | ForkFailed | Said | Died | StopOrdered | KillOrdered | Refitted | PagerEnded
+KernelEvent = Tick | Forked | ForkFailed | Said | Died | StopOrdered | KillOrdered | Refitted | Ousted | PagerEnded
 
 
 # --- actions: what the kernel wants done ---

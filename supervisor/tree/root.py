@@ -27,6 +27,7 @@ from supervisor import clock, worker
 from supervisor.config import Config
 from supervisor.messages import Down, Stop, TreeEvent, TreeKind
 from supervisor.tree import lock, model, pager, reload, sd_notify, spec, wording
+from supervisor.tree.guard import Guard
 from supervisor.tree.kernel import initial, step
 from supervisor.tree.model import TreeSpec
 from supervisor.tree.output import Output, log_line
@@ -69,6 +70,7 @@ class Root:
         self._events: deque[model.KernelEvent] = deque()
         self._interrupts = 0
         self._reloading = Reloading(self, source)
+        self._guard = Guard(self, locks or [])
         self._watchdog_due_s = float("inf")
         self.exit_reason = ""
 
@@ -125,6 +127,7 @@ class Root:
         for child in self.children.values():
             if child.capture.report_due_s is not None and now_s >= child.capture.report_due_s:
                 child.capture.report(now_s)
+        self._guard.look(now_s)
         if now_s >= self._reloading.due_s:
             self._reloading.too_late()
         if now_s >= self._watchdog_due_s:

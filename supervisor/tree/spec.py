@@ -19,6 +19,7 @@ from supervisor.worker import Factory, Worker
 
 LISTENER = "healer"
 NAME_MAX = 24
+SOCKETS = {"store": ("store.sock",), LISTENER: ("healer.sock", "control.sock", "events.sock", "feed.sock")}
 PROBE_WORKER = "probes.runner:ProbeWorker"
 
 
@@ -50,7 +51,8 @@ def tree_of(section: TreeSection, workers: list[tuple[str, str, str]], *, listen
                 name=name,
                 factory=factory,
                 group=group,
-                modules=(f"probes.{name}",) if factory == PROBE_WORKER else (),
+                sockets=SOCKETS.get(name, ()) if group == "core" else (),
+                modules=(f"probes.{name}",) if factory == PROBE_WORKER and name != "fleet" else (),
                 ready_within_s=float(section.ready_within),
                 shutdown_s=float(section.shutdown),
                 beat_within_s=float(section.beat_within),

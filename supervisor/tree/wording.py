@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from supervisor.messages import TreeEvent, TreeKind
 
 
@@ -30,3 +32,13 @@ def line_of(event: TreeEvent) -> tuple[str, str, str]:
         case TreeKind.STOPPED:
             level, text = "info", f"stopped ({event.exit_text})"
     return level, event.child, text
+
+
+def exit_text(code: int) -> str:
+    """`exit 1`, `killed by SIGKILL`."""
+    if code >= 0:
+        return f"exit {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
