@@ -106,7 +106,7 @@ def test_a_pm2_that_does_not_run_is_not_started_by_asking(manager: Pm2) -> None:
     assert list(manager.home.iterdir()) == []
 
 
-@pytest.mark.req("R8", "R9", "NFR-005")
+@pytest.mark.req("R8", "R9")
 def test_the_word_of_a_real_pm2_and_of_one_that_hangs(manager: Pm2, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HC_SECRET", "hunter2")
     manager.start("svc", ["sleep", "600"])
