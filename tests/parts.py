@@ -43,6 +43,21 @@ def systemd() -> None:
         _without(reason)
 
 
+class OpenClaw(msgspec.Struct, frozen=True):
+    """The gateway's program, and the folder of the Node.js that it needs, first in PATH."""
+
+    program: Path
+    node: Path
+
+
+def openclaw() -> OpenClaw:
+    """Only for soak tests: no part of `make check`, in CI neither."""
+    folder = PARTS / f"openclaw-{_version('openclaw')}"
+    if not folder.exists():
+        pytest.skip(f"{folder.name} is not in .cache/parts; `tests/parts.sh openclaw` gets it (840 MB)")
+    return OpenClaw(folder / "node_modules" / ".bin" / "openclaw", folder / "node" / "node_modules" / ".bin")
+
+
 def _version(name: str) -> str:
     """The version that the script pins: it stands in one place only."""
     match = re.search(rf"^{name}=(\S+)", (ROOT / "tests" / "parts.sh").read_text(), re.MULTILINE)

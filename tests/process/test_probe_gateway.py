@@ -35,6 +35,12 @@ class Wishes(Events):
         raise AssertionError("a gateway never comes or goes by itself")
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quick status command is told at once, on a busy machine too."""
+    monkeypatch.setattr(module, "WAIT_S", LONG_S)
+
+
 @pytest.fixture
 def http() -> Iterator[HttpPort]:
     with HttpPort() as port:
@@ -69,9 +75,8 @@ def running(main: Callable[[GatewayProbe, Wishes], Coroutine[Any, Any, None]], *
 
 
 async def read(probe: GatewayProbe) -> HealthReading:
-    reading = await probe.read("gw", DEADLINE_S)
-    assert reading.took_ms < DEADLINE_S * 1000
-    return reading
+    """With time for a program to start on a busy machine; what must keep to R9's deadline is read with that."""
+    return await probe.read("gw", LONG_S + 1)
 
 
 def data(reading: HealthReading) -> GatewayData:
@@ -129,7 +134,9 @@ def test_failures_by_its_address(
     http.mode, http.answer = mode, answer or http.answer
 
     async def main(probe: GatewayProbe, wishes: Wishes) -> None:
-        found = data(await read(probe))
+        reading = await probe.read("gw", DEADLINE_S)
+        assert reading.took_ms < DEADLINE_S * 1000
+        found = data(reading)
         assert (found.endpoint, found.failures) == (endpoint, 1)
         assert words in found.detail
         assert wishes.all == [("gw", 2.0)], "it is looked at again soon"
@@ -294,8 +301,7 @@ def test_a_status_command_without_an_end_is_a_failure_and_is_ended(
         found = data(await read(probe))
         assert (found.endpoint, found.failures) == (Endpoint.TIMEOUT, 1)
         assert "did not end within 1 s" in found.detail
-        (pid,) = program.runs()
-        assert proc.stat(pid) is None
+        assert all(proc.stat(pid) is None for pid in program.runs())
 
     running(main, *program.argv)
 
@@ -346,7 +352,10 @@ def test_a_check_that_could_not_be_made_neither_adds_to_the_failures_nor_ends_th
 
 
 @pytest.mark.req("R9")
-def test_a_hung_gateway_does_not_delay_another(program: Program, tmp_path: Path) -> None:
+def test_a_hung_gateway_does_not_delay_another(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WAIT_S", 3.5)
     well = Program(tmp_path / "well")
     program.says(b"", after=HANGS)
 
@@ -354,9 +363,13 @@ def test_a_hung_gateway_does_not_delay_another(program: Program, tmp_path: Path)
         sections = {"hung": GatewaySection(status=tuple(program.argv)), "gw": GatewaySection(status=tuple(well.argv))}
         probe = GatewayProbe(Config(gateway=sections))
         hung = asyncio.ensure_future(probe.read("hung", DEADLINE_S))
-        assert data(await read(probe)).endpoint is Endpoint.OK
-        assert not hung.done()
-        assert data(await hung).endpoint is Endpoint.UNSET
+        await until(program.runs)
+        first = data(await probe.read("gw", DEADLINE_S))
+        assert first.endpoint is Endpoint.OK
+        reading = await hung
+        assert data(reading).endpoint is Endpoint.UNSET
+        assert reading.took_ms < DEADLINE_S * 1000
+        assert first.latency_ms < reading.took_ms
         pids = program.runs()
         probe.close()
         await until(lambda: all(proc.stat(pid) is None for pid in pids), "the hung command is ended by close")
