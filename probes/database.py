@@ -26,7 +26,9 @@ from supervisor.incidents.readings import DatabaseData, HealthReading, Integrity
 
 log = logging.getLogger(__name__)
 
-OPEN_WAIT_S = 3.0  # for a check to get at its file; longer than it waits for a lock
+# For a check to get at its file, or to fail again: longer than it waits for a lock, or gives way to writers, so that a
+# poll of what cannot be read is one reading, not two (three of them count, R9).
+OPEN_WAIT_S = 3.8
 VERDICT_WAIT_S = 0.5  # for the rest of it
 LOOK_S = 0.02
 CHECKS_MAX = 2  # moving at once
@@ -218,7 +220,7 @@ async def _heard(target: _Target, began_s: float, open_wait_s: float) -> None:
     assert ended is not None
     while not ended.is_set():
         waited_s = clock.monotonic_s() - began_s
-        if waited_s > (VERDICT_WAIT_S if check.opened else open_wait_s):
+        if waited_s > (VERDICT_WAIT_S if check.opened and target.failure is None else open_wait_s):
             return
         try:
             async with asyncio.timeout(LOOK_S):

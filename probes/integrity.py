@@ -5,8 +5,8 @@ it, since it finds more, and only it can say OK. Either may report errors or rai
 Whatever else keeps the check from being made (a lock, a hot journal, a permission) is a reason, and no verdict.
 
 The check must not be felt. It runs at a low priority. A reader of a database with a rollback journal keeps everybody
-else from committing, so the check gives way as soon as a writer shows (its journal changes) and tries again later; in
-WAL mode nobody waits for a reader, only the log cannot be cut back meanwhile. It can be ended at any time.
+else from committing, so the check gives way as soon as a writer waits for its lock, and tries again later; in WAL mode
+nobody waits for a reader, only the log cannot be cut back meanwhile. It can be ended at any time.
 """
 
 from __future__ import annotations
@@ -20,14 +20,23 @@ from enum import StrEnum
 
 import msgspec
 
-from probes.sqlite_file import CannotOpen, Damaged, NotMade, Overtaken, open_readonly, primary_code, reason_of
+from probes.sqlite_file import (
+    CannotOpen,
+    Damaged,
+    NotMade,
+    Overtaken,
+    open_readonly,
+    primary_code,
+    reason_of,
+    writer_waits,
+)
 from supervisor import clock
 from supervisor.incidents.readings import Integrity, Unavailable
 
 BUDGET_S = 3600.0  # of one attempt
 LOCK_WAIT_S = 2.0
 TICK_S = 0.02  # how long a writer waits for us at most, about
-ATTEMPTS_MAX = 6
+ATTEMPTS_MAX = 5
 FIRST_PAUSE_S = 0.2  # between two attempts, doubling
 PATIENCE_PAUSE_S = 0.1
 ERRORS_MAX = 20
@@ -82,9 +91,10 @@ class _Ended(Exception):
 class _Attempt:
     """What the thread that minds a running attempt has to know."""
 
-    def __init__(self, connection: sqlite3.Connection, journals: tuple[str, ...]) -> None:
+    def __init__(self, connection: sqlite3.Connection, log: str) -> None:
         self.connection = connection
-        self.journals = {path: _signature(path) for path in journals}  # each shows a writer that we must not disturb
+        self.log = log  # "" when nobody waits for readers
+        self.log_was = _signature(log) if log else None
         self.lock = threading.Lock()
         self.over = threading.Event()
         self.why: _End | None = None
@@ -185,8 +195,8 @@ class Check:
         """The check itself, while another thread watches over it."""
         wal = db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
         real = os.path.realpath(self._path)
-        # With a connection in WAL mode nobody waits; "delete" is also what one that is `immutable` says.
-        attempt = _Attempt(db, () if wal else (f"{real}-journal", f"{real}-wal"))
+        # "delete" is also what a closed WAL database says, which is read without locks: its log shows a writer.
+        attempt = _Attempt(db, "" if wal else f"{real}-wal")
         mind = threading.Thread(target=self._mind, args=(attempt, began), name="check minder", daemon=True)
         mind.start()
         try:
@@ -194,6 +204,8 @@ class Check:
         except sqlite3.Error as error:
             if attempt.why is not None:
                 raise _Ended(attempt.why) from error
+            if primary_code(error) == sqlite3.SQLITE_READONLY:  # a journal was deleted just when SQLite looked at it
+                raise _Ended(_End.WRITER) from error
             return msgspec.structs.replace(began, reason=reason_of(error), error=f"it cannot be checked: {error}")
         finally:
             with attempt.lock:
@@ -215,7 +227,10 @@ class Check:
         heeds an interrupt there."""
         while not attempt.over.wait(TICK_S):
             self._note_progress()
-            why = self._why_not(attempt, began)
+            try:
+                why = self._why_not(attempt, began)
+            except OSError:  # it has gone in this very moment, or its disk fails: the check itself will tell
+                continue
             with attempt.lock:
                 if attempt.over.is_set():
                     return
@@ -228,11 +243,11 @@ class Check:
             return _End.STOPPED
         if clock.monotonic_s() - began.began_mono_s > BUDGET_S:
             return _End.BUDGET
-        if any(_signature(path) not in (None, was) for path, was in attempt.journals.items()):
-            return _End.WRITER
         now = _signature(self._path)
         if now is None:
             return _End.GONE
+        if attempt.log and (_signature(attempt.log) not in (None, attempt.log_was) or writer_waits(self._path)):
+            return _End.WRITER
         return _End.REPLACED if now[:2] != self.file else None
 
     def _note_progress(self) -> None:

@@ -17,9 +17,11 @@ anew, empty; the next writer removes them.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import stat
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -35,6 +37,8 @@ AGAIN_S = 0.02  # between two tries, while a writer comes or goes
 HEADER_BYTES = 100
 MAGIC = b"SQLite format 3\0"
 WAL_VERSION = 2  # bytes 18 and 19 of the header
+PENDING_BYTE = 0x40000000  # SQLite's file format: where its locks are
+_FLOCK = "hhqqi0q"  # struct flock of fcntl(2): type, whence, start, length, process
 OURS = sqlite3.sqlite_version_info[0] * 1_000_000 + sqlite3.sqlite_version_info[1] * 1000
 
 _REASONS = {
@@ -147,6 +151,25 @@ def open_readonly(path: str, timeout_s: float = 0.5) -> Iterator[sqlite3.Connect
                 _still(real, before)
         finally:
             connection.close()
+
+
+def writer_waits(path: str) -> bool:
+    """Does another process wait until all readers have gone (a rollback journal's PENDING lock), or write just now?
+
+    For a path that is open here by `open_readonly`; False otherwise. It asks the kernel and takes no lock itself.
+    Raises OSError.
+    """
+    found = os.stat(path)
+    with _held_lock:
+        held = _held.get((found.st_dev, found.st_ino))
+    if held is None:
+        return False
+    with held.lock:
+        if not held.fds:
+            return False
+        asked = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, PENDING_BYTE, 1, 0)
+        answer = struct.unpack(_FLOCK, fcntl.fcntl(held.fds[0], fcntl.F_GETLK, asked))
+        return bool(answer[0] != fcntl.F_UNLCK)
 
 
 def _resolved(path: str) -> str:
@@ -296,7 +319,7 @@ def _refused(real: str, header: _Header, error: sqlite3.Error) -> CannotOpen:
     if reason is Unavailable.LOCKED:
         return CannotOpen(reason, f"{real} is locked by another program: {name}")
     if code == sqlite3.SQLITE_READONLY:
-        return CannotOpen(
+        return _Trouble(  # SQLite says so too of a journal that is deleted while it looks (its ticket 3883)
             reason,
             f"{real} was left in the middle of a transaction: its journal is hot, and only a program that writes it "
             f"can roll it back: {name}",

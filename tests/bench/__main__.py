@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-NAMES = ("bench_site", "bench_tree", "bench_store", "bench_probe", "bench_executor", "bench_fleet")
+NAMES = ("bench_site", "bench_tree", "bench_store", "bench_probe", "bench_executor", "bench_fleet", "bench_integrity")
 
 results = {}
 for name in NAMES:

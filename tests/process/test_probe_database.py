@@ -252,7 +252,7 @@ def test_one_that_is_vacuumed_all_the_time_is_never_called_corrupt(tmp_path: Pat
 
     async def test(lab: Lab) -> None:
         with program(vacuum, made):
-            for _ in range(8):
+            for _ in range(5):
                 found.append(await lab.read("a"))
 
     lab(test, tmp_path, made)
@@ -345,6 +345,35 @@ def test_a_check_gives_way_to_whoever_writes(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.req("R9")
+def test_one_that_is_written_all_the_time_is_locked_and_each_poll_is_one_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make(tmp_path / "a.db")
+    monkeypatch.setattr(integrity, "_rows", lambda db, check: db.execute(ENDLESS).fetchall())
+    monkeypatch.setattr(integrity, "FIRST_PAUSE_S", 0.05)
+    writing = (
+        "import threading\ndef work():\n"
+        "    while True: db.execute('UPDATE t SET body = 1 WHERE id = 1'); time.sleep(0.05)\n"
+        "db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=10, check_same_thread=False)\n"
+        "threading.Thread(target=work, daemon=True).start()"
+    )
+
+    async def test(lab: Lab) -> None:
+        with program(writing, made):
+            first = await lab.read("a")
+            assert data(first).verdict is Integrity.UNKNOWN
+            async with asyncio.timeout(WITHIN_S):
+                await lab.wishes.soon.wait()
+            lab.wishes.soon.clear()
+            assert (await lab.read("a")).reason is Unavailable.LOCKED
+            again = await lab.read("a")
+            assert again.reason is Unavailable.LOCKED
+            assert "written too often" in again.error
+
+    lab(test, tmp_path, made)
+
+
+@pytest.mark.req("R9")
 def test_one_that_is_deleted_while_it_is_checked_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make(tmp_path / "a.db")
     _endless(monkeypatch, made.unlink)
@@ -402,6 +431,7 @@ def test_a_check_ends_with_its_budget(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.req("R9")
 def test_one_on_a_dead_mount_delays_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "MOVES_WITHIN_S", 0.5)
+    monkeypatch.setattr(database, "OPEN_WAIT_S", 1.0)
     made = make(tmp_path / "a.db")
     with mounts.hung(tmp_path / "dead"):
         dead = [tmp_path / "dead" / f"{name}.db" for name in ("x", "y", "z")]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from probes import sqlite_file
-from probes.sqlite_file import CannotOpen, Damaged, Overtaken, open_readonly, reason_of
+from probes.sqlite_file import CannotOpen, Damaged, Overtaken, open_readonly, reason_of, writer_waits
 from supervisor.incidents.readings import Unavailable
 from tests.lab import mounts
 from tests.lab.daemon import until
@@ -240,6 +240,26 @@ def test_a_second_look_at_the_same_file_does_not_drop_the_locks_of_the_first(fol
         second.join()
         run(commit, made)
     assert count(made) == 10
+
+
+@pytest.mark.req("R9")
+def test_a_writer_that_waits_for_us_shows(folder: Path) -> None:
+    made = make(folder / "a.db", 10)
+    assert not writer_waits(str(made))
+    waits = (
+        "import threading\ndb.close()\ndef work():\n"
+        "    db = sqlite3.connect(sys.argv[1], timeout=60); db.execute('DELETE FROM t'); db.commit()\n"
+        "threading.Thread(target=work, daemon=True).start()"
+    )
+    with open_readonly(str(made)) as db:
+        db.execute("BEGIN")
+        db.execute("SELECT count(*) FROM t").fetchone()
+        with program("db.execute('BEGIN IMMEDIATE'); db.execute('DELETE FROM t')", made):
+            assert not writer_waits(str(made)), "it has not come so far that we would keep it waiting"
+        with program(waits, made):
+            until("the writer waits", lambda: writer_waits(str(made)))
+    run("db = sqlite3.connect(sys.argv[1]); db.execute('DELETE FROM t'); db.commit()", made)
+    assert count(made) == 0
 
 
 @pytest.mark.req("R9")
