@@ -6,7 +6,16 @@ import json
 import subprocess
 import sys
 
-NAMES = ("bench_site", "bench_tree", "bench_store", "bench_probe", "bench_executor", "bench_fleet", "bench_integrity")
+NAMES = (
+    "bench_site",
+    "bench_tree",
+    "bench_store",
+    "bench_probe",
+    "bench_executor",
+    "bench_fleet",
+    "bench_integrity",
+    "bench_engine",
+)
 
 results = {}
 for name in NAMES:
