@@ -410,8 +410,11 @@ def test_what_was_read_before_is_not_read_again_and_nothing_new_is_missed(
     later = time.time() + 30
     monkeypatch.setattr("probes.mailbox.clock.wall_s", lambda: later)
     assert data(read(probe)).message_wall_s == pytest.approx(time.time() + 20, abs=10), "what was yet to come has come"
-    state(tmp_path, task(stage="test"), task("task-002"))
+    say(8, "task-003")
     assert data(read(probe)).message_wall_s is not None
+    state(tmp_path, task(stage="test"), task("task-002"), task("task-003"))
+    assert data(read(probe)).message_wall_s is not None
+    assert data(read(probe, "pipeline:task-003")).message_wall_s is not None, "said before the task was there"
     assert data(read(probe, "pipeline:task-002")).message_wall_s is None
     say(5, "task-002")
     assert data(read(probe, "pipeline:task-002")).message_wall_s is not None

@@ -360,6 +360,8 @@ def test_reconfiguring_keeps_what_has_not_changed_and_lets_go_of_the_rest(tmp_pa
         kept = probe._known["a"]
         probe.reconfigure(Config(trading={"a": sections["a"]}))
         assert probe._known == {"a": kept}
+        assert probe._watch is not None
+        assert probe._watch._at.keys() == {sections["a"].signal_file}
         assert [source.source_id for source in probe.sources()] == ["a-signals"]
         gone = await probe.read("b-signals", DEADLINE_S)
         assert not gone.available
