@@ -303,8 +303,8 @@ class HealerWorker(Worker):
                 self._decide(e.ProgramEnded(execution_id, step_id, exit_text, output), ack)
             case DeliveryReport(row_id, attempts, receipt, error):
                 self._decide(e.Delivered(row_id, attempts, receipt, error), ack)
-            case Hello():  # the bus has already sent what waited for it; the tree says who is who
-                if source == "process":
+            case Hello(name):  # the bus has already sent what waited for it; the tree says who is who
+                if name == "process":
                     self._tell_known()
             case _:
                 self._hub.refuse(source, frame, HealError(f"the healer takes no {type(frame.body).__name__}"))

@@ -216,10 +216,14 @@ def test_a_live_service_whose_pid_file_got_lost_is_not_doubled(here: Site) -> No
     old = toy.start()
     daemon = here.daemon(toy.toml())
     daemon.start()
-    until("it is watched", lambda: _pidfds(daemon.worker("process").pid) == 1)
+    daemon.wait_known(toy)
     toy.pid_file.unlink()
+    before = daemon.worker("process")
     daemon.kill_worker("process")  # its memory of the process is gone with it; the healer's is not
-    (row,) = daemon.wait_state("toy", "escalated")
-    assert "is alive" in str(row["audit_trail"])
-    assert toy.starts() == 1
-    assert proc.same(old) is not None
+    after = until("its successor", lambda: (now := daemon.worker("process")) != before and now)
+    until("the successor watches it too", lambda: _pidfds(after.pid) == 1)
+    assert proc.send_signal(old, signal.SIGKILL)
+    toy.wait_new(old)
+    daemon.wait_state("toy", "resolved")
+    assert len(daemon.incidents("toy")) == 1, "none but its real death"
+    assert toy.starts() == 2

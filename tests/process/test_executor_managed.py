@@ -134,3 +134,24 @@ def test_what_asks_a_manager_is_awaited_after_a_crash_and_is_not_the_service(
         assert proc.same(ref) is None or not lab.alive(ref)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.req("R3", "R15", "NFR-001")
+def test_a_known_process_that_lives_is_never_doubled_whatever_its_pid_file_says(
+    tmp_path: Path, started: lab.Started
+) -> None:
+    """The last fence, should a probe without a memory ever call it dead."""
+
+    async def scenario() -> None:
+        ref = await started.toy(tmp_path)
+        (tmp_path / "toy.pid").unlink()
+        async with lab.lab() as core:
+            for target in (lab.toy(tmp_path), managed(tmp_path)):
+                (result,) = (await core.execute(lab.execution(target, known=ref)))[-1:]
+                assert not result.success
+                assert f"process {ref.pid} (" in result.output
+                assert "is alive" in result.output
+            assert not core.programs
+            assert asked(tmp_path) == []
+
+    asyncio.run(scenario())
