@@ -100,6 +100,24 @@ def run(args: list[str]) -> int:
     """Runs one command line and returns its exit code; every error is told, none is a traceback of ours."""
     chosen = Settings()
     try:
+        return _run(args, chosen)
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough; the interpreter must not complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except UnicodeEncodeError:
+        _tell(chosen, "an argument is not UTF-8 text", "usage", "ids and texts are sent as UTF-8")
+        return 2
+    except OSError as error:
+        # The disk behind standard output is full, say. What could not be written must not be tried again at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        where = error.filename or "the output cannot be written"
+        sys.stderr.write(f"healctl: {where}: {error.strerror or error}\n")
+        return 1
+
+
+def _run(args: list[str], chosen: Settings) -> int:
+    try:
         result: Any = cli.main(args=args, prog_name="healctl", standalone_mode=False, obj=chosen)
     except HealError as error:
         _tell(chosen, error.message, error.code, error.hint)
@@ -112,10 +130,6 @@ def run(args: list[str]) -> int:
         return 2
     except (KeyboardInterrupt, click.Abort):
         return 130
-    except BrokenPipeError:
-        # The reader (head, less) has seen enough; the interpreter must not complain about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     return result if isinstance(result, int) else 0
 
 

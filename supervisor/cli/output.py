@@ -81,6 +81,7 @@ def show_json(body: bytes) -> None:
 
 def show_error(*, json: bool, message: str, code: str, hint: str) -> None:
     """A refusal: an object on stdout for programs (SITE.md's `error`), words on stderr for people."""
+    message = message.encode(errors="backslashreplace").decode()  # a file's name may be no text
     if json:
         body: dict[str, Any] = {"error": message, "code": code}
         if hint:

@@ -18,6 +18,7 @@ from supervisor.errors import AlreadyRunning, Refused
 from supervisor.incidents.readings import ProcessRef
 
 NAME = "healctl.lock"
+SAID_BYTES_MAX = 200
 DYING_S = 1.0  # a killed holder, or a child of it, may keep the lock until the kernel has ended it
 LOOK_AGAIN_S = 0.005
 
@@ -86,9 +87,12 @@ def acquire(runtime_dir: Path) -> Lock:
 
 
 def claim(directory: Path) -> Lock:
-    """The lock alone, in a directory that exists (two daemons on one ledger would undo each other). AlreadyRunning."""
+    """The lock alone, in a directory that exists (two daemons on one ledger would undo each other).
+
+    Raises AlreadyRunning; Refused when what stands there is no lock file.
+    """
     path = directory / NAME
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = _open(path)
     until_s = clock.monotonic_s() + DYING_S
     while True:
         try:
@@ -110,12 +114,28 @@ def claim(directory: Path) -> Lock:
     return Lock(fd, path)
 
 
+def _open(path: Path) -> int:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    except OSError as error:
+        raise Refused(f"cannot use {path} as lock file: {error.strerror}", f"look at {path}, and remove it") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Refused(f"{path} is not a regular file, so that it cannot be our lock", f"look at {path}, and remove it")
+    return fd
+
+
 def holder(runtime_dir: Path) -> ProcessRef | None:
     """Who runs healctl here; None when nobody does (a file left behind by one that was killed says nothing)."""
     try:
-        words = (runtime_dir / NAME).read_text().split()
-    except FileNotFoundError:
+        fd = os.open(runtime_dir / NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
         return None
+    try:
+        regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        words = os.read(fd, SAID_BYTES_MAX).decode("ascii", errors="replace").split() if regular else []
+    finally:
+        os.close(fd)
     if len(words) != 3 or not words[0].isdigit() or not words[1].isdigit():
         return None
     ref = ProcessRef(boot_id=words[2], pid=int(words[0]), start_ticks=int(words[1]))
