@@ -32,6 +32,8 @@ from tests.lab.daemon import HEALCTL, Daemon, Site, site, until
 
 KILLS = 30
 AT_ONCE = 20
+WATCHED = 500
+DEATHS = 100
 IDLE_S = 30.0
 STATUS_RUNS = 15
 QUICK = '[policy]\nsettle = "0s"\nbreaker_total = 1000\n'
@@ -274,7 +276,7 @@ def status_time(daemon: Daemon) -> dict[str, Any]:
 
 def run() -> dict[str, Any]:
     """Everything, in one run."""
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = {f"watched_500_by_{by}": watched_500(by=by) for by in ("pid_file", "match")}
     with site() as here:
         ears = Ears(here.folder)
         result["floors"] = floors(here, ears)
@@ -301,6 +303,44 @@ def run() -> dict[str, Any]:
         result["monit_1s_cycle"] = monit(here, ears, services[:10])
         ears.close()
     return result
+
+
+def watched_500(*, by: str) -> dict[str, float]:
+    """500 watched services, killed one at a time: from kill(2) to the classified incident, as the ledger dates it.
+
+    `by`: "pid_file" or "match". Nothing is restarted.
+    """
+    with site() as here:
+        children = [subprocess.Popen(["sleep", f"{200_000 + number}"]) for number in range(WATCHED)]
+        try:
+            tables = ""
+            for number, child in enumerate(children):
+                path = here.folder / f"w{number}.pid"
+                path.write_text(f"{child.pid}\n")
+                key = f'pid_file = "{path}"' if by == "pid_file" else f'match = "^sleep {200_000 + number}$"'
+                tables += f"[process.w{number}]\n{key}\n"
+            daemon = here.daemon(tables)
+            daemon.start()
+            until("all are known", lambda: _known_count(daemon) == WATCHED)
+            took = []
+            for number, child in enumerate(children[:DEATHS]):
+                killed = time.time()
+                child.kill()
+                until("its incident", lambda name=f"w{number}": name in detected(daemon))  # type: ignore[misc]
+                took.append((detected(daemon)[f"w{number}"] - killed) * 1000)
+            daemon.stop()
+        finally:
+            for child in children:
+                child.kill()
+                child.wait()
+    took.sort()
+    shares = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
+    return {name: round(took[min(len(took) - 1, int(share * len(took)))], 2) for name, share in shares.items()}
+
+
+def _known_count(daemon: Daemon) -> int:
+    with contextlib.closing(sqlite3.connect(f"file:{daemon.state_dir / 'ledger.db'}?mode=ro", uri=True)) as db:
+        return int(db.execute("SELECT count(*) FROM known").fetchone()[0])
 
 
 def _start_once(daemon: Daemon) -> float:
