@@ -17,7 +17,7 @@ from supervisor.config import Duration, TreeSection
 from supervisor.messages import Beat, Finished, Ready, TreeKind, Working
 from supervisor.tree import model
 from supervisor.tree.kernel import initial, step
-from supervisor.tree.model import LIVE, SETTLED, KernelEvent, Mode, OnTrip, Phase, Restart
+from supervisor.tree.model import LIVE, SETTLED, KernelEvent, Mode, OnTrip, Phase, Restart, Then
 from supervisor.tree.spec import tree_of
 
 INTENSITY = 3
@@ -54,6 +54,7 @@ class Tree(RuleBasedStateMachine):
         self.forks_s: dict[str, list[float]] = defaultdict(list)  # restarts since the last trip
         self.items: dict[str, set[str]] = defaultdict(set)
         self.deaths: dict[tuple[str, str], int] = defaultdict(int)
+        self.restarts: dict[str, int] = defaultdict(int)
         self.stopping = False
         self.exited: list[int] = []
         self.feed(model.Tick())
@@ -94,10 +95,11 @@ class Tree(RuleBasedStateMachine):
             earlier = NAMES[: NAMES.index(name)]
             assert all(self.state.children[other].phase in SETTLED for other in earlier), "started before its turn"
             assert set(earlier) <= self.ever_forked
-        else:
+        elif self.state.children[name].restarts > self.restarts[name]:  # else ordered, which is no failure
             self.forks_s[name].append(self.now_s)
             recent = [at for at in self.forks_s[name] if at > self.now_s - PERIOD_S]
             assert len(recent) <= INTENSITY, "restarted more often than the intensity, without a trip"
+        self.restarts[name] = self.state.children[name].restarts
         self.put_aside.discard(name)
         self.ever_forked.add(name)
         assert not suspects & quarantined
@@ -173,7 +175,9 @@ class Tree(RuleBasedStateMachine):
         child = self.state.children[name]
         kind = child.spec.restart
         asked = code == 0 and not child.hung_for
-        if code == 78 or kind is Restart.TEMPORARY or (kind is Restart.TRANSIENT and asked):
+        if child.then is Then.AGAIN and not self.stopping:
+            self.items[name].clear()  # ordered out: nobody is to blame
+        elif code == 78 or kind is Restart.TEMPORARY or (kind is Restart.TRANSIENT and asked):
             self.never.add(name)
         elif not self.stopping:
             for item in self.items[name]:
@@ -188,6 +192,15 @@ class Tree(RuleBasedStateMachine):
             self.works(name, item)
             self.dies(name, -9, jitter)
             self.time_passes(3.0)
+
+    @precondition(lambda self: self.state.mode is Mode.RUNNING)
+    @rule(again=st.sets(CHILD, max_size=3))
+    def another_tree(self, again: set[str]) -> None:
+        for name, child in self.state.children.items():
+            if child.phase is Phase.ENDED and child.spec.restart is Restart.PERMANENT:
+                self.never.discard(name)  # it asked for another configuration
+                self.forks_s[name].clear()
+        self.feed(model.Refitted(self.tree, frozenset(again)))
 
     @rule(name=CHILD)
     def somebody_dead_speaks(self, name: str) -> None:

@@ -198,3 +198,15 @@ def test_failures_within_ten_minutes_are_told() -> None:
     bench.fail(CHILD)
     told = [a.event.failures for a in bench.take(model.Report) if isinstance(a, model.Report)]
     assert max(told) == 1
+
+
+def test_one_that_was_ousted_pages_and_orders_nobody() -> None:
+    bench = in_phase(Phase.READY)
+    bench.apply(model.Ousted("the lock is somebody else's"))
+    kinds = bench.take(model.Page, model.Kill, model.Order)
+    assert not [action for action in kinds if isinstance(action, model.Order)]  # an order would remove the sockets
+    assert sorted(names(kinds)) == sorted(["core", "hands", "probes-1", "probes-2"])
+    for name in ("core", "hands", "probes-1", "probes-2"):
+        bench.die(name)
+    bench.apply(model.PagerEnded())
+    assert bench.take(model.Exit) == [model.Exit(70, "the lock is somebody else's")]
