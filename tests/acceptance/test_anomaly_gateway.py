@@ -65,7 +65,9 @@ def test_by_its_status_command(here: Site, tmp_path: Path, answer: str, words: s
     assert daemon.open_incidents() == []
     ill.says(recorded(f"status-{answer}.json"))
     fired(daemon, "ill", words, "by its status")
+    before = len(ill.runs())
     ill.says(recorded("status-up.json"))
     closes(daemon, "ill")
+    assert len(ill.runs()) >= before + 3, "three clear readings, each with a command of its own"
     assert daemon.incidents("well") == []
     daemon.stop()
