@@ -20,8 +20,7 @@ def toml(name: str, program: Program, health_url: str = "") -> str:
 
 
 def fired(daemon: Daemon, target: str, *words: str) -> None:
-    until(f"{target} is detected", lambda: daemon.incidents(target))
-    (row,) = daemon.incidents(target)
+    (row,) = daemon.wait_state(target, "escalated")  # nothing may restart it by itself; a person was told
     assert (row["anomaly_type"], row["severity"]) == ("gateway_unresponsive", "critical")
     for word in ("2 in a row", *words):
         assert word in str(row["audit_trail"]), row
