@@ -30,7 +30,7 @@ from typing import NoReturn, TextIO
 import msgspec
 import setproctitle
 
-from supervisor import crashpoint, places
+from supervisor import clock, crashpoint, places
 from supervisor.config import Config, parse
 from supervisor.errors import ConfigError
 from supervisor.messages import (
@@ -177,7 +177,9 @@ class Worker(ABC):
     async def _beat(self) -> None:
         while True:
             self._tell(Beat(self.done, self.oldest_work_s()))
-            await asyncio.sleep(float(self.boot.config.tree.beat))
+            # On a common grid: the root wakes once for the beats of all its children.
+            interval_s = float(self.boot.config.tree.beat)
+            await asyncio.sleep(interval_s - clock.monotonic_s() % interval_s)
 
     async def main(self) -> None:
         loop = asyncio.get_running_loop()

@@ -52,7 +52,7 @@ def tree_of(section: TreeSection, workers: list[tuple[str, str, str]], *, listen
                 factory=factory,
                 group=group,
                 sockets=SOCKETS.get(name, ()) if group == "core" else (),
-                modules=(f"probes.{name}",) if factory == PROBE_WORKER and name != "fleet" else (),
+                modules=(f"probes.{name}",) if factory == PROBE_WORKER else (),
                 ready_within_s=float(section.ready_within),
                 shutdown_s=float(section.shutdown),
                 beat_within_s=float(section.beat_within),
