@@ -252,8 +252,8 @@ class LogFile(msgspec.Struct, frozen=True):
 
 
 class LogsData(msgspec.Struct, frozen=True, tag="logs"):
-    """A reading of `[logs.NAME]`: `largest` are its largest files, the largest first, without those that a rotation left
-    behind; `denied` could not be looked at. `complete` False: a bound was reached, and there may be larger ones.
+    """A reading of `[logs.NAME]`: `largest` are its largest files, the largest first, without those that a rotation
+    left behind; `denied` could not be looked at. `complete` False: a bound was reached, and there may be larger ones.
     """
 
     files: int

@@ -368,8 +368,10 @@ class Turn:
         self.records.append(AddMetric(Metric(self.new_id("met"), name, stage, result, self.now.wall_s, incident_id)))
 
     def ask_probe(self, target_id: str, family: str) -> None:
-        """A fresh reading of our own (R7): one whose check begins from now on, or has begun since we first asked: asking
-        again must not put off for ever what a slow background check will answer."""
+        """A fresh reading of our own (R7): one whose check begins from now on, or has begun since we first asked.
+
+        Asking again must not put off for ever what a slow background check will answer.
+        """
         self.world.asked.setdefault(target_id, self.now.mono_s)
         self._probes[target_id] = AskProbe(target_id, family)
 
