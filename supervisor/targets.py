@@ -96,6 +96,16 @@ def databases(config: Config) -> Mapping[str, DatabaseSection]:
     return found
 
 
+def written(config: Config) -> Mapping[str, str]:
+    """Name -> path of the databases that healctl itself writes and others use too: halted and backed up (R10)."""
+    state_dir = dirs(config).state_dir
+    ours = {
+        config.store.brain_db or str(state_dir / "brain.db"),
+        config.store.metrics_db or str(state_dir / "metrics.db"),
+    }
+    return {name: section.path for name, section in databases(config).items() if section.path in ours}
+
+
 def logs(config: Config) -> Mapping[str, LogsSection]:
     """The configured ones, and what the services that healctl started have written."""
     output = str(dirs(config).state_dir / "output" / "*.log")
@@ -124,7 +134,10 @@ def targets(config: Config) -> tuple[Target, ...]:
         out.append(Target(name, "gateway", auto_restart=gateway.auto_restart, recipe=recipe))
     out += [Target(f"fleet:{name}", "fleet") for name in config.fleet.hosts]
     out.append(Target("system-memory", "host"))
-    out += [Target(name, "database") for name in databases(config)]
+    ours = written(config)
+    out += [
+        Target(name, "database", path=section.path, written=name in ours) for name, section in databases(config).items()
+    ]
     out += [Target(name, "logs") for name in logs(config)]
     return tuple(out)
 

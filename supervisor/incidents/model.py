@@ -141,6 +141,7 @@ class Target(msgspec.Struct, frozen=True):
     """What the engine knows of a target: its family, and what its owner has reviewed in writing (R3 c).
 
     `pid_file` and `match` are the target's own, by which the executor finds what is alive (`supervisor.identify`).
+    `path` is a database's file; `written`: healctl itself writes it, so that it is halted and backed up (R10).
     """
 
     target_id: str
@@ -149,6 +150,8 @@ class Target(msgspec.Struct, frozen=True):
     recipe: Recipe | None = None
     pid_file: str = ""
     match: str = ""
+    path: str = ""
+    written: bool = False
 
 
 class StageEntry(msgspec.Struct, frozen=True):
