@@ -92,6 +92,7 @@ def tree_view(
         "open_incidents": len(world.incidents),
         "breakers": views.breakers(world),
         "pauses": views.pauses(world),
+        "halted": views.halts(world),
         "targets": len(world.targets),
         "last_reload": reload_json(reloaded),
     }

@@ -446,3 +446,21 @@ class FamilyPause(msgspec.Struct, frozen=True):
     family: str
     since_wall_s: float
     reason: str
+
+
+class HaltPhase(StrEnum):
+    """R10: who may write a halted database. Nobody while it is HELD; RESTORING, the program that restores it."""
+
+    HELD = "held"
+    RESTORING = "restoring"
+
+
+class Halt(msgspec.Struct, frozen=True):
+    """R10: the writing of a database that we write has stopped; it stands until a check that began later reads well."""
+
+    database: str
+    path: str
+    since_wall_s: float
+    phase: HaltPhase
+    incident_id: str | None
+    why: str

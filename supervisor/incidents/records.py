@@ -8,6 +8,7 @@ from supervisor.incidents.model import (
     Breaker,
     Execution,
     FamilyPause,
+    Halt,
     Incident,
     Metric,
     OutboxRow,
@@ -99,6 +100,16 @@ class DropKnown(msgspec.Struct, frozen=True, tag="drop_known"):
     target_id: str
 
 
+class PutHalt(msgspec.Struct, frozen=True, tag="halt"):
+    """The store stops writing this database before it acknowledges the decision that has this record (R10)."""
+
+    halt: Halt
+
+
+class DropHalt(msgspec.Struct, frozen=True, tag="drop_halt"):
+    database: str
+
+
 Record = (
     PutIncident
     | AddTrail
@@ -117,6 +128,8 @@ Record = (
     | DropStage
     | PutKnown
     | DropKnown
+    | PutHalt
+    | DropHalt
 )
 
 
@@ -140,6 +153,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     pauses: tuple[FamilyPause, ...]
     stages: tuple[StageEntry, ...] = ()
     known: tuple[PutKnown, ...] = ()
+    halts: tuple[Halt, ...] = ()
     last_remediation_wall_s: float | None = None
     last_escalation_wall_s: float | None = None
     last_signal_wall_s: float | None = None

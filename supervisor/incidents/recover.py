@@ -52,6 +52,7 @@ def rebuild(
     for incident in snapshot.recent_closed:
         world.closed.setdefault((incident.anomaly, incident.target_id), []).append(incident)
     world.stages = {stage.target_id: stage for stage in snapshot.stages}
+    world.halts = {halt.database: halt for halt in snapshot.halts}
     world.known = {one.target_id: one.process for one in snapshot.known}
     every = {e.id: e for e in (*snapshot.recent_executions, *snapshot.executions)}
     for execution in every.values():

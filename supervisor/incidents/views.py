@@ -80,6 +80,7 @@ def status(world: World) -> Json:
     runbooks = list_runbooks(world)["runbooks"]
     auto = sum(1 for runbook in runbooks if runbook["mode"] == Mode.AUTO_EXECUTE.value)
     return {
+        "halted": halts(world),
         "open_incidents": [incident_json(i, world.trails.get(i.id, ())) for i in oldest_first],
         "runbook_summary": {"total": len(runbooks), "auto_execute": auto, "dry_run": len(runbooks) - auto},
     }
@@ -195,6 +196,21 @@ def breakers(world: World) -> list[Json]:
             "reason": b.reason,
         }
         for b in world.breakers.values()
+    ]
+
+
+def halts(world: World) -> list[Json]:
+    """The databases that nobody writes (R10)."""
+    return [
+        {
+            "database": h.database,
+            "path": h.path,
+            "since": stamp(h.since_wall_s),
+            "phase": h.phase.value,
+            "incident_id": h.incident_id,
+            "why": h.why,
+        }
+        for h in world.halts.values()
     ]
 
 

@@ -24,6 +24,7 @@ from supervisor.incidents.model import (
     Execution,
     ExecutionState,
     FamilyPause,
+    Halt,
     Incident,
     Instant,
     Metric,
@@ -44,12 +45,14 @@ from supervisor.incidents.records import (
     AddMetric,
     AddTrail,
     DropBreaker,
+    DropHalt,
     DropKnown,
     DropPause,
     DropStage,
     DropTimer,
     PutBreaker,
     PutExecution,
+    PutHalt,
     PutIncident,
     PutKnown,
     PutOutbox,
@@ -111,6 +114,7 @@ class World:
     readings: dict[str, HealthReading] = field(default_factory=dict)  # newest per target
     known: dict[str, ProcessRef] = field(default_factory=dict)  # target -> the process last seen to be it
     stages: dict[str, StageEntry] = field(default_factory=dict)  # of the pipelines' tasks
+    halts: dict[str, Halt] = field(default_factory=dict)  # databases that nobody writes (R10)
     asked: dict[str, float] = field(default_factory=dict)  # target -> mono_s of the newest question
     hinted: dict[str, float] = field(default_factory=dict)  # target -> mono_s when others last made us ask
     refuted: dict[str, float] = field(default_factory=dict)  # target -> steady_s when our probe contradicted others
@@ -351,6 +355,14 @@ class Turn:
         self.drop_timer(TimerKind.STUCK, target_id)
         if self.world.stages.pop(target_id, None) is not None:
             self.records.append(DropStage(target_id))
+
+    def put_halt(self, halt: Halt) -> None:
+        self.world.halts[halt.database] = halt
+        self.records.append(PutHalt(halt))
+
+    def drop_halt(self, database: str) -> None:
+        if self.world.halts.pop(database, None) is not None:
+            self.records.append(DropHalt(database))
 
     def put_known(self, target_id: str, process: ProcessRef) -> None:
         """The process last seen to be this service, written only when it is another one than before."""

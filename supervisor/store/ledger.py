@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from supervisor import crashpoint, proc
 from supervisor.clock import Anchor, SteadyClock, monotonic_s, wall_s
-from supervisor.incidents.model import Execution, OutboxRow
+from supervisor.incidents.model import Execution, Halt, OutboxRow
 from supervisor.messages import (
     Ack,
     Claim,
@@ -283,6 +283,10 @@ class Ledger:
         """The execution as it stands: the engine's view, and the store's own state, claim and programs."""
         found = records.executions(self._connection, "WHERE id = ?", (execution_id,))
         return found[0] if found else None
+
+    def halts(self) -> tuple[Halt, ...]:
+        """The databases that nobody may write (R10)."""
+        return queries.halts(self._connection)
 
     def trails(self, incident_ids: Sequence[str]) -> tuple[bytes, ...]:
         return queries.trails(self._connection, incident_ids)

@@ -12,6 +12,7 @@ import msgspec
 from supervisor.incidents.model import (
     Breaker,
     FamilyPause,
+    Halt,
     Incident,
     OutboxRow,
     RunbookState,
@@ -82,6 +83,7 @@ def snapshot(
         pauses=_bodies(connection, FamilyPause, "SELECT body FROM pauses"),
         stages=_bodies(connection, StageEntry, "SELECT body FROM stages"),
         known=_bodies(connection, PutKnown, "SELECT body FROM known"),
+        halts=halts(connection),
         last_remediation_wall_s=last_remediation,
         last_escalation_wall_s=last_escalation,
         last_signal_wall_s=last_signal,
@@ -92,6 +94,11 @@ def _newest(items: Sequence[T], what: str) -> tuple[T, ...]:
     if len(items) > RECENT_MAX:
         log.warning("the snapshot holds the newest %d of %d recent %s", RECENT_MAX, len(items), what)
     return tuple(items[-RECENT_MAX:])
+
+
+def halts(connection: sqlite3.Connection) -> tuple[Halt, ...]:
+    """The databases whose writing is halted (R10)."""
+    return _bodies(connection, Halt, "SELECT body FROM halts")
 
 
 def trails(connection: sqlite3.Connection, incident_ids: Sequence[str]) -> tuple[bytes, ...]:

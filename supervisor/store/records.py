@@ -93,6 +93,8 @@ class Records:
             records.DropStage: self._drop_stage,
             records.PutKnown: self._known,
             records.DropKnown: self._drop_known,
+            records.PutHalt: self._halt,
+            records.DropHalt: self._drop_halt,
         }
 
     def put(self, record: records.Record) -> None:
@@ -184,6 +186,13 @@ class Records:
 
     def _drop_known(self, record: records.DropKnown) -> None:
         self._execute("DELETE FROM known WHERE target_id = ?", (record.target_id,))
+
+    def _halt(self, record: records.PutHalt) -> None:
+        it = record.halt
+        self._execute("INSERT OR REPLACE INTO halts VALUES (?, ?)", (it.database, _encode(it).decode()))
+
+    def _drop_halt(self, record: records.DropHalt) -> None:
+        self._execute("DELETE FROM halts WHERE database = ?", (record.database,))
 
 
 def executions(connection: sqlite3.Connection, where: str, parameters: tuple[object, ...]) -> tuple[Execution, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-SCHEMA_VERSION = 2  # the number of migrations below, kept in PRAGMA user_version
+SCHEMA_VERSION = 3  # the number of migrations below, kept in PRAGMA user_version
 
 _LEDGER_1 = """
 CREATE TABLE head (
@@ -120,6 +120,13 @@ CREATE TABLE known (
 ) WITHOUT ROWID;
 """
 
+_LEDGER_3 = """
+CREATE TABLE halts (
+    database TEXT PRIMARY KEY,
+    body TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Brings the ledger to this program's schema. Raises StoreError when a newer program wrote it."""
@@ -144,6 +151,10 @@ def migrate(connection: sqlite3.Connection) -> None:
     @migrations(name="0002_stages_and_known_processes")
     def _(db: Any) -> None:
         _run(db, _LEDGER_2)
+
+    @migrations(name="0003_halts")
+    def _(db: Any) -> None:
+        _run(db, _LEDGER_3)
 
     # No plugins: what an operator installed beside us has no business on the ledger's connection.
     migrations.apply(Database(connection, recursive_triggers=False, execute_plugins=False))

@@ -210,6 +210,7 @@ class Lab:
             breakers=tuple(world.breakers.values()),
             pauses=tuple(world.pauses.values()),
             stages=tuple(world.stages.values()),
+            halts=tuple(world.halts.values()),
             known=tuple(PutKnown(name, ref) for name, ref in world.known.items()),
         )
         trails = {i: t for i, t in trails.items() if latest[i].open}
