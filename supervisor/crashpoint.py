@@ -17,6 +17,10 @@ POINTS = frozenset(
         "program.ended", "result.before", "result.after",
         "send.before", "send.after", "receipt.before", "receipt.after",  # notifier
         "project.before", "project.after",  # store, its projections
+        "raw.file", "raw.after", "backup.page", "backup.copied", "backup.verified", "backup.renamed",  # backup
+        "backup.after",
+        "restore.kept", "restore.chosen", "restore.page", "restore.before", "restore.after",  # restore
+        "restore.cleared", "restore.written", "restore.header",
     }
 )  # fmt: skip
 

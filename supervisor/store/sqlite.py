@@ -118,6 +118,22 @@ def open_target(path: Path, *, create: bool) -> sqlite3.Connection:
     return connection
 
 
+def open_copy(path: Path) -> sqlite3.Connection:
+    """A new file that does not count yet: no journal, no fsync; whoever makes it count makes it durable first."""
+    connection = _connect(path, "rwc")
+    connection.execute("PRAGMA journal_mode=OFF")
+    connection.execute("PRAGMA synchronous=OFF")
+    return connection
+
+
+def open_unchanging(path: Path) -> sqlite3.Connection:
+    """A file that nobody writes, a finished copy: read without locks, and nothing is made beside it."""
+    uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+    connection.execute("PRAGMA query_only=ON")
+    return connection
+
+
 def checkpoint_alone(path: Path, connection: sqlite3.Connection) -> bool:
     """Copies the WAL back while `connection` holds the write lock, so that no commit can run beside it.
 
