@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from supervisor.incidents.model import AnomalyType, Effect, Runbook, StepSpec
 
+DATABASE_S = 3600.0  # a large database, on a slow disk
+
 RUNBOOKS: tuple[Runbook, ...] = (
     Runbook(
         id="rb-restart-service",
@@ -19,5 +21,21 @@ RUNBOOKS: tuple[Runbook, ...] = (
         ),
         resource="service:{target}",
         starts_service=True,
+    ),
+    Runbook(
+        id="rb-db-backup",
+        label="Make a verified good copy of a database",
+        applies_to=(),
+        steps=(StepSpec("backup", "backup-database", Effect.PROTECT, idempotent=True, timeout_s=DATABASE_S),),
+        resource="database:{target}",
+        verifies=False,
+    ),
+    Runbook(
+        id="rb-db-verify",
+        label="Check the newest good copy of a database again",
+        applies_to=(),
+        steps=(StepSpec("verify", "verify-backup", Effect.OBSERVE, idempotent=True, timeout_s=DATABASE_S),),
+        resource="database:{target}",
+        verifies=False,
     ),
 )

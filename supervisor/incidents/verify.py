@@ -261,9 +261,12 @@ def _began_after_steps(turn: Turn, execution: Execution, reading: HealthReading)
     return taken_steady_s >= deadline - turn.world.policy.verify_within_s
 
 
-def _anomaly(turn: Turn, execution: Execution) -> AnomalyType:
+def _anomaly(turn: Turn, execution: Execution) -> AnomalyType | None:
+    """What its probe must not see any more; None for a runbook that is about no anomaly."""
     incident = turn.incident(execution.incident_id) if execution.incident_id else None
-    return incident.anomaly if incident is not None else execution.runbook.applies_to[0]
+    if incident is not None:
+        return incident.anomaly
+    return next(iter(execution.runbook.applies_to), None)
 
 
 def _verify(turn: Turn, execution: Execution, verdict: Verdict) -> None:
