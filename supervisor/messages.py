@@ -23,6 +23,7 @@ from supervisor.incidents.records import Record, Snapshot
 from supervisor.uplink import Beat as Beat
 from supervisor.uplink import Down as Down
 from supervisor.uplink import Finished as Finished
+from supervisor.uplink import Holds as Holds
 from supervisor.uplink import Ready as Ready
 from supervisor.uplink import Refusal as Refusal
 from supervisor.uplink import Reload as Reload
@@ -208,12 +209,14 @@ class OpenEpoch(msgspec.Struct, frozen=True, tag="open_epoch"):
     """Healer -> store, answered by EpochOpened: from now on only decisions of the new epoch are taken.
 
     `incarnation` makes asking again harmless: the same incarnation gets the same epoch. The windows say how far back
-    the snapshot's `recent_executions` and `recent_closed` reach (seconds before now, by the steady clock).
+    the snapshot's `recent_executions` and `recent_closed` reach (seconds before now, by the steady clock). `anchor`: the
+    clock of a healer that goes on; a ledger that has just been begun anew goes on with it.
     """
 
     incarnation: str
     executions_window_s: float
     closed_window_s: float
+    anchor: Anchor | None = None
 
 
 class EpochOpened(msgspec.Struct, frozen=True, tag="epoch_opened"):
@@ -224,11 +227,16 @@ class EpochOpened(msgspec.Struct, frozen=True, tag="epoch_opened"):
 
 
 class Commit(msgspec.Struct, frozen=True, tag="commit"):
-    """Healer -> store, acked when durable: one decision, one transaction. Idempotent by (epoch, n); n has no gaps."""
+    """Healer -> store, acked when durable: one decision, one transaction. Idempotent by (epoch, n); n has no gaps.
+
+    Nacked with `new_ledger` when the ledger never had this epoch: the old one was damaged. Then the healer opens an
+    epoch and writes down what it has in memory, first of all and marked `seed`: it replaces what was salvaged.
+    """
 
     epoch: int
     n: int
     records: tuple[Record, ...]
+    seed: bool = False
 
 
 class FetchExecution(msgspec.Struct, frozen=True, tag="fetch_execution"):
@@ -264,17 +272,24 @@ class ProjectionStatus(msgspec.Struct, frozen=True):
 
 
 class StoreStatus(msgspec.Struct, frozen=True, tag="store_status"):
-    """Store -> healer, unacked, once a second while something changes: for `status` only."""
+    """Store -> healer, unacked, once a second while something changes.
+
+    `ledger_id`: another than the healer's means that the ledger was begun anew. `damaged`: ledgers that were set aside
+    and are still kept; `damage`: what is known of the newest, in words.
+    """
 
     ledger_path: str
     ledger_bytes: int
     reserve_ok: bool
     sqlite_version: str
     projections: tuple[ProjectionStatus, ...]
+    ledger_id: str = ""
+    damaged: tuple[str, ...] = ()
+    damage: str = ""
 
 
 class LedgerTrouble(msgspec.Struct, frozen=True, tag="ledger_trouble"):
-    """Store -> healer, as the answer to Commit: the ledger could not take it (disk full, I/O error). Try again."""
+    """Store -> healer, as the answer to whatever wants the ledger: it cannot now (disk full, I/O error). Try again."""
 
     message: str
 

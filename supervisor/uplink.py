@@ -64,6 +64,13 @@ class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
     error: str
 
 
+class Holds(msgspec.Struct, frozen=True, tag="holds"):
+    """Healer -> root: the databases for which a `hold:NAME` must live, and no others (R10). Sent at the healer's start
+    and whenever it changed, after the change is durable."""
+
+    databases: tuple[str, ...]
+
+
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """Root -> child: finish what is in hand within the child's `shutdown`, then exit 0."""
 
@@ -88,5 +95,5 @@ class Reloaded(msgspec.Struct, frozen=True, tag="reloaded"):
     error: str = ""
 
 
-Up = Ready | Beat | Working | Finished | Refusal
+Up = Ready | Beat | Working | Finished | Refusal | Holds
 Down = Stop | Reload | Reloaded | TreeEvent

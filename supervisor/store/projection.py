@@ -5,7 +5,8 @@ short transaction, and keeps the position in that same transaction, in the datab
 leaves both as they were, a restored older file comes back with its own position and gets what it lacks.
 
 A target that is locked, gone, damaged or of another shape hurts nobody: the follower says since when and why, and
-tries again. It never creates a configured file anew that was there and vanished, and never swallows an error.
+tries again. It never creates a configured file anew that was there and vanished, and never swallows an error. While
+its database is halted (R10) it commits nothing there, and does not even close its connection, which could checkpoint.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import msgspec
 from supervisor import crashpoint
 from supervisor.clock import monotonic_s
 from supervisor.errors import StoreError
+from supervisor.incidents.model import Halt, HaltPhase
 from supervisor.messages import ProjectionStatus
 from supervisor.store import sqlite
 from supervisor.store.sqlite import Fault
@@ -44,6 +46,7 @@ CHECKPOINT_REVS = 2_000  # not again before so many changes more, however large 
 
 _POSITION = "CREATE TABLE IF NOT EXISTS heal_projection (name TEXT PRIMARY KEY, ledger_id TEXT NOT NULL, rev INTEGER)"
 
+_kept: list[sqlite3.Connection] = []  # never closed, not even by the collector: a last close writes to the file
 _opening = threading.Lock()  # two followers that make one new file together would only lock each other out
 
 
@@ -76,6 +79,10 @@ class Target(ABC):
         """Write them, inside the follower's transaction; the same row again changes nothing."""
 
 
+class _Halted(Exception):
+    """The target must not be written now."""
+
+
 class Follower(threading.Thread):
     """Keeps one target up to the ledger. `on_change` is called in this thread after progress or a new error."""
 
@@ -88,7 +95,6 @@ class Follower(threading.Thread):
         self._ledger_is: tuple[int, int] | None = None
         self._connection: sqlite3.Connection | None = None
         self._connection_is: tuple[int, int] | None = None
-        self._abandoned: list[sqlite3.Connection] = []
         self._wake = threading.Event()
         self._halt = threading.Event()
         self._asked_rev = 0
@@ -97,6 +103,7 @@ class Follower(threading.Thread):
         self._checkpointed_rev = 0
         self._wrote = 0
         self._fails = 0
+        self._held: Halt | None = None  # set by the worker, in one assignment
         # Read by the worker's thread; set by this one only, in one assignment each.
         self.error = ""
         self._done = ("", 0)  # the ledger, and how far of it is in the target
@@ -117,6 +124,12 @@ class Follower(threading.Thread):
             self._window = (now_s, self._asked_rev)
         self._asked_rev = rev
         self._wake.set()
+
+    def hold(self, halt: Halt | None) -> None:
+        """R10: from now on nothing more is committed to the target; None: it goes on from where the target stands."""
+        if halt != self._held:
+            self._held = halt
+            self._wake.set()
 
     def stop(self) -> None:
         """Brings what it can within `DRAIN_S` and ends."""
@@ -152,12 +165,19 @@ class Follower(threading.Thread):
             self._round()
         finally:
             self._drop_ledger()
-            self._drop_target()
+            if self._held is not None and self._held.phase is HaltPhase.HELD and self._connection is not None:
+                _kept.append(self._connection)
+            else:
+                self._drop_target()
 
     def _round(self) -> None:
         error = ""
         try:
             self._catch_up()
+        except _Halted as caught:
+            error = str(caught)
+            if self._held is not None and self._held.phase is HaltPhase.RESTORING:
+                self._drop_target()  # the file may be rewritten whole, which needs that nobody has it open
         except sqlite3.Error as caught:
             locked = sqlite.fault_of(caught) is Fault.BUSY
             error = f"locked by another program: {sqlite.describe(caught)}" if locked else sqlite.describe(caught)
@@ -174,7 +194,7 @@ class Follower(threading.Thread):
             log.exception("projection %s failed", self.target.name)
             error = f"{type(caught).__name__}: {caught}"
             self._drop_target()
-        self._fails = self._fails + 1 if error else 0
+        self._fails = self._fails + 1 if error and self._held is None else 0
         if error != self.error:
             if error:
                 log.error("projection %s to %s: %s", self.target.name, self.target.path, error)
@@ -187,6 +207,7 @@ class Follower(threading.Thread):
         deadline_s = None
         while True:
             began_s = monotonic_s()
+            self._refuse_if_halted()
             connection = self._open_target()
             ledger = self._open_ledger()
             ledger.execute("BEGIN")
@@ -210,6 +231,12 @@ class Follower(threading.Thread):
                 deadline_s = deadline_s or now_s + DRAIN_S
                 if now_s > deadline_s:
                     return
+
+    def _refuse_if_halted(self) -> None:
+        """Raises _Halted."""
+        halt = self._held
+        if halt is not None:
+            raise _Halted(f"halted, what is new waits in the ledger: {halt.why}")
 
     def _storm(self) -> bool:
         began_s, rev = self._window
@@ -246,6 +273,7 @@ class Follower(threading.Thread):
                 (self.target.name, ledger_id, batch.up_to_rev),
             )
             crashpoint.reach("project.before")
+            self._refuse_if_halted()
             connection.execute("COMMIT")
             crashpoint.reach("project.after")
         except BaseException:
@@ -258,7 +286,7 @@ class Follower(threading.Thread):
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         """Keeps the WAL from growing without end where nobody else checkpoints."""
-        if self._wrote - self._checkpointed_rev < CHECKPOINT_REVS:
+        if self._held is not None or self._wrote - self._checkpointed_rev < CHECKPOINT_REVS:
             return
         if sqlite.wal_bytes(self.target.path) < CHECKPOINT_WAL_BYTES:
             return
@@ -295,6 +323,7 @@ class Follower(threading.Thread):
             connection.execute("BEGIN IMMEDIATE")
             connection.execute(_POSITION)
             self.target.prepare(connection)
+            self._refuse_if_halted()
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -315,7 +344,7 @@ class Follower(threading.Thread):
         if _identity(self.target.path) == self._connection_is:
             self._connection.close()
         else:
-            self._abandoned.append(self._connection)
+            _kept.append(self._connection)
         self._connection = None
 
 

@@ -134,6 +134,17 @@ def open_unchanging(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def open_lock(path: Path) -> sqlite3.Connection:
+    """A connection that is only there to take the write lock: it never creates, never checkpoints, never waits.
+
+    It may be used in any thread, one at a time.
+    """
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0, check_same_thread=False)
+    connection.execute("PRAGMA wal_autocheckpoint=0")
+    return connection
+
+
 def checkpoint_alone(path: Path, connection: sqlite3.Connection) -> bool:
     """Copies the WAL back while `connection` holds the write lock, so that no commit can run beside it.
 

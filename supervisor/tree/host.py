@@ -13,13 +13,14 @@ from supervisor.worker import Factory
 
 
 class Host(Protocol):
-    """`config` and `factories` are those of the next fork; `children` those that live."""
+    """`config` and `factories` are those of the next fork; `children` those that live; `holds` the halted databases."""
 
     config: Config
     factories: dict[str, Factory]
     children: dict[str, Child]
     state: State
     runtime_dir: Path
+    holds: tuple[str, ...]
 
     def apply(self, event: KernelEvent) -> None:
         """Tells the kernel, and carries out what it wants."""

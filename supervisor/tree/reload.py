@@ -62,8 +62,11 @@ class Fitting(msgspec.Struct, frozen=True):
     changes: tuple[str, ...]
 
 
-def fit(old: Config, text: str, name: str) -> Fitting:
-    """`text` (of the file `name`) as the successor of `old`. Raises ConfigError: it is wrong, or needs a restart."""
+def fit(old: Config, text: str, name: str, holds: tuple[str, ...] = ()) -> Fitting:
+    """`text` (of the file `name`) as the successor of `old`; `holds` as in `healctl_tree`.
+
+    Raises ConfigError: it is wrong, or needs a restart.
+    """
     new = configuration.parse(text, name)
     moved = [
         key
@@ -77,7 +80,7 @@ def fit(old: Config, text: str, name: str) -> Fitting:
     ]
     if moved:
         raise ConfigError(f"{name}: {', '.join(moved)} cannot change while healctl runs: this needs a restart")
-    tree = spec.healctl_tree(new)
+    tree = spec.healctl_tree(new, holds)
     again = frozenset(child for child, read in READ_ONCE if read(old) != read(new))
     return Fitting(new, tree, spec.preload(tree), again, changes(old, new))
 

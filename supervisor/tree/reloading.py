@@ -78,7 +78,7 @@ class Reloading:
         try:
             if code != 0:
                 raise HealError(self._refusal or "reading it failed: see the lines above")
-            fitting = reload.fit(self._host.config, path.read_text(), str(path))
+            fitting = reload.fit(self._host.config, path.read_text(), str(path), self._host.holds)
         except (HealError, OSError, ValueError, RecursionError) as error:
             self._tell(str(error))
         else:

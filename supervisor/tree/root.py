@@ -25,7 +25,8 @@ from msgspec.structs import replace
 
 from supervisor import clock, worker
 from supervisor.config import Config
-from supervisor.messages import Down, Stop, TreeEvent, TreeKind
+from supervisor.errors import ConfigError
+from supervisor.messages import Down, Holds, Stop, TreeEvent, TreeKind
 from supervisor.tree import lock, model, pager, reload, sd_notify, spec, wording
 from supervisor.tree.guard import Guard
 from supervisor.tree.kernel import initial, step
@@ -68,6 +69,7 @@ class Root:
         self._latest: dict[str, TreeEvent] = {}  # what a new listener is told first
         self.state = initial(tree, f"{os.getpid():x}-{os.urandom(4).hex()}")
         self._events: deque[model.KernelEvent] = deque()
+        self.holds: tuple[str, ...] = ()
         self._interrupts = 0
         self._reloading = Reloading(self, source)
         self._guard = Guard(self, locks or [])
@@ -178,11 +180,26 @@ class Root:
             if child.name == reload.NAME:
                 self._reloading.hear(message)
                 continue
+            if isinstance(message, Holds) and child.name == self.state.tree.listener:
+                self._hold(message.databases)
             self.apply(model.Said(child.name, child.incarnation, message))
         if child.malformed and not malformed:
             self.log("warning", child.name, "sent the root something that is no message; dropped")
         if child.uplink_ended and child.uplink in self._selector.get_map():
             self._selector.unregister(child.uplink)
+
+    def _hold(self, databases: tuple[str, ...]) -> None:
+        """R10: a `hold` child for each of these, and no others. While it stops, there is none to start."""
+        if databases == self.holds:
+            return
+        self.holds = databases
+        tree = spec.healctl_tree(self.config, databases)
+        try:
+            self.factories = spec.preload(tree)
+        except ConfigError as error:
+            self.log("error", "root", f"the halted databases cannot be held: {error.message}")
+        else:
+            self.apply(model.Refitted(tree))
 
     def _read_pipe(self, child: Child) -> None:
         child.capture.read(clock.monotonic_s())

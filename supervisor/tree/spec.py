@@ -7,27 +7,34 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections import Counter
 from collections.abc import Iterator
 
 from supervisor.config import Config, TreeSection
 from supervisor.errors import ConfigError
-from supervisor.targets import families
+from supervisor.targets import families, written
 from supervisor.tree.kernel import backoff_s
 from supervisor.tree.model import Backoff, ChildSpec, GroupSpec, OnTrip, TreeSpec
 from supervisor.worker import Factory, Worker
 
 LISTENER = "healer"
-NAME_MAX = 24
+NAME_MAX = 80  # a database's name, and what is in front of it
+HOLD, HOLD_WORKER = "hold:", "supervisor.store.hold:HoldWorker"
 SOCKETS = {"store": ("store.sock",), LISTENER: ("healer.sock", "control.sock", "events.sock", "feed.sock")}
+_NAME = re.compile(r"[A-Za-z0-9:._-]+")
 PROBE_WORKER = "probes.runner:ProbeWorker"
 
 
-def healctl_tree(config: Config) -> TreeSpec:
-    """Our own tree (DESIGN §1): core, hands, and one probe worker for each family that has targets."""
+def healctl_tree(config: Config, holds: tuple[str, ...] = ()) -> TreeSpec:
+    """Our own tree (DESIGN §1): core, hands, and one probe worker for each family that has targets.
+
+    `holds`: the halted databases (R10). Their workers come right after the core: no other part's trouble delays them.
+    """
     workers = [
         ("store", "supervisor.store.process:StoreWorker", "core"),
         (LISTENER, "supervisor.healer:HealerWorker", "core"),
+        *((f"{HOLD}{name}", HOLD_WORKER, "hands") for name in holds if name in written(config)),
         ("executor", "remediators.executor:ExecutorWorker", "hands"),
         ("notifier", "supervisor.notifier.process:NotifierWorker", "hands"),
     ]
@@ -52,7 +59,7 @@ def tree_of(section: TreeSection, workers: list[tuple[str, str, str]], *, listen
                 factory=factory,
                 group=group,
                 sockets=SOCKETS.get(name, ()) if group == "core" else (),
-                modules=(f"probes.{name}",) if factory == PROBE_WORKER else (),
+                modules=_modules(name, factory),
                 ready_within_s=float(section.ready_within),
                 shutdown_s=float(section.shutdown),
                 beat_within_s=float(section.beat_within),
@@ -71,6 +78,13 @@ def tree_of(section: TreeSection, workers: list[tuple[str, str, str]], *, listen
         beat_s=float(section.beat),
         listener=listener,
     )
+
+
+def _modules(name: str, factory: str) -> tuple[str, ...]:
+    """What is imported before the fork: a family's own module; with the store, what a halt in its midst will need."""
+    if factory == PROBE_WORKER:
+        return (f"probes.{name}",)
+    return (HOLD_WORKER.partition(":")[0],) if name == "store" else ()
 
 
 def preload(tree: TreeSpec) -> dict[str, Factory]:
@@ -110,8 +124,8 @@ def _faults(tree: TreeSpec) -> Iterator[str]:
     for what, names in (("group", [g.name for g in tree.groups]), ("child", [c.name for c in tree.children])):
         yield from (f"two of the name {name!r} ({what})" for name, count in Counter(names).items() if count > 1)
     for child in tree.children:
-        if not 0 < len(child.name) <= NAME_MAX or not child.name.replace("-", "").replace(":", "").isalnum():
-            yield f"child name {child.name!r}: expected 1 to {NAME_MAX} letters, digits, '-' or ':'"
+        if not 0 < len(child.name) <= NAME_MAX or not _NAME.fullmatch(child.name):
+            yield f"child name {child.name!r}: expected 1 to {NAME_MAX} letters, digits, '-', '_', '.' or ':'"
         if child.group not in groups:
             yield f"{child.name}: unknown group {child.group!r}, expected one of {', '.join(sorted(groups))}"
         times = (child.ready_within_s, child.shutdown_s, child.progress_within_s, child.abort_grace_s)
