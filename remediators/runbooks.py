@@ -23,6 +23,17 @@ RUNBOOKS: tuple[Runbook, ...] = (
         starts_service=True,
     ),
     Runbook(
+        id="rb-db-emergency",
+        label="Halt writes to a damaged database and copy it",
+        applies_to=(AnomalyType.DB_CORRUPTION,),
+        steps=(
+            StepSpec("halt", "halt-writes", Effect.PROTECT, idempotent=True),
+            StepSpec("backup", "backup-database", Effect.PROTECT, idempotent=True, timeout_s=DATABASE_S),
+        ),
+        resource="database:{target}",
+        verifies=False,
+    ),
+    Runbook(
         id="rb-db-backup",
         label="Make a verified good copy of a database",
         applies_to=(),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from supervisor.incidents import escalation, remedy, stages, verify
+from supervisor.incidents import escalation, halts, remedy, stages, verify
 from supervisor.incidents.judge import Judge
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
     ActedBy,
     AnomalyType,
     Incident,
-    Severity,
     State,
     Status,
     TimerKind,
@@ -48,6 +47,7 @@ def on_reading(turn: Turn, reading: HealthReading) -> None:
     for verdict in verdicts:
         on_verdict(turn, verdict, reading, fresh=fresh)
     verify.on_target_read(turn, reading, verdicts, fresh=fresh)
+    halts.on_reading(turn, reading, verdicts)
 
 
 def _is_open(turn: Turn, anomaly: AnomalyType, target_id: str) -> bool:
@@ -63,6 +63,7 @@ def on_verdict(turn: Turn, verdict: Verdict, reading: HealthReading | None, *, f
     if incident is None:
         if verdict.status is Status.FIRING:
             open_incident(turn, verdict)
+            _halt_at_once(turn, verdict, reading)
         return
     if verdict.status is Status.FIRING:
         incident = _refresh(turn, incident, verdict)
@@ -70,6 +71,14 @@ def on_verdict(turn: Turn, verdict: Verdict, reading: HealthReading | None, *, f
         _diagnosing(turn, incident, verdict, reading, fresh=fresh)
     elif incident.state is State.ESCALATED:
         _escalated(turn, incident, verdict, reading, fresh=fresh)
+
+
+def _halt_at_once(turn: Turn, verdict: Verdict, reading: HealthReading | None) -> None:
+    """R10: what stops the writing of a damaged database is part of the very decision that opens its incident."""
+    incident = turn.incident(turn.world.by_key.get((verdict.anomaly, verdict.target_id), ""))
+    runbook = pick(turn.world.runbooks.values(), verdict.anomaly)
+    if incident is not None and runbook is not None and halts.has(runbook, halts.HALT):
+        _diagnosing(turn, incident, verdict, reading, fresh=False)
 
 
 def _refresh(turn: Turn, incident: Incident, verdict: Verdict) -> Incident:
@@ -98,8 +107,7 @@ def _confirmed(turn: Turn, incident: Incident, verdict: Verdict) -> Incident:
         last_seen_wall_s=turn.now.wall_s,
         detections=incident.detections + 1,
     )
-    if incident.severity is Severity.CRITICAL:
-        turn.set_timer(TimerKind.PAGE_HOLD, incident.id, turn.world.policy.page_hold_s)
+    escalation.hold_page(turn, incident)
     return turn.note(incident, "probe", f"our own probe confirms it: {verdict.evidence}")
 
 
@@ -143,8 +151,8 @@ def open_incident(turn: Turn, verdict: Verdict, *, outside: bool = False) -> Non
     turn.metric("heal_anomaly_detected", verdict.anomaly, "detected", incident.id)
     note = "a fresh probe will tell whether it is still so"
     incident = turn.move(incident, Trigger.DIAGNOSE, "engine", note)
-    if incident.severity is Severity.CRITICAL and not outside:
-        turn.set_timer(TimerKind.PAGE_HOLD, incident.id, world.policy.page_hold_s)
+    if not outside:
+        escalation.hold_page(turn, incident)
     if verdict.family == OWN_FAMILY:
         remedy.consider(turn, incident, verdict, None)
     else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.errors import HealError
-from supervisor.incidents import commands, detect, escalation, outside, own, remedy, verify, views
+from supervisor.incidents import commands, detect, escalation, halts, outside, own, remedy, verify, views
 from supervisor.incidents.effects import (
     Answer,
     DeliverRow,
@@ -195,6 +195,7 @@ class Engine:
         turn = Turn(self.world, now)
         _handle(turn, event)
         own.look(turn)
+        halts.look(turn)
         return turn.decision()
 
     def next_due_steady_s(self) -> float | None:
@@ -252,6 +253,7 @@ def _started(turn: Turn) -> None:
     for runbook in turn.world.runbooks.values():
         turn.records.append(PutRunbook(runbook, runbook.version()))
     own.started(turn)
+    halts.refit(turn)
     for incident in list(turn.world.incidents.values()):
         if incident.id in turn.world.rerun:
             turn.want_run(incident)

@@ -6,7 +6,7 @@ their own, so neither waits for the other (AC-011).
 
 from __future__ import annotations
 
-from supervisor.incidents import wording
+from supervisor.incidents import halts, wording
 from supervisor.incidents.effects import (
     DeliverRow,
 )
@@ -133,12 +133,22 @@ def closing(turn: Turn, incident: Incident) -> None:
     send(turn, incident, Channel.SIGNAL, "closing")
 
 
-def page_hold_due(turn: Turn, incident: Incident) -> None:
+def hold_page(turn: Turn, incident: Incident) -> None:
+    """R2: a critical incident's page waits for the outcome, for so long. That of a damaged database has no hold: it
+    waits only until its writing has stopped, or is known to be impossible (R10)."""
+    if incident.severity is Severity.CRITICAL:
+        hold_s = turn.world.policy.page_hold_s
+        if incident.anomaly is AnomalyType.DB_CORRUPTION:
+            hold_s = min(hold_s, halts.PAGE_WITHIN_S)
+        turn.set_timer(TimerKind.PAGE_HOLD, incident.id, hold_s)
+
+
+def page_hold_due(turn: Turn, incident: Incident, why: str = "paged: no outcome within the hold") -> None:
     """R2: neither verified nor failed within the hold: the page goes out now, with what is known."""
     if incident.page_id is None and incident.severity is Severity.CRITICAL:
         incident = turn.update(incident, tier=Tier.PAGE, tier_reason=TierReason.CRITICAL)
         fired(turn, incident.id, Tier.PAGE)
-        tell(turn, turn.note(incident, "engine", "paged: no outcome within the hold"), "page")
+        tell(turn, turn.note(incident, "engine", why), "page")
 
 
 def repeat_due(turn: Turn, incident: Incident) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.incidents import breaker as breakers
-from supervisor.incidents import escalation, remedy, storm
+from supervisor.incidents import escalation, halts, remedy, storm
 from supervisor.incidents.effects import (
     Answer,
 )
@@ -40,6 +40,7 @@ def verified(turn: Turn, execution: Execution, incident: Incident | None) -> Non
     turn.drop_timer(TimerKind.VERIFY, execution.id)
     _count(turn, execution, success=True)
     storm.verified(turn.world, execution)
+    halts.verified(turn, execution)
     trial = breakers.of_trial(turn.world, execution.id)
     if trial is not None:
         turn.drop_breaker(trial.runbook_id, trial.resource)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.incidents import breaker as breakers
-from supervisor.incidents import storm
+from supervisor.incidents import halts, storm
 from supervisor.incidents.effects import (
     DispatchExecution,
 )
@@ -57,6 +57,7 @@ def consider(turn: Turn, incident: Incident, verdict: Verdict, reading: HealthRe
         note = f"{runbook.id} may not run by itself: {allowed.why}"
         _stop(turn, incident, TierReason.NEEDS_APPROVAL, note)
         return
+    halts.order(turn, runbook, target, incident)
     if changes(runbook) and storm.holds(turn, incident):
         return
     resource = resource_of(runbook, target)
@@ -121,6 +122,7 @@ def begin(
             clear_counted_steady_s=None,
         )
     turn.put_execution(execution)
+    halts.began(turn, execution, incident)
     breakers.began(world, execution)
     storm.began(world, execution, target.family)
     trying = breakers.half_open(world, runbook.id, execution.resource)

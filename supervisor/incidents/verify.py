@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from supervisor.incidents import escalation, outcome, remedy
+from supervisor.incidents import escalation, halts, outcome, remedy
 from supervisor.incidents.effects import (
     DispatchExecution,
     FetchExecutionState,
@@ -70,6 +70,8 @@ def on_step(turn: Turn, execution_id: str, index: int, result: StepResult, *, la
         outcome.give_up(turn, failed, TierReason.REMEDIATION_FAILED, f"step {result.step_id} failed: {result.output}")
     elif not last:
         turn.put_execution(execution, state=ExecutionState.CLAIMED)
+        if incident is not None and execution.runbook.steps[index].kind == halts.HALT:
+            escalation.page_hold_due(turn, incident, "paged: writing has stopped")
     else:
         _steps_done(turn, execution, "every step worked; the probe must agree")
 

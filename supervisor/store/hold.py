@@ -3,12 +3,16 @@
 A child of the root of its own: it survives the store and the healer, and opens nothing but that one connection, for
 closing any other descriptor of the file would drop its locks. Readers go on. It never writes, and never closes its
 connection: a last close would copy the write-ahead log back into the damaged file.
+
+Where the header is destroyed SQLite gives nobody a lock, but a program that had the database open in WAL mode goes on
+writing: it does not read the header again. The bytes that SQLite locks are then locked by hand.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import socket
@@ -39,6 +43,7 @@ class Lock:
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._held = False
+        self._by_hand: dict[str, int] = {}  # descriptors, never closed: any close would drop every lock of the file
 
     def take(self) -> bool:
         """Takes it, unless it is held: True when it is, False while another program has it.
@@ -47,20 +52,44 @@ class Lock:
         """
         found = os.stat(self._path)
         if self._connection is not None and (found.st_dev, found.st_ino) != self._file:
-            self._connection, self._held = None, False  # another file is in its place; the old one stays locked
+            # Another file is in its place; the old one stays locked.
+            self._connection, self._held, self._by_hand = None, False, {}
         if self._held:
             return True
         if self._connection is None:
             self._connection = sqlite.open_lock(self._path)
             _kept.append(self._connection)
             self._file = (found.st_dev, found.st_ino)
+        self._held = self._take_by_hand() if self._by_hand else self._take_by_sqlite(self._connection)
+        return self._held
+
+    @property
+    def by_hand(self) -> bool:
+        return bool(self._by_hand)
+
+    def _take_by_sqlite(self, connection: sqlite3.Connection) -> bool:
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
+            connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             if sqlite.fault_of(error) is Fault.BUSY:
                 return False
+            if sqlite.fault_of(error) is Fault.DAMAGED:
+                return self._take_by_hand()
             raise
-        self._held = True
+        return True
+
+    def _take_by_hand(self) -> bool:
+        """From here on the connection is not used again: SQLite's unlocking would take these locks with it."""
+        for path, start, length in ((f"{self._path}-shm", sqlite.WAL_WRITER, 2), (str(self._path), sqlite.RESERVED, 1)):
+            try:
+                fd = self._by_hand.get(path) or os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+            except FileNotFoundError:
+                continue  # no log in use: there is nobody to keep out of it
+            self._by_hand[path] = fd
+            try:
+                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
+            except BlockingIOError:
+                return False
         return True
 
 
@@ -97,7 +126,8 @@ class HoldWorker(Worker):
                 await asyncio.sleep(NEVER_S)
                 continue
             if held:
-                self._say(logging.INFO, f"holds the write lock of {self._path}: nobody writes it")
+                how = ", locked by hand since its header is destroyed" if self._lock.by_hand else ""
+                self._say(logging.INFO, f"holds the write lock of {self._path}{how}: nobody writes it")
             await asyncio.sleep(LOOK_S if held else BUSY_S)
             self.done += 1
 

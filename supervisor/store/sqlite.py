@@ -16,6 +16,9 @@ from enum import StrEnum
 from pathlib import Path
 
 TARGET_BUSY_MS = 250  # longest wait for another program's lock before we let go and come back later
+# The bytes that SQLite locks: in the -shm file a writer's, next to it that of who copies the log back; in the database
+# itself a writer's without a log (sqlite.org/walformat.html, os.h).
+WAL_WRITER, RESERVED = 120, 0x40000001
 WAL_PAGES_MAX = 4_000  # the ledger's WAL is checkpointed beyond this (16 MiB)
 WAL_BYTES_MAX = 16 * 1024 * 1024  # and cut back to this when it starts over
 

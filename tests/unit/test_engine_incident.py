@@ -424,5 +424,5 @@ def test_where_nothing_would_be_changed_the_verdict_at_hand_is_acted_on() -> Non
     for _ in range(2):  # the one that is detected, and the answer to the fresh probe, which carries the same verdict
         lab.feed(e.ReadingSeen(msgspec.structs.replace(taken, checked_mono_s=lab.instant().mono_s - 60)))
     incident = lab.only("notes")
-    assert (incident.state, incident.tier_reason) == (State.ESCALATED, TierReason.NO_RUNBOOK)
+    assert (incident.state, incident.tier_reason) == (State.ESCALATED, TierReason.TELLS_ONLY)
     assert [row.kind for row in lab.messages("signal")] == ["page"]
