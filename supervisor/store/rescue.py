@@ -1,0 +1,305 @@
+"""A new database from what is readable of a damaged one: every whole row, whatever lies around it (R10).
+
+It works on a copy of the damaged file, merges its log first, and takes the schema from it; where page 1 is destroyed,
+from the newest good copy. What it cannot tell it leaves behind and counts: it invents no row, and does not bring back
+what was deleted. `heal_projection` is left out, so that our own records are told again from the ledger, each once.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import msgspec
+
+from supervisor.errors import StoreError
+from supervisor.store import pages, sqlite
+from supervisor.store.pages import Bad, Gap, Image, Value
+
+POSITION = "heal_projection"
+_BATCH = 500
+_ENCODINGS = {"utf-8": "UTF-8", "utf-16-le": "UTF-16le", "utf-16-be": "UTF-16be"}
+_ROWID_NAMES = ("rowid", "_rowid_", "oid")
+
+
+class Rescued(msgspec.Struct, frozen=True):
+    """Rows by table that came over; what did not; and what else should be known."""
+
+    rows: dict[str, int]
+    pages_lost: int
+    rows_lost: int
+    notes: tuple[str, ...]
+
+    @property
+    def whole(self) -> bool:
+        return not (self.pages_lost or self.rows_lost or self.notes)
+
+
+class _Thing(msgspec.Struct, frozen=True):
+    """A row of the schema."""
+
+    kind: str
+    name: str
+    root: int
+    sql: str
+
+
+class _Table(msgspec.Struct, frozen=True):
+    """Where a table's rows go: `insert` by number of fields is made of `stored` (in the record's order)."""
+
+    thing: _Thing
+    stored: tuple[str, ...]  # empty: a generated column, which is not inserted
+    alias: str  # the column that is the rowid
+    rowid: str  # the name by which the rowid is inserted, when no column is its alias
+    keyed: bool
+    own: bool  # SQLite makes it by itself beside another table
+
+
+def rescue(work: Path, target: Path, like: Path | None, told: Callable[[int, int], None]) -> Rescued:
+    """Writes `target` anew from `work`, a copy of the damaged file that may be changed. `like`: a good older copy.
+
+    Raises StoreError when nothing can be made of it, sqlite3.Error, OSError.
+    """
+    notes: list[str] = []
+    size = _make_legible(work, like, notes)
+    _merge_log(work, notes)
+    image = Image(work, size)
+    try:
+        with closing(sqlite.open_copy(target)) as new:
+            new.execute(f"PRAGMA page_size={size}")
+            new.execute(f"PRAGMA encoding='{_ENCODINGS[image.encoding]}'")
+            return _Rescue(image, new, notes, told).run(like)
+    finally:
+        image.close()
+
+
+def _make_legible(work: Path, like: Path | None, notes: list[str]) -> int:
+    """The page size; a destroyed first page is taken from the older copy."""
+    with work.open("r+b") as file:
+        header = file.read(pages.HEADER_BYTES)
+        try:
+            return pages.page_size_of(header)
+        except Bad as error:
+            if like is None:
+                raise StoreError("its header is destroyed, and no good copy has the schema", "") from error
+        with like.open("rb") as other:
+            size = pages.page_size_of(other.read(pages.HEADER_BYTES))
+            other.seek(0)
+            first = bytearray(other.read(size))
+        file.seek(0, 2)
+        first[28:32] = (max(1, file.tell() // size)).to_bytes(4, "big")
+        first[92:96] = first[24:28]
+        first[32:40] = bytes(8)  # its free list says nothing about this file
+        first[18:20] = b"\2\2" if Path(f"{work}-wal").exists() else b"\1\1"
+        file.seek(0)
+        file.write(first)
+    notes.append("page 1 was destroyed: the schema is the last good copy's")
+    return size
+
+
+def _merge_log(work: Path, notes: list[str]) -> None:
+    """What was committed to the log, or must be rolled back by the journal, goes into the copy."""
+    if not any(Path(f"{work}{suffix}").exists() for suffix in ("-wal", "-journal")):
+        return
+    try:
+        with closing(sqlite.open_target(work, create=False)) as connection:
+            connection.execute("PRAGMA writable_schema=ON")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    except sqlite3.Error as error:
+        notes.append(f"its log could not be merged ({sqlite.describe(error)})")
+
+
+class _Rescue:
+    def __init__(
+        self, image: Image, new: sqlite3.Connection, notes: list[str], told: Callable[[int, int], None]
+    ) -> None:
+        self._image = image
+        self._new = new
+        self._notes = notes
+        self._told = told
+        self._gaps: dict[str, list[Gap]] = {}
+        self._rows: dict[str, int] = {}
+        self._refused = 0
+        self._tables: dict[str, _Table] = {}
+
+    def run(self, like: Path | None) -> Rescued:
+        image, new = self._image, self._new
+        things = self._schema(like)
+        pages.mark_free(image)
+        new.execute("BEGIN")
+        virtual = [it for it in things if it.kind == "table" and it.root == 0]
+        for thing in virtual:
+            self._make(thing)
+        ours = {str(row[0]) for row in new.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        tables = [it for it in things if it.kind == "table" and it.root > 0]
+        for thing in tables:
+            shadow = thing.name in ours
+            if shadow and not thing.name.endswith(("_content", "_config")):
+                self._pass_by(thing)  # an index of its text, which is built again from the text
+                continue
+            if thing.name.startswith("sqlite_") and thing.name != "sqlite_sequence":
+                self._pass_by(thing)
+                continue
+            own = shadow or thing.name == "sqlite_sequence"
+            if own or self._make(thing):
+                self._tables[thing.name] = self._table(thing, own=own)
+        for thing in things:
+            if thing.kind == "index" and thing.sql.upper().split()[:2] == ["CREATE", "UNIQUE"]:
+                self._make(thing)
+        for table in sorted(self._tables.values(), key=lambda it: it.thing.name == "sqlite_sequence"):
+            self._copy(table)
+        self._stray_leaves()
+        for kind in ("index", "view", "trigger"):
+            for thing in things:
+                if thing.kind == kind and thing.sql.upper().split()[:2] != ["CREATE", "UNIQUE"]:
+                    self._make(thing)
+        self._rebuild(virtual)
+        with suppress(sqlite3.OperationalError):  # there is none where nobody projected
+            new.execute(f"DELETE FROM {POSITION}")
+            self._rows.pop(POSITION, None)
+        new.execute("COMMIT")
+        new.execute(f"PRAGMA user_version={image.number(60)}")
+        new.execute(f"PRAGMA application_id={_signed(image.number(68))}")
+        gaps = [gap for found in self._gaps.values() for gap in found]
+        return Rescued(self._rows, pages.count_gaps(gaps), image.lost + self._refused, tuple(self._notes))
+
+    def _schema(self, like: Path | None) -> list[_Thing]:
+        """The schema as it stands in the file, and what of it only the older copy has, if pages of it are lost."""
+        gaps: list[Gap] = []
+        found = list(_things(row for _, row in pages.rows(self._image, 1, gaps)))
+        if (gaps or self._image.lost or not found) and like is not None:
+            with closing(sqlite.open_unchanging(like)) as older:
+                rows = older.execute("SELECT type, name, tbl_name, rootpage, sql FROM sqlite_schema").fetchall()
+            known = {it.name for it in found}
+            found += [it for it in _things(list(row) for row in rows) if it.name not in known]
+        if gaps:
+            self._gaps["the schema"] = gaps
+        if not found:
+            raise StoreError("its schema cannot be read, and no good copy has one")
+        return found
+
+    def _make(self, thing: _Thing) -> bool:
+        if not thing.sql:
+            return False
+        try:
+            self._new.execute(thing.sql)
+        except sqlite3.Error as error:
+            self._notes.append(f"{thing.kind} {thing.name} could not be made: {sqlite.describe(error)}")
+            return False
+        return True
+
+    def _table(self, thing: _Thing, *, own: bool) -> _Table:
+        columns = self._new.execute(
+            "SELECT name, type, pk, hidden FROM pragma_table_xinfo(?) WHERE hidden <> 2 ORDER BY cid", (thing.name,)
+        ).fetchall()
+        stored = tuple("" if hidden else str(name) for name, _, _, hidden in columns)
+        key = self._new.execute("SELECT name FROM pragma_index_list(?) WHERE origin = 'pk'", (thing.name,)).fetchone()
+        keyed = self._new.execute("SELECT wr FROM pragma_table_list(?)", (thing.name,)).fetchone() == (1,)
+        if keyed and key is not None:
+            order = self._new.execute("SELECT name FROM pragma_index_xinfo(?) ORDER BY seqno", key).fetchall()
+            return _Table(thing, tuple(str(row[0]) for row in order), "", "", True, own)
+        keys = [(str(name), str(kind)) for name, kind, pk, _ in columns if pk]
+        alias = keys[0][0] if len(keys) == 1 and keys[0][1].upper() == "INTEGER" and key is None else ""
+        names = {name.lower() for name in stored}
+        rowid = "" if alias else next((name for name in _ROWID_NAMES if name not in names), "")
+        return _Table(thing, stored, alias, rowid, False, own)
+
+    def _pass_by(self, thing: _Thing) -> None:
+        """Its pages are accounted for, so that nobody takes them for another's; its rows do not come over."""
+        walk = pages.keyed if pages.is_keyed(self._image, thing.root) else pages.rows
+        for _ in walk(self._image, thing.root, self._gaps.setdefault(thing.name, [])):
+            pass
+
+    def _copy(self, table: _Table) -> None:
+        gaps = self._gaps.setdefault(table.thing.name, [])
+        if table.own:
+            self._new.execute(f"DELETE FROM {_quoted(table.thing.name)}")  # what a new one begins with
+        found: Iterator[tuple[int, list[Value]]]
+        if table.keyed:
+            found = ((0, record) for record in pages.keyed(self._image, table.thing.root, gaps))
+        else:
+            found = pages.rows(self._image, table.thing.root, gaps)
+        self._put(table, found)
+
+    def _put(self, table: _Table, found: Iterable[tuple[int, list[Value]]]) -> None:
+        """Inserts them; what the table's own rules refuse (half a row, one that is there already) is counted."""
+        name = table.thing.name
+        statements: dict[int, str] = {}
+        put = 0
+        for number, (rowid, record) in enumerate(found, 1):
+            if len(record) > len(table.stored):
+                self._refused += 1
+                continue
+            if len(record) not in statements:
+                statements[len(record)] = _insert(table, len(record))
+            row = [value for value, column in zip(record, table.stored, strict=False) if column]
+            if table.alias in table.stored[: len(record)] and table.alias:
+                row[[it for it in table.stored if it].index(table.alias)] = rowid
+            if table.rowid:
+                row.append(rowid)
+            done = self._new.execute(statements[len(record)], row).rowcount
+            put += done
+            self._refused += 1 - done
+            if number % _BATCH == 0:
+                self._told(len(self._image.seen), self._image.count)
+        if not table.own:
+            self._rows[name] = self._rows.get(name, 0) + put
+
+    def _stray_leaves(self) -> None:
+        """Leaves under an interior page that is gone: they belong to the one table that misses just these rowids."""
+        missing = [(self._tables.get(name), gaps) for name, gaps in self._gaps.items() if gaps]
+        if not any(table for table, _ in missing):
+            return
+        untold = 0
+        for n, found in pages.strays(self._image):
+            ids = [rowid for rowid, _ in found]
+            fields = max(len(record) for _, record in found)
+            fits = [
+                table
+                for table, gaps in missing
+                if (table is None or (not table.keyed and fields <= len(table.stored)))
+                and any(gap.after < min(ids) and max(ids) <= gap.up_to for gap in gaps)
+            ]
+            if len(fits) == 1 and fits[0] is not None:
+                self._image.seen.add(n)
+                self._put(fits[0], found)
+            elif any(fits):
+                untold += len(found)
+        if untold:
+            self._notes.append(f"{untold} rows could be of more than one table, and were left behind")
+
+    def _rebuild(self, virtual: list[_Thing]) -> None:
+        for thing in virtual:
+            if "fts5" not in thing.sql.lower():
+                continue
+            name = _quoted(thing.name)
+            try:
+                self._new.execute(f"INSERT INTO {name} ({name}) VALUES ('rebuild')")
+            except sqlite3.Error as error:
+                self._notes.append(f"the text index {thing.name} could not be built: {sqlite.describe(error)}")
+
+
+def _things(rows: Iterable[list[Value]]) -> Iterator[_Thing]:
+    for row in rows:
+        if len(row) != 5:
+            continue
+        kind, name, _, root, sql = row
+        if isinstance(kind, str) and isinstance(name, str) and isinstance(sql, str | None):
+            yield _Thing(kind, name, root if isinstance(root, int) else 0, sql or "")
+
+
+def _insert(table: _Table, fields: int) -> str:
+    columns = [name for name in table.stored[:fields] if name] + ([table.rowid] if table.rowid else [])
+    names = ", ".join(_quoted(name) for name in columns)
+    marks = ", ".join("?" * len(columns))
+    return f"INSERT OR IGNORE INTO {_quoted(table.thing.name)} ({names}) VALUES ({marks})"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _signed(number: int) -> int:
+    return number - 2**32 if number >= 2**31 else number
