@@ -76,6 +76,12 @@ class ConfigError(HealError):
     code = "bad_configuration"
 
 
+class LedgerUnusable(ConfigError):
+    """What stands in the ledger's place is not to be used by us, and no new start will change that."""
+
+    code = "ledger_unusable"
+
+
 class BusError(HealError):
     """A message cannot be sent: too large, or its queue is full."""
 

@@ -14,24 +14,23 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import msgspec
-
 from supervisor import proc
+from supervisor.asking import Asking
 from supervisor.bus import Hub, Link, Publisher, nack_of
 from supervisor.clock import SteadyClock
-from supervisor.committer import Committer
+from supervisor.committer import Committer, open_epoch
 from supervisor.config import Config
 from supervisor.crashpoint import reach
 from supervisor.desk import Desk
 from supervisor.errors import HealError, StoreError
 from supervisor.feed import FeedServer
 from supervisor.fresh import Fresh
-from supervisor.house import MAY_WAIT, WAITING, item_of, ledger_part, policy_of, tree_view
+from supervisor.halted import Halted
+from supervisor.house import MAY_WAIT, WAITING, item_of, ledger_parts, policy_of, tree_view
 from supervisor.incidents import engine as e
 from supervisor.incidents import views
 from supervisor.incidents.effects import (
     Answer,
-    AskProbe,
     DeliverRow,
     DispatchExecution,
     Effect,
@@ -41,7 +40,9 @@ from supervisor.incidents.effects import (
 )
 from supervisor.incidents.model import Channel
 from supervisor.incidents.readings import HealthReading
+from supervisor.incidents.records import Record
 from supervisor.incidents.recover import rebuild
+from supervisor.incidents.seed import parts as seed_parts
 from supervisor.incidents.world import Decision
 from supervisor.messages import (
     Ack,
@@ -58,9 +59,6 @@ from supervisor.messages import (
     Hello,
     Known,
     OpenEpoch,
-    PlanAnswer,
-    PlanRequest,
-    ProbeNow,
     ProgramExited,
     Readings,
     Reloaded,
@@ -82,7 +80,6 @@ from supervisor.worker import Boot, Worker
 log = logging.getLogger(__name__)
 
 ACTOR_CHARS_MAX = 100
-PLAN_WITHIN_S = 8.0
 PUT_OFF_S = 1.0
 STRANGE_MAX = 1_000
 FLUSH_WITHIN_S = 2.0  # at a stop, for decisions that are not yet durable
@@ -93,7 +90,6 @@ class HealerWorker(Worker):
         super().__init__(boot, uplink)
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_due_s = 0.0
-        self._probing: dict[str, asyncio.Future[Body]] = {}
         self._tree = TreeTable()
         self._store_status: StoreStatus | None = None
         self._skipped: set[str] = set()
@@ -112,9 +108,8 @@ class HealerWorker(Worker):
         # By its bare name: a store that starts anew must find us without a word from us.
         self._store = Link(self._context, endpoint(boot.runtime_dir, "store"), "healer", self._on_store)
         policy = policy_of(config)
-        opened = await self._store.ask(OpenEpoch(boot.incarnation, policy.breaker_window_s, policy.reopen_window_s))
-        if not isinstance(opened, EpochOpened):
-            raise StoreError(f"the store did not open an epoch: {opened}")
+        wanted = OpenEpoch(boot.incarnation, policy.breaker_window_s, policy.reopen_window_s)
+        opened = await open_epoch(self._store, wanted, self.alarm)
         snapshot = opened.snapshot
         trails = await trails_of(self._store, tuple(incident.id for incident in snapshot.open_incidents))
         self._clock = SteadyClock(opened.anchor)
@@ -123,11 +118,21 @@ class HealerWorker(Worker):
 
         world = rebuild(snapshot, proc.this_boot(), policy, RUNBOOKS, self._targets, open_families(config), trails)
         self._engine = e.Engine(world)
-        self._committer = Committer(self._store, snapshot.epoch, self._durable, self.fail)
+        self._halted = Halted(snapshot.halts, self._tell)
+        self._committer = Committer(
+            self._store,
+            snapshot.epoch,
+            self._durable,
+            self.fail,
+            reopen=lambda: OpenEpoch(f"{boot.incarnation}.{self._news.seq}", 0.0, 0.0, self._clock.anchor()),
+            seed=self._seed,
+            alarm=self.alarm,
+        )
         self._news = NewsDesk(Publisher(self._context, endpoint(boot.runtime_dir, "events")))
         self._hub = Hub(self._context, endpoint(boot.runtime_dir, "healer"), "healer", self._on_worker)
         self._control = Hub(self._context, endpoint(boot.runtime_dir, "control"), "control", self._desk.receive)
         self._desk.open(self._control)
+        self._asking = Asking(self._hub, self._readings, self._decide)
         self._fresh = Fresh(self._hub, world, self._clock.now, self._desk.answer, self._readings)
         self._feed = FeedServer(
             boot.runtime_dir,
@@ -170,7 +175,7 @@ class HealerWorker(Worker):
             raise
         self.done += 1
         for probe in decision.probes:
-            self._ask_probe(probe)
+            self._asking.probe(probe)
         if decision.records:
             reach("decide.after")
             self._committer.commit(decision, ack)
@@ -202,6 +207,7 @@ class HealerWorker(Worker):
         self._carry_out(effects)
 
     def _durable(self, decision: Decision) -> None:
+        self._halted.durable(decision.records)
         self._carry_out(decision.effects)
         if self._limit_told and not self._committer.waiting:
             self._limit_told = False
@@ -223,7 +229,7 @@ class HealerWorker(Worker):
                 case FetchExecutionState(execution_id):
                     self._then(self._store.ask(FetchExecution(execution_id)), self._on_found)
                 case PlanExecution():
-                    self._plan(effect)
+                    self._asking.plan(effect)
                 case DeliverRow(row):
                     if row.channel is Channel.SIGNAL or self.boot.config.notify.synapse.transport != "brain_db":
                         self._hub.request("notifier", Deliver(row))
@@ -244,39 +250,6 @@ class HealerWorker(Worker):
             self._decide(e.ExecutionSeen(body.execution))
         else:
             log.error("the store does not know an execution of ours: %s", body)
-
-    def _plan(self, effect: PlanExecution) -> None:
-        future = self._hub.request("executor", PlanRequest(effect.execution, effect.reading))
-        asyncio.get_running_loop().call_later(PLAN_WITHIN_S, future.cancel)
-
-        def answered(done: asyncio.Future[Body]) -> None:
-            steps: tuple[dict[str, Any], ...] = ()
-            error = f"the executor did not answer within {PLAN_WITHIN_S:.0f} s"
-            body = None if done.cancelled() else done.result()
-            if isinstance(body, PlanAnswer):
-                steps, error = tuple(msgspec.to_builtins(step) for step in body.steps), body.error
-            self._decide(e.Planned(effect.token, effect.execution, steps, error))
-
-        future.add_done_callback(answered)
-
-    def _ask_probe(self, probe: AskProbe) -> None:
-        """Only the newest question per target waits: an older answer would not be fresh enough anyway (R7)."""
-        old = self._probing.pop(probe.target_id, None)
-        if old is not None:
-            old.cancel()
-        future = self._hub.request(probe.family, ProbeNow(probe.target_id))
-        self._probing[probe.target_id] = future
-        future.add_done_callback(lambda done: self._on_probed(probe, done))
-
-    def _on_probed(self, probe: AskProbe, done: asyncio.Future[Body]) -> None:
-        if done.cancelled():
-            return
-        self._probing.pop(probe.target_id, None)
-        body = done.result()
-        if isinstance(body, Readings):
-            self._readings(body.readings)
-        else:
-            log.warning("no reading of %s: %s", probe.target_id, body)
 
     # -- what comes in --
 
@@ -321,6 +294,8 @@ class HealerWorker(Worker):
             match frame.body:
                 case StoreStatus():
                     self._store_status = frame.body
+                    if frame.body.ledger_id != self._engine.world.ledger_id:
+                        self._committer.begin_anew()
                     self._look_at_ledger()
                 case DeliveryReport(row_id, attempts, receipt, error):
                     ack = partial(self._store.post, Ack(), re=frame.id)
@@ -329,8 +304,14 @@ class HealerWorker(Worker):
                     self._store.post(nack_of(HealError(f"no {type(frame.body).__name__} is taken here")), re=frame.id)
 
     def _look_at_ledger(self) -> None:
-        if (found := ledger_part(self._engine.world, self._store_status, self.boot.config)) is not None:
+        for found in ledger_parts(self._engine.world, self._store_status, self.boot.config):
             self._decide(found)
+
+    def _seed(self, opened: EpochOpened, waiting: list[Record]) -> list[tuple[Record, ...]]:
+        """A ledger that knows nothing, or only what was salvaged, is given all that we have."""
+        world, snapshot = self._engine.world, opened.snapshot
+        world.ledger_id, world.epoch = snapshot.ledger_id, snapshot.epoch
+        return seed_parts(world, waiting)
 
     def _readings(self, readings: tuple[HealthReading, ...]) -> None:
         for reading in readings:

@@ -58,10 +58,27 @@ def reload_json(news: Reloaded | None) -> dict[str, Any] | None:
     }
 
 
-def ledger_part(world: World, status: StoreStatus | None, config: Config) -> e.OwnPart | None:
-    """What the ledger's size means (DESIGN §2.6); None: nothing new. Clear only well below the mark."""
+def ledger_parts(world: World, status: StoreStatus | None, config: Config) -> list[e.OwnPart]:
+    """What is new about the ledger itself."""
     if status is None:
-        return None
+        return []
+    return [part for part in (_size(world, status, config), _damage(world, status)) if part is not None]
+
+
+def _damage(world: World, status: StoreStatus) -> e.OwnPart | None:
+    """A damaged ledger is told of until what was kept of it is taken away: by then a person has seen to it."""
+    open_now = (AnomalyType.LEDGER_DAMAGED, LEDGER) in world.by_key
+    if status.damaged and not open_now:
+        told = f"; {status.damage}" if status.damage else ""
+        evidence = f"it was set aside{told}; it is kept as {status.damaged[-1]}"
+        return e.OwnPart(LEDGER, AnomalyType.LEDGER_DAMAGED, True, evidence)
+    if open_now and not status.damaged:
+        return e.OwnPart(LEDGER, AnomalyType.LEDGER_DAMAGED, False, "what was kept of the damaged ledger is gone")
+    return None
+
+
+def _size(world: World, status: StoreStatus, config: Config) -> e.OwnPart | None:
+    """What the ledger's size means (DESIGN §2.6); None: nothing new. Clear only well below the mark."""
     open_now = (AnomalyType.LEDGER_NEAR_LIMIT, LEDGER) in world.by_key
     used = status.ledger_bytes / int(config.store.ledger_max)
     if not open_now and (used > LEDGER_FULL or not status.reserve_ok):

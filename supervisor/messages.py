@@ -20,6 +20,7 @@ from supervisor.clock import Anchor
 from supervisor.incidents.model import Execution, OutboxRow, Program, StepResult
 from supervisor.incidents.readings import HealthReading, ProcessRef, SourceReading
 from supervisor.incidents.records import Record, Snapshot
+from supervisor.uplink import Alarm as Alarm
 from supervisor.uplink import Beat as Beat
 from supervisor.uplink import Down as Down
 from supervisor.uplink import Finished as Finished
@@ -209,8 +210,8 @@ class OpenEpoch(msgspec.Struct, frozen=True, tag="open_epoch"):
     """Healer -> store, answered by EpochOpened: from now on only decisions of the new epoch are taken.
 
     `incarnation` makes asking again harmless: the same incarnation gets the same epoch. The windows say how far back
-    the snapshot's `recent_executions` and `recent_closed` reach (seconds before now, by the steady clock). `anchor`: the
-    clock of a healer that goes on; a ledger that has just been begun anew goes on with it.
+    the snapshot's `recent_executions` and `recent_closed` reach (seconds before now, by the steady clock). `anchor`:
+    the clock of a healer that goes on; a ledger that has just been begun anew goes on with it.
     """
 
     incarnation: str

@@ -58,6 +58,12 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     item: str
 
 
+class Alarm(msgspec.Struct, frozen=True, tag="alarm"):
+    """Child -> root: page this; nothing else can tell, since nothing can be written."""
+
+    text: str
+
+
 class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
     """The one-shot that reads the configuration anew -> root: why it cannot be taken, in the words of `check`."""
 
@@ -95,5 +101,5 @@ class Reloaded(msgspec.Struct, frozen=True, tag="reloaded"):
     error: str = ""
 
 
-Up = Ready | Beat | Working | Finished | Refusal | Holds
+Up = Ready | Beat | Working | Finished | Refusal | Holds | Alarm
 Down = Stop | Reload | Reloaded | TreeEvent

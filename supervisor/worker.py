@@ -34,6 +34,7 @@ from supervisor import clock, crashpoint, places
 from supervisor.config import Config, parse
 from supervisor.errors import ConfigError
 from supervisor.messages import (
+    Alarm,
     Beat,
     Down,
     Finished,
@@ -116,6 +117,11 @@ class Worker(ABC):
 
     def finished(self, item: str) -> None:
         self._tell(Finished(item))
+
+    def alarm(self, text: str) -> None:
+        """Have the root page `text`: for what cannot be told any other way."""
+        log.error("%s", text)
+        self._tell(Alarm(text))
 
     def fail(self, error: BaseException) -> None:
         """End this worker with exit 1, after logging; for errors that surface outside of `start`."""

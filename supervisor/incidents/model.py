@@ -49,6 +49,7 @@ class AnomalyType(StrEnum):
     PROBE_UNAVAILABLE = "probe_unavailable"
     DELIVERY_FAILING = "delivery_failing"
     LEDGER_NEAR_LIMIT = "ledger_near_limit"
+    LEDGER_DAMAGED = "ledger_damaged"  # it was set aside, and a new one begun
     LIMIT_REACHED = "limit_reached"
 
 

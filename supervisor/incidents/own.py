@@ -5,7 +5,7 @@ Pure. Our own parts are targets like any other, told by the healer's process ins
 
 from __future__ import annotations
 
-from supervisor.incidents import detect, remedy
+from supervisor.incidents import detect, halts, remedy
 from supervisor.incidents.effects import DeliverRow
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
@@ -52,6 +52,7 @@ def reconfigured(turn: Turn, targets: tuple[Target, ...], open_families: frozens
     for target_id in [name for name in world.stages if world.target(name) is None]:
         turn.drop_stage(target_id)
     dismiss_gone(turn)
+    halts.refit(turn)
     if not policy.pages:
         part(turn, PAGES, AnomalyType.DELIVERY_FAILING, "nobody is configured to be paged any more", firing=False)
     for runbook in world.runbooks.values():  # the whitelist may be another
@@ -106,6 +107,7 @@ def part(turn: Turn, name: str, anomaly: AnomalyType, evidence: str, *, firing: 
 _HINTS = {
     AnomalyType.DELIVERY_FAILING: "look at the Signal daemon; healctl status shows what waits",
     AnomalyType.LEDGER_NEAR_LIMIT: "make room on its disk, or raise ledger_max in [store]",
+    AnomalyType.LEDGER_DAMAGED: "look for what broke it (the disk, another program), then move that file away",
     AnomalyType.LIMIT_REACHED: "close what is over (healctl heal dismiss), or watch less",
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from supervisor.incidents import halt_words
 from supervisor.incidents.model import (
     AnomalyType,
     Channel,
@@ -23,6 +24,7 @@ from supervisor.incidents.world import (
 
 SIGNAL_CHARS_MAX = 600
 QUOTE_CHARS_MAX = 160
+HALT_CHARS_MAX = 230
 GROUP_NAMES_MAX = 20
 
 KIND = {Tier.SILENT: "", Tier.INFORM: "summary", Tier.ASK: "approval", Tier.PAGE: "page"}
@@ -46,6 +48,7 @@ _WHAT = {
     AnomalyType.ITEM_QUARANTINED: "healctl set {target} aside: handling it killed a worker twice",
     AnomalyType.PROBE_UNAVAILABLE: "healctl cannot check {target}",
     AnomalyType.DELIVERY_FAILING: "healctl cannot deliver its messages ({target})",
+    AnomalyType.LEDGER_DAMAGED: "healctl's own ledger was damaged and begun anew ({target})",
     AnomalyType.LEDGER_NEAR_LIMIT: "healctl's ledger runs out of room ({target})",
     AnomalyType.LIMIT_REACHED: "healctl has reached a limit of its own ({target})",
 }
@@ -68,6 +71,7 @@ _WAS = {
     AnomalyType.ITEM_QUARANTINED: "healctl had set {target} aside",
     AnomalyType.PROBE_UNAVAILABLE: "healctl could not check {target}",
     AnomalyType.DELIVERY_FAILING: "healctl could not deliver its messages ({target})",
+    AnomalyType.LEDGER_DAMAGED: "healctl's damaged ledger was taken away ({target})",
     AnomalyType.LEDGER_NEAR_LIMIT: "healctl's ledger was running out of room ({target})",
     AnomalyType.LIMIT_REACHED: "healctl had reached a limit of its own ({target})",
 }
@@ -131,7 +135,7 @@ def _signal(world: World, incident: Incident, kind: str) -> str:
     parts = [
         f"{head}{what(incident)}. {_sentence(incident.evidence)}",
         _tried(incident, execution),
-        _decide(incident),
+        halt_words.decide(world, incident) or _decide(incident),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -140,6 +144,8 @@ def _tried(incident: Incident, execution: Execution | None) -> str:
     """What was tried and what came of it."""
     if execution is None or incident.tier_reason in (TierReason.NO_RUNBOOK, TierReason.CANNOT_EXECUTE):
         return "Nothing was tried." if incident.open else "Nothing was done."
+    if incident.open and (told := halt_words.tried(execution)):
+        return _sentence(told, HALT_CHARS_MAX)
     last = execution.results[-1] if execution.results else None
     if execution.exit_text and incident.open:
         return f"{_did(execution)}. It failed: {_sentence(execution.exit_text)}"
@@ -207,7 +213,7 @@ def _synapse(world: World, incident: Incident, kind: str) -> str:
     if kind == "approval":
         lines += _proposal(world, incident)
     elif incident.open:
-        lines.append(_decide(incident))
+        lines.append(halt_words.decide(world, incident) or _decide(incident))
     return "\n".join(lines)
 
 
@@ -231,8 +237,8 @@ def _execution(world: World, incident: Incident) -> Execution | None:
     return world.executions.get(wanted) or world.ended.get(wanted)
 
 
-def _sentence(text: str) -> str:
-    text = clean(text)
+def _sentence(text: str, limit: int = QUOTE_CHARS_MAX) -> str:
+    text = clean(text, limit)
     return text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
 
 

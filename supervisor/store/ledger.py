@@ -10,15 +10,17 @@ write: then every request of the batch gets LedgerTrouble and is sent again by i
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from supervisor import crashpoint, proc
 from supervisor.clock import Anchor, SteadyClock, monotonic_s, wall_s
+from supervisor.errors import LedgerUnusable, StoreError
 from supervisor.incidents.model import Execution, Halt, OutboxRow
 from supervisor.messages import (
     Ack,
@@ -31,7 +33,7 @@ from supervisor.messages import (
     OpenEpoch,
     ProgramStarted,
 )
-from supervisor.store import queries, records, sqlite
+from supervisor.store import queries, records, salvage, sqlite
 from supervisor.store.reserve import Reserve
 from supervisor.store.schema import migrate
 from supervisor.store.sqlite import Fault
@@ -54,21 +56,35 @@ class Ledger:
         self.path = path
         self._reserve = Reserve(path.with_name("ledger.reserve"))
         self._trouble = ""  # what was logged last, so that a lasting fault is said once
+        self.damage = ""  # what is known of the damaged ledger that was set aside in this process's time
+        salvage.finish_interrupted(path, self._fresh)
         try:
-            self._open(first_epoch=0)
+            self._open()
         except sqlite3.DatabaseError as error:
-            if sqlite.fault_of(error) is not Fault.DAMAGED:
-                raise
-            self._set_aside(error)
+            match sqlite.fault_of(error):
+                case Fault.DAMAGED:
+                    self.set_aside(sqlite.describe(error))
+                case Fault.FULL if self._reserve.release():
+                    log.error("no space for the ledger: its reserve was given back; make space")
+                    self._open()
+                case _:
+                    raise _at_start(path, error) from error
+        except OSError as error:
+            raise _at_start(path, error) from error
         self._reserve.hold()
 
-    def _open(self, first_epoch: int) -> None:
+    @property
+    def _fresh(self) -> Path:
+        """Where a new ledger is made before it takes a damaged one's place."""
+        return self.path.with_name(f"{self.path.name}.new")
+
+    def _open(self) -> None:
         self._connection = sqlite.open_ledger(self.path)
         try:
             migrate(self._connection)
             row = self._connection.execute(_HEAD).fetchone()
             if row is None:
-                row = self._seed(first_epoch)
+                row = _begin(self._connection, epoch=0, rev=0, anchor=None)
         except BaseException:
             self._connection.close()
             raise
@@ -76,24 +92,30 @@ class Ledger:
         self.clock = SteadyClock(Anchor(*row[4:]))
         self._records = records.Records(self._connection, rev)
 
-    def _seed(self, first_epoch: int) -> tuple[str, int, int, int, str, float, float]:
-        anchor = SteadyClock().anchor()
-        row = (os.urandom(8).hex(), first_epoch, 0, 0, anchor.boot_id, anchor.mono_s, anchor.steady_s)
-        self._connection.execute("INSERT INTO head VALUES (1, ?, ?, ?, ?, ?, ?, ?)", row)
-        return row
+    def set_aside(self, why: str) -> None:
+        """Keeps a damaged ledger, and begins a new one with what can be read of it.
 
-    def _set_aside(self, error: sqlite3.Error) -> None:
-        """Keeps a damaged ledger and begins a new one. Its first epoch is the time, so that no old decision fits it.
-
-        The healer learns of it by the new `ledger_id` and writes down again what it has in memory.
+        Its first epoch is the time, so that no old decision fits it. The healer learns of it by the new `ledger_id`
+        and writes down again what it has in memory. Raises sqlite3.Error or OSError when no new one can be made; then
+        the damaged one stands where it stood.
         """
-        kept = self.path.with_name(f"{self.path.name}.damaged-{int(wall_s())}")
-        log.error("the ledger is damaged: %s; kept as %s, a new one begins", sqlite.describe(error), kept)
+        log.error("the ledger is damaged: %s; a new one begins", why)
+        anchor = self.clock.anchor() if hasattr(self, "clock") else None
+        if hasattr(self, "_connection"):
+            self._connection.close()
         for suffix in ("", "-wal", "-shm"):
-            part = Path(f"{self.path}{suffix}")
-            if part.exists():
-                part.rename(f"{kept}{suffix}")
-        self._open(first_epoch=int(wall_s()))
+            Path(f"{self._fresh}{suffix}").unlink(missing_ok=True)
+        new = sqlite.open_ledger(self._fresh)
+        try:
+            migrate(new)
+            found = salvage.salvage(self.path, new)
+            _begin(new, epoch=int(wall_s() * 1000), rev=salvage.newest_rev(new), anchor=anchor or found.anchor)
+        finally:
+            new.close()
+        kept = salvage.put_aside(self.path, self._fresh)
+        self.damage = str(found).partition(":")[0]
+        log.error("the damaged ledger is kept as %s; %s", kept, found)
+        self._open()
 
     @property
     def rev(self) -> int:
@@ -103,6 +125,10 @@ class Ledger:
     @property
     def reserve_ok(self) -> bool:
         return self._reserve.held
+
+    def damaged(self) -> tuple[str, ...]:
+        """The damaged ledgers that are kept, oldest first."""
+        return salvage.kept(self.path)
 
     def size_bytes(self) -> int:
         """What the ledger takes on disk, its WAL included."""
@@ -147,14 +173,25 @@ class Ledger:
             log.error("the ledger cannot take records: %s", text)
             self._trouble = text
         if sqlite.fault_of(error) is Fault.DAMAGED:
-            self._connection.close()
-            self._set_aside(error)
+            try:
+                self.set_aside(text)
+            except (sqlite3.Error, OSError) as again:  # no space for a new one: this one must do for now
+                log.error("no new ledger can be begun: %s", again)
+                self._open()
         return LedgerTrouble(text)
+
+    def _reading(self, read: Callable[[], T]) -> T | LedgerTrouble:
+        try:
+            return read()
+        except sqlite3.Error as error:
+            return self._in_trouble(error)
 
     def _transaction(self, work: Callable[[], T]) -> T:
         epoch, last_n, rev = self.epoch, self._last_n, self._records.rev
         now = self.clock.now()
         self._records.now = (now.steady_s, now.wall_s)
+        if self._connection.in_transaction:  # the rollback of the one before met the same fault
+            self._connection.execute("ROLLBACK")
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             answer = work()
@@ -164,9 +201,9 @@ class Ledger:
             self._connection.execute("COMMIT")
             crashpoint.reach("commit.after")
         except BaseException:
+            self.epoch, self._last_n, self._records.rev = epoch, last_n, rev
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            self.epoch, self._last_n, self._records.rev = epoch, last_n, rev
             raise
         return answer
 
@@ -185,6 +222,8 @@ class Ledger:
         return self._take_program(request)
 
     def _take_decision(self, request: Commit) -> Answer:
+        if request.epoch != self.epoch and not self._had_epoch(request.epoch):
+            return Nack("new_ledger", f"this ledger never had epoch {request.epoch}", "open one, and seed it")
         if request.epoch != self.epoch:
             return Nack("old_epoch", f"epoch {request.epoch} is over, {self.epoch} is open", "open a new epoch")
         if request.n <= self._last_n:
@@ -195,6 +234,8 @@ class Ledger:
         execute("SAVEPOINT decision")
         answer: Answer = Ack()
         try:
+            if request.seed:
+                self._records.replace_salvaged(request.records, first=request.n == 1)
             for record in request.records:
                 self._records.put(record)
         except (sqlite3.Error, OverflowError) as error:
@@ -208,6 +249,10 @@ class Ledger:
         execute("RELEASE decision")
         self._last_n = request.n
         return answer
+
+    def _had_epoch(self, epoch: int) -> bool:
+        query = "SELECT 1 FROM epochs WHERE epoch = ?"
+        return self._connection.execute(query, (epoch,)).fetchone() is not None
 
     def _repeated(self, request: Commit) -> Answer:
         row = self._connection.execute(
@@ -251,22 +296,26 @@ class Ledger:
 
     def open_epoch(self, request: OpenEpoch) -> EpochOpened | Nack | LedgerTrouble:
         """A new epoch for a new incarnation, the same one for the same; an earlier incarnation is refused."""
-        refused = self._durably(lambda: self._take_epoch(request.incarnation))
+        refused = self._durably(lambda: self._take_epoch(request.incarnation, request.anchor))
         if refused is not None:
             return refused
         now_steady_s = self.clock.now().steady_s
-        snapshot = queries.snapshot(
-            self._connection,
-            ledger_id=self.ledger_id,
-            epoch=self.epoch,
-            now_steady_s=now_steady_s,
-            executions_since_steady_s=now_steady_s - request.executions_window_s,
-            closed_since_steady_s=now_steady_s - request.closed_window_s,
+        snapshot = self._reading(
+            lambda: queries.snapshot(
+                self._connection,
+                ledger_id=self.ledger_id,
+                epoch=self.epoch,
+                now_steady_s=now_steady_s,
+                executions_since_steady_s=now_steady_s - request.executions_window_s,
+                closed_since_steady_s=now_steady_s - request.closed_window_s,
+            )
         )
-        return EpochOpened(snapshot, self.clock.anchor())
+        return snapshot if isinstance(snapshot, LedgerTrouble) else EpochOpened(snapshot, self.clock.anchor())
 
-    def _take_epoch(self, incarnation: str) -> Nack | None:
+    def _take_epoch(self, incarnation: str, anchor: Anchor | None) -> Nack | None:
         execute = self._connection.execute
+        if anchor is not None and execute("SELECT 1 FROM epochs").fetchone() is None:
+            self.clock = SteadyClock(anchor)
         row = execute("SELECT epoch FROM epochs WHERE incarnation = ?", (incarnation,)).fetchone()
         if row is None:
             self.epoch, self._last_n = self.epoch + 1, 0
@@ -279,18 +328,45 @@ class Ledger:
 
     # --- reading -------------------------------------------------------------------------------------------------
 
-    def execution(self, execution_id: str) -> Execution | None:
+    def execution(self, execution_id: str) -> Execution | LedgerTrouble | None:
         """The execution as it stands: the engine's view, and the store's own state, claim and programs."""
-        found = records.executions(self._connection, "WHERE id = ?", (execution_id,))
+        found = self._reading(lambda: records.executions(self._connection, "WHERE id = ?", (execution_id,)))
+        if isinstance(found, LedgerTrouble):
+            return found
         return found[0] if found else None
 
     def halts(self) -> tuple[Halt, ...]:
         """The databases that nobody may write (R10)."""
-        return queries.halts(self._connection)
+        found = self._reading(lambda: queries.halts(self._connection))
+        return queries.halts(self._connection) if isinstance(found, LedgerTrouble) else found
 
-    def trails(self, incident_ids: Sequence[str]) -> tuple[bytes, ...]:
-        return queries.trails(self._connection, incident_ids)
+    def trails(self, incident_ids: Sequence[str]) -> tuple[bytes, ...] | LedgerTrouble:
+        return self._reading(lambda: queries.trails(self._connection, incident_ids))
 
     def undelivered_synapse(self, up_to_rev: int) -> tuple[OutboxRow, ...]:
         """Messages for Synapse written at `up_to_rev` or before whose delivery the ledger does not know of yet."""
-        return queries.undelivered_synapse(self._connection, up_to_rev)
+        found = self._reading(lambda: queries.undelivered_synapse(self._connection, up_to_rev))
+        return () if isinstance(found, LedgerTrouble) else found
+
+
+def _begin(connection: sqlite3.Connection, *, epoch: int, rev: int, anchor: Anchor | None) -> tuple[Any, ...]:
+    """The head of a new ledger."""
+    now = SteadyClock(anchor).anchor()
+    row = (os.urandom(8).hex(), epoch, 0, rev, now.boot_id, now.mono_s, now.steady_s)
+    connection.execute("INSERT INTO head VALUES (1, ?, ?, ?, ?, ?, ?, ?)", row)
+    return row
+
+
+_LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
+
+
+def _at_start(path: Path, error: sqlite3.Error | OSError) -> StoreError | LedgerUnusable:
+    """What to say of a ledger that cannot be opened, and whether a new start could change it."""
+    if isinstance(error, OSError):
+        text, lasts = error.strerror or str(error), error.errno in _LASTING
+    else:
+        text = sqlite.describe(error)
+        lasts = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
+    if lasts:
+        return LedgerUnusable(f"the ledger {path} cannot be used: {text}", "healctl must be able to write it")
+    return StoreError(f"the ledger {path} cannot be opened now: {text}", "look at its disk")

@@ -16,14 +16,17 @@ from supervisor import bus, crashpoint
 from supervisor.clock import monotonic_s
 from supervisor.config import Config
 from supervisor.errors import BusError
+from supervisor.incidents.records import DropHalt, PutHalt
 from supervisor.messages import (
     Body,
+    Commit,
     DeliveryReport,
     ExecutionFound,
     FetchExecution,
     FetchTrail,
     Frame,
     Hello,
+    LedgerTrouble,
     Nack,
     OpenEpoch,
     StoreStatus,
@@ -60,6 +63,10 @@ def targets(config: Config, state_dir: Path) -> tuple[Target, ...]:
     return tuple(found)
 
 
+def _halts(commit: Commit) -> bool:
+    return any(isinstance(record, PutHalt | DropHalt) for record in commit.records)
+
+
 HEALER = "healer"  # the name it connects with; one that was here before us does not say Hello again
 
 
@@ -88,8 +95,11 @@ class StoreWorker(Worker):
         ]
         self._context = bus.new_context()
         self._hub = bus.Hub(self._context, bus.endpoint(self.boot.runtime_dir, "store"), "store", self._on_frames)
+        self._mind_halts()
         for follower in self._followers:
             follower.start()
+        if self._ledger.damage:
+            self._something_changed()  # a healer that lives must hear of it before it decides anything
 
     async def stop(self) -> None:
         if self._status_timer is not None:
@@ -121,6 +131,8 @@ class StoreWorker(Worker):
             return
         requests = [frame.body for _, frame in writes if isinstance(frame.body, Write)]
         answers = self._ledger.write(requests)
+        if any(isinstance(request, Commit) and _halts(request) for request in requests):
+            self._mind_halts()  # before the answer: whoever hears of a halt can rely on it
         crashpoint.reach("ack.before")
         for (source, frame), answer in zip(writes, answers, strict=True):
             self._hub.answer(source, frame, answer)
@@ -128,6 +140,12 @@ class StoreWorker(Worker):
         self.done += len(writes)
         self._wake_followers()
         self._something_changed()
+
+    def _mind_halts(self) -> None:
+        """R10: a follower of a halted database commits nothing more. By the ledger: a decision may be sent again."""
+        halts = {Path(halt.path): halt for halt in self._ledger.halts()}
+        for follower in self._followers:
+            follower.hold(halts.get(follower.target.path))
 
     def _ask(self, body: Body) -> Body | None:
         """The answer to what is no write; None for what wants none."""
@@ -141,11 +159,14 @@ class StoreWorker(Worker):
                 return answer
             case FetchExecution():
                 execution = self._ledger.execution(body.execution_id)
+                if isinstance(execution, LedgerTrouble):
+                    return execution
                 if execution is None:
                     return Nack("unknown_id", f"no execution {body.execution_id}", exit_code=4)
                 return ExecutionFound(execution)
             case FetchTrail():
-                return TrailFound(self._ledger.trails(body.incident_ids))
+                trails = self._ledger.trails(body.incident_ids)
+                return trails if isinstance(trails, LedgerTrouble) else TrailFound(trails)
             case Hello():
                 return None
             case _:
@@ -219,10 +240,16 @@ class StoreWorker(Worker):
             reserve_ok=self._ledger.reserve_ok,
             sqlite_version=sqlite.VERSION,
             projections=tuple(follower.status(self._ledger.ledger_id, rev) for follower in self._followers),
+            ledger_id=self._ledger.ledger_id,
+            damaged=self._ledger.damaged(),
+            damage=self._ledger.damage,
         )
         self._told_at_s = monotonic_s()
         if status != self._told:
-            self._told = status
+            dropped = self._hub.dropped
             self._hub.send(HEALER, status)
-        if not status.reserve_ok or any(projection.behind for projection in status.projections):
+            self._told = status if self._hub.dropped == dropped else None  # the healer was not there
+        behind = any(projection.behind for projection in status.projections)
+        # What was kept of a damaged ledger goes when a person takes it away: nothing but a look tells.
+        if behind or self._told is None or not status.reserve_ok or status.damaged:
             self._something_changed()

@@ -101,6 +101,27 @@ class Records:
         """Raises sqlite3.IntegrityError or OverflowError when this record cannot be taken."""
         self._writers[type(record)](record)
 
+    def replace_salvaged(self, seed: tuple[records.Record, ...], *, first: bool) -> None:
+        """Makes room for what the healer has in memory: it knows better than what a damaged ledger gave.
+
+        The first part of a seed replaces everything that is not over, and names every execution that is not; what is
+        over stays, as history.
+        """
+        if first:
+            for table in ("timers", "breakers", "pauses", "stages", "known", "halts", "runbook_states"):
+                self._execute(f"DELETE FROM {table}")
+            self._execute("DELETE FROM incidents WHERE is_open")
+            self._execute("DELETE FROM outbox WHERE state = 'pending'")
+            alive = [it.execution.id for it in seed if isinstance(it, records.PutExecution)]
+            self._execute(
+                "DELETE FROM executions WHERE NOT is_over AND id NOT IN (SELECT value FROM json_each(?))",
+                (_encode(alive).decode(),),
+            )
+        for record in seed:
+            if isinstance(record, records.AddTrail):
+                it = record.entry
+                self._execute("DELETE FROM trail WHERE incident_id = ? AND n = ?", (it.incident_id, it.n))
+
     def add_program(self, execution_id: str, program: Program) -> None:
         """Adds a started program; the same process again changes nothing."""
         ref = program.process

@@ -129,17 +129,11 @@ CREATE TABLE halts (
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Brings the ledger to this program's schema. Raises StoreError when a newer program wrote it."""
+    """Brings the ledger to this program's schema. Raises LedgerUnusable when it is another program's, or a newer."""
     found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    _must_be_ours(connection, found)
     if found == SCHEMA_VERSION:
         return
-    if found > SCHEMA_VERSION:
-        from supervisor.errors import StoreError
-
-        raise StoreError(
-            f"the ledger has schema {found}, this healctl knows {SCHEMA_VERSION}",
-            "a newer healctl wrote it: run that one, or move ledger.db away to begin anew",
-        )
     from sqlite_utils import Database, Migrations
 
     migrations = Migrations("healctl_ledger")
@@ -159,6 +153,23 @@ def migrate(connection: sqlite3.Connection) -> None:
     # No plugins: what an operator installed beside us has no business on the ledger's connection.
     migrations.apply(Database(connection, recursive_triggers=False, execute_plugins=False))
     connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+
+def _must_be_ours(connection: sqlite3.Connection, version: int) -> None:
+    from supervisor.errors import LedgerUnusable
+
+    query = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> '_sqlite_migrations' ORDER BY name"
+    tables = {name for (name,) in connection.execute(query)}
+    if tables and "head" not in tables:
+        raise LedgerUnusable(
+            f"ledger.db is a database of another program, with the tables {', '.join(sorted(tables)[:5])}",
+            "set state_dir in [healctl] to a directory of its own, or move that file away",
+        )
+    if version > SCHEMA_VERSION:
+        raise LedgerUnusable(
+            f"the ledger has schema {version}, this healctl knows {SCHEMA_VERSION}",
+            "a newer healctl wrote it: run that one, or move ledger.db away to begin anew",
+        )
 
 
 def _run(db: Any, statements: str) -> None:

@@ -26,8 +26,8 @@ from msgspec.structs import replace
 from supervisor import clock, worker
 from supervisor.config import Config
 from supervisor.errors import ConfigError
-from supervisor.messages import Down, Holds, Stop, TreeEvent, TreeKind
-from supervisor.tree import lock, model, pager, reload, sd_notify, spec, wording
+from supervisor.messages import Alarm, Down, Holds, Stop, TreeEvent, TreeKind
+from supervisor.tree import alarm, lock, model, pager, reload, sd_notify, spec, wording
 from supervisor.tree.guard import Guard
 from supervisor.tree.kernel import initial, step
 from supervisor.tree.model import TreeSpec
@@ -72,6 +72,7 @@ class Root:
         self.holds: tuple[str, ...] = ()
         self._interrupts = 0
         self._reloading = Reloading(self, source)
+        self._alarm = alarm.Alarm(self, self._page, os.getpid(), config.healctl.log_level)
         self._guard = Guard(self, locks or [])
         self._watchdog_due_s = float("inf")
         self.exit_reason = ""
@@ -107,7 +108,7 @@ class Root:
     def _turn(self) -> None:
         now_s = clock.monotonic_s()
         reports = (c.capture.report_due_s for c in self.children.values() if c.capture.report_due_s is not None)
-        due_s = min(self.state.wake_by_s, self._watchdog_due_s, self._reloading.due_s, *reports)
+        due_s = min(self.state.wake_by_s, self._watchdog_due_s, self._reloading.due_s, self._alarm.due_s, *reports)
         ready = self._selector.select(max(0.0, due_s - now_s))
         for key, _ in sorted(ready, key=lambda pair: pair[0].data[0]):
             kind, child = key.data
@@ -130,6 +131,7 @@ class Root:
             if child.capture.report_due_s is not None and now_s >= child.capture.report_due_s:
                 child.capture.report(now_s)
         self._guard.look(now_s)
+        self._alarm.look(now_s)
         if now_s >= self._reloading.due_s:
             self._reloading.too_late()
         if now_s >= self._watchdog_due_s:
@@ -182,6 +184,8 @@ class Root:
                 continue
             if isinstance(message, Holds) and child.name == self.state.tree.listener:
                 self._hold(message.databases)
+            elif isinstance(message, Alarm):
+                self._alarm.sound(child.name, message.text)
             self.apply(model.Said(child.name, child.incarnation, message))
         if child.malformed and not malformed:
             self.log("warning", child.name, "sent the root something that is no message; dropped")
@@ -218,6 +222,8 @@ class Root:
             self.apply(model.PagerEnded())
         elif child.name == reload.NAME:
             self._reloading.end(code)
+        elif child.name == alarm.NAME:
+            self._alarm.ended(code)
         else:
             self.apply(model.Died(child.name, child.incarnation, code, last_words, random.random()))
 

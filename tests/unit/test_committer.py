@@ -1,56 +1,202 @@
-"""Decisions on their way to the ledger have a limit (DESIGN §2.6): the oldest are kept, in order."""
+"""Decisions on their way to the ledger: they have a limit, wait in order, and outlive a ledger that was begun anew."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from supervisor import committer
+from supervisor.bus import Link
 from supervisor.committer import Committer
+from supervisor.errors import HealError
+from supervisor.incidents import records as rec
 from supervisor.incidents.world import Decision
-from supervisor.messages import Ack, Body, Commit, LedgerTrouble
+from supervisor.messages import Ack, Body, Commit, EpochOpened, LedgerTrouble, Nack, OpenEpoch
+from supervisor.store.ledger import Ledger
+from tests.process import storelab as lab
 
 
 class Store:
-    """Takes no records until it is told to."""
+    """Takes no records until it is told to; `ledger` is asked when there is one."""
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: Ledger | None = None) -> None:
         self.works = False
         self.taken: list[int] = []
+        self.ledger = ledger
 
-    def ask(self, body: Commit) -> asyncio.Future[Body]:
+    def ask(self, body: Body) -> asyncio.Future[Body]:
         answer: asyncio.Future[Body] = asyncio.get_running_loop().create_future()
-        if self.works:
-            self.taken.append(body.n)
-        answer.set_result(Ack() if self.works else LedgerTrouble("disk full"))
+        answer.set_result(self._answer(body))
         return answer
+
+    def _answer(self, body: Body) -> Body:
+        if not self.works:
+            return LedgerTrouble("disk full")
+        if self.ledger is not None and isinstance(body, OpenEpoch):
+            return self.ledger.open_epoch(body)
+        assert isinstance(body, Commit)
+        self.taken.append(body.n)
+        return Ack() if self.ledger is None else self.ledger.write([body])[0]
+
+
+class Healer:
+    """Who commits: keeps what became durable, what was refused, what was said."""
+
+    def __init__(self, store: Store, epoch: int) -> None:
+        self.durable: list[Decision] = []
+        self.refused: list[Exception] = []
+        self.alarms: list[str] = []
+        self.seeded: list[rec.Record] = []
+        self.reopened = 0
+        self.committer = Committer(
+            store,  # type: ignore[arg-type]
+            epoch,
+            self.durable.append,
+            self.refused.append,
+            reopen=self._reopen,
+            seed=self._seed,
+            alarm=self.alarms.append,
+        )
+
+    def _reopen(self) -> OpenEpoch:
+        self.reopened += 1
+        return OpenEpoch(f"healer.{self.reopened}", 0.0, 0.0)
+
+    def _seed(self, opened: EpochOpened, waiting: list[rec.Record]) -> list[tuple[rec.Record, ...]]:
+        self.seeded = waiting
+        return [(rec.PutIncident(lab.incident(77)),), tuple(waiting)]
+
+    async def until(self, look: Callable[[], object]) -> None:
+        async with asyncio.timeout(10):
+            while not look():
+                await asyncio.sleep(0.001)
+
+
+def decision(*records: rec.Record) -> Decision:
+    return Decision(list(records), [], [])
 
 
 @pytest.mark.req("FR-004")
 def test_what_waits_is_counted_and_goes_on_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(committer, "WAITING_MAX", 3)
     monkeypatch.setattr(committer, "AGAIN_S", 0.01)
-    durable: list[Decision] = []
 
     async def test() -> None:
         store = Store()
-        one = Committer(store, 1, durable.append, pytest.fail)  # type: ignore[arg-type]
-        decisions = [Decision([], [], []) for _ in range(3)]
-        for n, decision in enumerate(decisions):
+        healer = Healer(store, 1)
+        one = healer.committer
+        decisions = [decision() for _ in range(3)]
+        for n, it in enumerate(decisions):
             assert (one.waiting, one.full) == (n, False)
-            one.commit(decision, None)
+            one.commit(it, None)
         assert one.full
         await asyncio.sleep(0)
         store.works = True
-        await asyncio.wait_for(_until(lambda: one.waiting == 0), 10)
+        await healer.until(lambda: one.waiting == 0)
         assert not one.full
         assert store.taken == [1, 2, 3]
-        assert all(a is b for a, b in zip(durable, decisions, strict=True))
+        assert all(a is b for a, b in zip(healer.durable, decisions, strict=True))
+        assert healer.alarms == []
 
     asyncio.run(test())
 
 
-async def _until(look: object) -> None:
-    while not look():  # type: ignore[operator]
-        await asyncio.sleep(0.001)
+@pytest.mark.req("FR-005")
+def test_a_ledger_that_takes_nothing_is_told_once_by_the_only_way_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(committer, "AGAIN_S", 0.01)
+    monkeypatch.setattr(committer, "ALARM_AFTER_S", 0.02)
+
+    async def test() -> None:
+        store = Store()
+        healer = Healer(store, 1)
+        healer.committer.commit(decision(), None)
+        await healer.until(lambda: healer.alarms)
+        assert "disk full" in healer.alarms[0]
+        store.works = True
+        await healer.until(lambda: not healer.committer.trouble)
+        assert len(healer.alarms) == 1
+
+    asyncio.run(test())
+
+
+@pytest.mark.req("FR-004")
+@pytest.mark.parametrize("how", ["damaged", "set back"])
+def test_another_ledger_is_given_all_that_is_known_and_what_waits_goes_on_after_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str
+) -> None:
+    monkeypatch.setattr(committer, "AGAIN_S", 0.01)
+
+    async def test() -> None:
+        ledger = Ledger(tmp_path / "ledger.db")
+        opened = ledger.open_epoch(OpenEpoch("healer", 0.0, 0.0))
+        assert isinstance(opened, EpochOpened)
+        store = Store(ledger)
+        store.works = True
+        healer = Healer(store, opened.snapshot.epoch)
+        healer.committer.commit(decision(rec.AddMetric(lab.metric(1))), None)
+        await healer.until(lambda: len(healer.durable) == 1)
+        if how == "damaged":
+            old_id = ledger.ledger_id
+            ledger.set_aside("a test says so")
+            assert ledger.ledger_id != old_id
+        else:  # as when the end of its log cannot be read
+            ledger._last_n = 0
+        acked: list[int] = []
+        later = [decision(rec.AddMetric(lab.metric(n))) for n in (2, 3)]
+        for n, it in enumerate(later):
+            healer.committer.commit(it, lambda n=n: acked.append(n))  # type: ignore[misc]
+        await healer.until(lambda: healer.committer.waiting == 0)
+        assert healer.refused == []
+        assert [it for it in healer.durable if it.records] == [decision(rec.AddMetric(lab.metric(1))), *later]
+        assert acked == [0, 1]
+        assert len(healer.seeded) == 2
+        assert healer.reopened == 1
+        found = lab.rows(ledger.path, "SELECT id FROM metrics ORDER BY id")
+        assert found == [(f"met-{n:06d}",) for n in (1, 2, 3)]
+        assert lab.rows(ledger.path, "SELECT id FROM incidents") == [("inc-000077",)]
+        healer.committer.commit(decision(rec.AddMetric(lab.metric(4))), None)
+        await healer.until(lambda: healer.committer.waiting == 0)
+        ledger.close()
+
+    asyncio.run(test())
+
+
+def test_a_healer_that_another_has_followed_is_not_heard(tmp_path: Path) -> None:
+    async def test() -> None:
+        ledger = Ledger(tmp_path / "ledger.db")
+        for incarnation in ("old", "new"):
+            assert isinstance(ledger.open_epoch(OpenEpoch(incarnation, 0.0, 0.0)), EpochOpened)
+        store = Store(ledger)
+        store.works = True
+        healer = Healer(store, 1)
+        healer.committer.commit(decision(rec.AddMetric(lab.metric(1))), None)
+        await healer.until(lambda: healer.refused)
+        assert healer.reopened == 0
+        ledger.close()
+
+    asyncio.run(test())
+
+
+def test_a_healer_begins_when_the_ledger_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(committer, "AGAIN_S", 0.001)
+    monkeypatch.setattr(committer, "STARTING_S", 0.01)
+    alarms: list[str] = []
+
+    class Slow:
+        def __init__(self) -> None:
+            self.refuses = False
+
+        def ask(self, body: Body) -> asyncio.Future[Body]:
+            answer: asyncio.Future[Body] = asyncio.get_running_loop().create_future()
+            answer.set_result(Nack("usage", "no") if alarms else LedgerTrouble("disk full"))
+            return answer
+
+    async def test(store: Link) -> None:
+        with pytest.raises(HealError, match="did not open"):
+            await committer.open_epoch(store, OpenEpoch("healer", 0.0, 0.0), alarms.append)
+
+    asyncio.run(test(Slow()))  # type: ignore[arg-type]
+    assert len(alarms) == 1

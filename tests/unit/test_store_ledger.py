@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from supervisor.errors import StoreError
+from supervisor.errors import LedgerUnusable
 from supervisor.incidents import model as m
 from supervisor.incidents import records as rec
 from supervisor.messages import (
@@ -304,7 +304,7 @@ def test_everything_is_there_after_a_new_start_and_the_clock_goes_on(tmp_path: P
 def test_a_newer_ledger_is_not_touched(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path / "ledger.db")) as ledger:
         ledger._connection.execute("PRAGMA user_version=99")
-    with pytest.raises(StoreError, match="schema 99"):
+    with pytest.raises(LedgerUnusable, match="schema 99"):
         Ledger(tmp_path / "ledger.db")
 
 
@@ -336,7 +336,7 @@ def test_a_ledger_that_breaks_while_it_is_open_is_kept_and_a_new_one_begins(tmp_
         assert list(tmp_path.glob("ledger.db.damaged-*"))
         (refused,) = ledger.write([lab.decision(epoch, 520)])
         assert isinstance(refused, Nack)
-        assert refused.code == "old_epoch"
+        assert refused.code == "new_ledger", "a healer that is not new writes down what it knows"
         assert opened(ledger, "after").snapshot.open_incidents == ()
 
 

@@ -1,0 +1,66 @@
+"""What the healer asks the other workers and waits for: a fresh reading, a dry run. The answers become events."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from supervisor.bus import Hub
+from supervisor.incidents import engine as e
+from supervisor.incidents.effects import AskProbe, PlanExecution
+from supervisor.incidents.readings import HealthReading
+from supervisor.messages import Body, PlanAnswer, PlanRequest, ProbeNow, Readings
+
+log = logging.getLogger(__name__)
+
+PLAN_WITHIN_S = 8.0
+
+
+class Asking:
+    """`readings` and `decide` take what comes back."""
+
+    def __init__(
+        self, hub: Hub, readings: Callable[[tuple[HealthReading, ...]], None], decide: Callable[[e.Event], None]
+    ) -> None:
+        self._hub = hub
+        self._readings = readings
+        self._decide = decide
+        self._probing: dict[str, asyncio.Future[Body]] = {}
+
+    def probe(self, probe: AskProbe) -> None:
+        """Only the newest question per target waits: an older answer would not be fresh enough anyway (R7)."""
+        old = self._probing.pop(probe.target_id, None)
+        if old is not None:
+            old.cancel()
+        future = self._hub.request(probe.family, ProbeNow(probe.target_id))
+        self._probing[probe.target_id] = future
+        future.add_done_callback(lambda done: self._on_probed(probe, done))
+
+    def _on_probed(self, probe: AskProbe, done: asyncio.Future[Body]) -> None:
+        if done.cancelled():
+            return
+        self._probing.pop(probe.target_id, None)
+        body = done.result()
+        if isinstance(body, Readings):
+            self._readings(body.readings)
+        else:
+            log.warning("no reading of %s: %s", probe.target_id, body)
+
+    def plan(self, effect: PlanExecution) -> None:
+        """FR-003's dry run."""
+        future = self._hub.request("executor", PlanRequest(effect.execution, effect.reading))
+        asyncio.get_running_loop().call_later(PLAN_WITHIN_S, future.cancel)
+
+        def answered(done: asyncio.Future[Body]) -> None:
+            steps: tuple[dict[str, Any], ...] = ()
+            error = f"the executor did not answer within {PLAN_WITHIN_S:.0f} s"
+            body = None if done.cancelled() else done.result()
+            if isinstance(body, PlanAnswer):
+                steps, error = tuple(msgspec.to_builtins(step) for step in body.steps), body.error
+            self._decide(e.Planned(effect.token, effect.execution, steps, error))
+
+        future.add_done_callback(answered)
