@@ -51,7 +51,7 @@ class HaltWrites(Step):
             raise StepFailed(f"{MODULE}: {command.exit_text(code)}: {output[-500:].strip()}") from error
         if code != 0 or not seen.ok:
             raise StepFailed(f"healctl writes {ctx.target.target_id} no more, but {seen.said}")
-        return Outcome(f"Halted {_since(ctx)}: {seen.said}. Copies go to {_folder(ctx)}")
+        return Outcome(f"Halted within {_since(ctx)}: {seen.said}. Copies go to {_folder(ctx)}")
 
 
 def _folder(ctx: Context) -> str:
@@ -61,8 +61,8 @@ def _folder(ctx: Context) -> str:
 def _since(ctx: Context) -> str:
     grounds_s = ctx.execution.grounds_mono_s
     if grounds_s is None:
-        return f"{max(0.0, clock.wall_s() - ctx.execution.created_wall_s):.2f} s after the order"
-    return f"{clock.monotonic_s() - grounds_s:.2f} s after the reading"
+        return f"{max(0.0, clock.wall_s() - ctx.execution.created_wall_s):.2f} s of the order"
+    return f"{clock.monotonic_s() - grounds_s:.2f} s of the reading"
 
 
 def _not_ours(ctx: Context) -> str:

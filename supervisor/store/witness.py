@@ -68,10 +68,10 @@ def look(path: Path, name: str, connection: sqlite3.Connection) -> Seen:
     pid = holder(path)
     ours = pid > 0 and " ".join(proc.command_line(pid)).strip() == f"healctl: hold:{name}"
     if damage:
-        said = f"writing is impossible, no program can open it ({damage})"
         if ours:
-            return Seen(True, "impossible", pid, f"{said}; who has it open is kept out by a lock (process {pid})")
-        return Seen(False, "impossible", pid, f"{said}; who had it open may still write")
+            said = f"writing is impossible, no program can open it; who had it open is locked out (process {pid})"
+            return Seen(True, "impossible", pid, said)
+        return Seen(False, "impossible", pid, f"who had it open may still write; nobody else can open it ({damage})")
     if ours:
         return Seen(True, "held", pid, f"its write lock is held (process {pid}); readers go on")
     who = f"{' '.join(proc.command_line(pid))} (process {pid})" if pid else "another program"

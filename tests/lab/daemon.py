@@ -170,7 +170,11 @@ class Daemon:
             children = self.ask("tree", deadline_s=1.0)["children"]
             config = parse(self.config_file.read_text(), str(self.config_file))
             expected = {"store", "healer", "executor", "notifier", *families(config)}
-            return {child["name"] for child in children if child["state"] == "ready"} == expected
+            return {
+                child["name"]
+                for child in children
+                if child["state"] == "ready" and not child["name"].startswith("hold:")  # while something is halted
+            } == expected
         return False
 
     def ask(self, action: str, deadline_s: float = 10.0, **args: Any) -> dict[str, Any]:
