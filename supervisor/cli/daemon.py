@@ -197,6 +197,8 @@ def _show_tree(answer: dict[str, Any]) -> None:
         behind = f"{projection['behind']} behind" if projection["behind"] else "up to date"
         error = f", {output.plain(projection['last_error'])}" if projection["last_error"] else ""
         output.say(f"{projection['name']} ({output.plain(projection['path'])}): {behind}{error}")
+    for halt in answer.get("halted", ()):
+        output.say(output.halted(halt))
     for breaker in answer["breakers"]:
         where = f"{output.plain(breaker['runbook_id'])} on {output.plain(breaker['resource'])}"
         output.say(f"Breaker {breaker['state']}: {where} since {output.local_time(breaker['opened_at'])}")
@@ -208,7 +210,7 @@ def _show_tree(answer: dict[str, Any]) -> None:
 @click.command(epilog="\b\nExample:\n  healctl status --json | jq .children")
 @with_output
 def status() -> None:
-    """Show the daemon's own workers, its store, what waits to be sent, breakers and pauses."""
+    """Show the daemon's own workers, its store, what waits to be sent, halted databases, breakers and pauses."""
     from supervisor.cli.heal import ask
 
     ask("tree", None, _show_tree, STATUS_S)

@@ -64,6 +64,8 @@ def _show_status(answer: Answer) -> None:
         for incident in incidents:
             if trail := incident.get("audit_trail"):
                 output.say(f"{output.plain(incident['id'])}: {output.plain(trail[-1].get('note'))}")
+    for halt in answer.get("halted", ()):
+        output.say(output.halted(halt))
     summary = answer["runbook_summary"]
     output.say(f"Runbooks: {summary['total']} ({summary['auto_execute']} auto_execute, {summary['dry_run']} dry_run)")
 

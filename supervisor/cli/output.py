@@ -91,6 +91,12 @@ def show_error(*, json: bool, message: str, code: str, hint: str) -> None:
     note(f"healctl: {message}" + (f"\n  {hint}" if hint else ""))
 
 
+def halted(halt: dict[str, Any]) -> str:
+    """One line on a database that nobody writes (R10)."""
+    what = "being restored" if halt["phase"] == "restoring" else "halted, nobody writes it"
+    return f"Database {plain(halt['database'])}: {what}, since {local_time(halt['since'])}: {plain(halt['why'])}"
+
+
 def local_time(text: object) -> str:
     """RFC 3339 UTC to whole seconds, for columns: `2026-02-18T09:30:00.123Z` -> `2026-02-18 09:30:00Z`."""
     whole = plain(text)

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from remediators.runbooks import RUNBOOKS
 from supervisor import proc
 from tests.acceptance.conftest import signal_toml
 from tests.doubles.signal_double import SignalDouble
@@ -64,7 +65,7 @@ def test_ac_009_heal_status_returns_every_open_incident_with_its_current_state(h
     assert incident["escalation_tier"] == 3
     assert {"id", "anomaly_type", "severity", "runbook_id", "detected_at", "state_changed_at"} <= set(incident)
     assert incident["audit_trail"][0]["state"] == "detected"
-    assert status["runbook_summary"] == {"total": 1, "auto_execute": 0, "dry_run": 1}
+    assert status["runbook_summary"] == {"total": len(RUNBOOKS), "auto_execute": 0, "dry_run": len(RUNBOOKS)}
     other.kill()
     daemon.wait_state("other", "escalated")
     assert len(daemon.cli("heal", "status", "--json")[1]["open_incidents"]) == 2

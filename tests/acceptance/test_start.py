@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from remediators.runbooks import RUNBOOKS
 from tests.lab.daemon import HEALCTL, Site, until
 
 
@@ -57,7 +58,11 @@ def test_an_empty_configuration_is_healthy_idle_and_says_how_to_add_a_target(her
     until("what it watches", lambda: "[process." in daemon.tail())
     assert daemon.cli("heal", "status", "--json") == (
         0,
-        {"open_incidents": [], "runbook_summary": {"total": 1, "auto_execute": 0, "dry_run": 1}},
+        {
+            "halted": [],
+            "open_incidents": [],
+            "runbook_summary": {"total": len(RUNBOOKS), "auto_execute": 0, "dry_run": len(RUNBOOKS)},
+        },
     )
     daemon.stop()
 

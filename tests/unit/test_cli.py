@@ -37,8 +37,11 @@ RUNBOOK = {
     "last_succeeded_at": None, "approved_at": None,
 }  # fmt: skip
 STEP = {"step_id": "start", "status": "success", "output": "started", "artifacts": [], "duration_ms": 12.0}
+HALT = {"database": "brain-db", "path": "/b", "since": "2026-02-18T09:30:00.000Z", "phase": "held",
+        "incident_id": "inc_1", "why": "page 7 is bad"}  # fmt: skip
 ANSWERS: dict[str, dict[str, Any]] = {
-    "status": {"open_incidents": [INCIDENT], "runbook_summary": {"total": 1, "auto_execute": 0, "dry_run": 1}},
+    "status": {"halted": [HALT], "open_incidents": [INCIDENT],
+               "runbook_summary": {"total": 1, "auto_execute": 0, "dry_run": 1}},
     "list_runbooks": {"runbooks": [RUNBOOK]},
     "approve": {"success": True, "runbook_id": "rb-restart-service", "mode": "auto_execute",
                 "approved_at": "2026-02-18T09:30:00.000Z"},
@@ -51,7 +54,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "stats": {"self_healing_status": {"open_incident_count": 1, "runbooks_by_mode": {"dry_run": 1, "auto_execute": 0},
                                       "last_remediation_at": None, "last_escalation_at": None,
                                       "last_signal_sent_at": None}},
-    "tree": {"version": "0.1.0", "targets": 1, "breakers": [], "pauses": [],
+    "tree": {"version": "0.1.0", "targets": 1, "breakers": [], "pauses": [], "halted": [HALT],
              "children": [{"name": "store", "state": "ready", "pid": 7, "restarts": 0, "last_exit": None,
                            "since": "2026-02-18T09:30:00.000Z"}],
              "outbox": {"pending": 1, "oldest_s": 3.0, "last_error": "refused"},
