@@ -16,10 +16,10 @@ POINTS = frozenset(
         "claim.before", "claim.after", "program.before", "program.recorded", "program.released",  # executor
         "program.ended", "result.before", "result.after",
         "send.before", "send.after", "receipt.before", "receipt.after",  # notifier
-        "project.before", "project.after",  # store, its projections
+        "project.before", "project.after", "archive.between",  # store, its projections and its archive
         "raw.file", "raw.after", "backup.page", "backup.copied", "backup.verified", "backup.renamed",  # backup
         "backup.after",
-        "restore.kept", "restore.chosen", "restore.page", "restore.before", "restore.after",  # restore
+        "restore.kept", "restore.chosen", "restore.page", "restore.after",  # restore
         "restore.cleared", "restore.written", "restore.header",
     }
 )  # fmt: skip

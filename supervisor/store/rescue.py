@@ -20,6 +20,7 @@ from supervisor.store.pages import Bad, Gap, Image, Value
 
 POSITION = "heal_projection"
 _BATCH = 500
+_WAL = 2  # bytes 18 and 19 of the header: its file format versions
 _ENCODINGS = {"utf-8": "UTF-8", "utf-16-le": "UTF-16le", "utf-16-be": "UTF-16be"}
 _ROWID_NAMES = ("rowid", "_rowid_", "oid")
 
@@ -63,24 +64,27 @@ def rescue(work: Path, target: Path, like: Path | None, told: Callable[[int, int
     Raises StoreError when nothing can be made of it, sqlite3.Error, OSError.
     """
     notes: list[str] = []
-    size = _make_legible(work, like, notes)
+    size, wal = _make_legible(work, like, notes)
     _merge_log(work, notes)
     image = Image(work, size)
     try:
         with closing(sqlite.open_copy(target)) as new:
             new.execute(f"PRAGMA page_size={size}")
             new.execute(f"PRAGMA encoding='{_ENCODINGS[image.encoding]}'")
-            return _Rescue(image, new, notes, told).run(like)
+            found = _Rescue(image, new, notes, told).run(like)
+            if wal:
+                new.execute("PRAGMA journal_mode=WAL")
+            return found
     finally:
         image.close()
 
 
-def _make_legible(work: Path, like: Path | None, notes: list[str]) -> int:
-    """The page size; a destroyed first page is taken from the older copy."""
+def _make_legible(work: Path, like: Path | None, notes: list[str]) -> tuple[int, bool]:
+    """The page size, and whether it was in WAL mode; a destroyed first page is taken from the older copy."""
     with work.open("r+b") as file:
         header = file.read(pages.HEADER_BYTES)
         try:
-            return pages.page_size_of(header)
+            return pages.page_size_of(header), _WAL in header[18:20]
         except Bad as error:
             if like is None:
                 raise StoreError("its header is destroyed, and no good copy has the schema", "") from error
@@ -89,6 +93,7 @@ def _make_legible(work: Path, like: Path | None, notes: list[str]) -> int:
             other.seek(0)
             first = bytearray(other.read(size))
         file.seek(0, 2)
+        wal = _WAL in first[18:20]
         first[28:32] = (max(1, file.tell() // size)).to_bytes(4, "big")
         first[92:96] = first[24:28]
         first[32:40] = bytes(8)  # its free list says nothing about this file
@@ -96,7 +101,7 @@ def _make_legible(work: Path, like: Path | None, notes: list[str]) -> int:
         file.seek(0)
         file.write(first)
     notes.append("page 1 was destroyed: the schema is the last good copy's")
-    return size
+    return size, wal
 
 
 def _merge_log(work: Path, notes: list[str]) -> None:
@@ -104,8 +109,7 @@ def _merge_log(work: Path, notes: list[str]) -> None:
     if not any(Path(f"{work}{suffix}").exists() for suffix in ("-wal", "-journal")):
         return
     try:
-        with closing(sqlite.open_target(work, create=False)) as connection:
-            connection.execute("PRAGMA writable_schema=ON")
+        with closing(sqlite.open_damaged(work)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     except sqlite3.Error as error:
         notes.append(f"its log could not be merged ({sqlite.describe(error)})")

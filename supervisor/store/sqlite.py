@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 
@@ -23,6 +24,14 @@ WAL_PAGES_MAX = 4_000  # the ledger's WAL is checkpointed beyond this (16 MiB)
 WAL_BYTES_MAX = 16 * 1024 * 1024  # and cut back to this when it starts over
 
 VERSION = sqlite3.sqlite_version
+_RESET_FIXED = ((3, 51, 3), (3, 50, 7), (3, 44, 6))  # sqlite.org/wal.html#walresetbug
+
+
+def has_wal_reset_bug(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:
+    """May commits beside a checkpoint be lost with this library (ADR 0001)? Ours are arranged so that none are."""
+    newest, *maintained = _RESET_FIXED
+    fixed_in_series = any(version[:2] == fixed[:2] and version >= fixed for fixed in maintained)
+    return (3, 7, 0) <= version < newest and not fixed_in_series
 
 
 class Fault(StrEnum):
@@ -68,12 +77,21 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=128, timeout=0)
 
 
-def open_ledger(path: Path) -> sqlite3.Connection:
-    """The ledger's only writing connection. Creates the file 0600 (its -wal and -shm take over the mode)."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+def open_ledger(path: Path, check: Callable[[sqlite3.Connection], None] | None = None) -> sqlite3.Connection:
+    """The ledger's only writing connection. Creates the file 0600 (its -wal and -shm take over the mode).
+
+    `check` raises what is to be raised when this is no file of ours, before anything in it is changed.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    new = os.fstat(descriptor).st_size == 0
+    os.close(descriptor)
     connection = _connect(path, "rw")
     try:
+        if check is not None:
+            check(connection)
         connection.execute("PRAGMA busy_timeout=5000")  # a reader's lock at its opening; nobody else ever writes
+        if new:
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # what is archived gives its space back
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES_MAX}")
@@ -92,6 +110,19 @@ def open_reader(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA busy_timeout=1000")
         connection.execute("PRAGMA query_only=ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_archive(path: Path) -> sqlite3.Connection:
+    """A database that is written seldom and by us alone: no WAL stays beside it. Creates the file 0600."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    connection = _connect(path, "rw")
+    try:
+        connection.execute("PRAGMA busy_timeout=1000")
+        connection.execute("PRAGMA synchronous=FULL")
     except BaseException:
         connection.close()
         raise
@@ -126,6 +157,21 @@ def open_copy(path: Path) -> sqlite3.Connection:
     connection = _connect(path, "rwc")
     connection.execute("PRAGMA journal_mode=OFF")
     connection.execute("PRAGMA synchronous=OFF")
+    return connection
+
+
+def open_damaged(path: Path) -> sqlite3.Connection:
+    """One whose pages may be bad, and whose size may not be what its header says: to merge its log, or to be written
+    over as a whole. It never checkpoints by itself."""
+    connection = _connect(path, "rw")
+    try:
+        connection.execute("PRAGMA writable_schema=ON")  # before anything is read: then the size does not matter
+        connection.execute(f"PRAGMA busy_timeout={TARGET_BUSY_MS}")
+        connection.execute("PRAGMA wal_autocheckpoint=0")
+        connection.execute("PRAGMA synchronous=FULL")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

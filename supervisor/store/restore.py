@@ -1,0 +1,317 @@
+"""`python -m supervisor.store.restore`: a good copy, or what can be salvaged, in a damaged database's place (R10).
+
+    --source FILE --folder STATE/backups/NAME --name NAME [--undo DAMAGED_FOLDER]
+
+The newest good copy or what `rescue` finds, whichever holds more rows; both are checked before either is used, and the
+file as it is now is kept first. Then one of three ways, each all or nothing:
+
+* SQLite can open the file: its backup API into it, one transaction under its write lock. Who has it open goes on.
+* Its header is destroyed: the same file (inode) is written anew, its header last, while nobody has it open; else this
+  refuses and names them. Until the header stands it is no database for anybody, as it was before.
+* There is no file: the copy gets its name, which must still be free.
+
+With --undo the raw copies of an earlier restore are put back in the same ways.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sqlite3
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from supervisor import backups, clock, crashpoint
+from supervisor.errors import StoreError
+from supervisor.store import backup, copies, openers, pages, rescue, sqlite
+from supervisor.store.backup import Report
+from supervisor.store.copies import Folder
+
+LOCK_WITHIN_S = 20.0  # for the write lock: the hold of the halt is let go meanwhile
+OPENERS_WITHIN_S = 10.0  # for our own workers to close what they have open
+AGAIN_S = 0.1
+PAGES_AT_ONCE = 500
+SAID_FIRST = ("incidents", "messages")  # what decides which copy holds more
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """A verified database that could be put in place; `what` it is, in words."""
+
+    path: Path
+    what: str
+    rows: dict[str, int]
+
+    @property
+    def weight(self) -> tuple[int, int]:
+        return sum(self.rows.get(name, 0) for name in SAID_FIRST), sum(self.rows.values())
+
+    def words(self) -> str:
+        counted = [f"{self.rows[name]} {name}" for name in SAID_FIRST if name in self.rows]
+        return f"{self.what} ({', '.join([*counted, f'{sum(self.rows.values())} rows in all'])})"
+
+
+def restore(folder: Folder, live: Path) -> Report:
+    """Raises StoreError, sqlite3.Error, OSError; then the live file is as it was, or no database as before."""
+    damaged = ""
+    if any(Path(f"{live}{suffix}").is_file() for suffix in copies.BESIDE):
+        kept, _ = copies.raw_copies(folder, live, clock.wall_s())
+        damaged = str(kept)
+        crashpoint.reach("restore.kept")
+    with _workplace(folder) as work:
+        choices = _choices(folder, live, work)
+        if not choices:
+            raise StoreError(
+                f"there is no good copy of {live}, and nothing of it can be salvaged",
+                f"it is kept in {damaged}" if damaged else "move it away, and healctl begins a new one",
+            )
+        chosen = max(choices, key=lambda one: one.weight)  # of two that hold as much the first, the good copy
+        others = "; ".join(one.words() for one in choices if one is not chosen)
+        crashpoint.reach("restore.chosen")
+        how = put(chosen.path, live, folder)
+    _proved(live, chosen.rows)
+    said = f"{live} is now {chosen.words()}, {how}" + (f"; left aside: {others}" if others else "")
+    said += f"; the file as it was is kept in {damaged}" if damaged else ""
+    folder.retain()
+    return Report(ok=True, said=said, good=str(chosen.path) if chosen.path.exists() else "", damaged=damaged)
+
+
+def undo(folder: Folder, live: Path, damaged: Path) -> Report:
+    """Puts an earlier damaged file back as it was, its log merged where SQLite can still open it."""
+    original = damaged / live.name
+    if damaged.parent != folder.path or not original.is_file():
+        raise StoreError(f"{damaged} holds no raw copy of {live.name}", f"see {folder.path}")
+    kept, _ = copies.raw_copies(folder, live, clock.wall_s()) if live.is_file() else (None, 0)
+    with _workplace(folder) as work:
+        copy = _copied(original, work)
+        with suppress(sqlite3.Error), closing(sqlite.open_damaged(copy)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        how = put(copy, live, folder)
+    return Report(ok=True, said=f"{live} is again what it was in {damaged.name}, {how}", damaged=str(kept or ""))
+
+
+# --- what to put there -----------------------------------------------------------------------------------------------
+
+
+def _choices(folder: Folder, live: Path, work: Path) -> list[Choice]:
+    """The newest copy that is still good, and what can be salvaged; each checked from end to end."""
+    found = []
+    good = _newest_good(folder)
+    if good is not None:
+        found.append(good)
+    newest = backups.damaged(folder.path)
+    if live.is_file() and newest and (newest[0] / live.name).is_file():
+        salvaged = _salvaged(folder, newest[0] / live.name, work, good.path if good is not None else None)
+        if salvaged is not None:
+            found.append(salvaged)
+    return found
+
+
+def _newest_good(folder: Folder) -> Choice | None:
+    for one in backups.good(folder.path):
+        if copies.sha256_of(one.path) != one.manifest.sha256:
+            continue
+        integrity, rows = backup.examine(one.path, folder)
+        if integrity == "ok":
+            return Choice(one.path, f"the good copy of {one.manifest.at}", rows)
+    return None
+
+
+def _salvaged(folder: Folder, original: Path, work: Path, like: Path | None) -> Choice | None:
+    size = copies.size_with_log(original)
+    folder.need(2 * size)
+    copy, new = _copied(original, work), work / "salvaged.db"
+    try:
+        found = rescue.rescue(copy, new, like, lambda done, total: folder.tell("salvage", done, total))
+    except (StoreError, sqlite3.Error) as error:
+        sys.stderr.write(f"nothing can be salvaged of {original}: {error}\n")
+        return None
+    integrity, rows = backup.examine(new, folder)
+    if integrity != "ok":
+        return None
+    lost = f", {found.pages_lost} pages and {found.rows_lost} rows lost" if not found.whole else ""
+    notes = f" ({'; '.join(found.notes)})" if found.notes else ""
+    return Choice(new, f"what could be salvaged{lost}{notes}", rows)
+
+
+def _copied(original: Path, work: Path) -> Path:
+    """A copy of a raw copy, with what lay beside it, to be changed; never the index of a log, which is made anew."""
+    for suffix in ("", "-wal", "-journal"):
+        part = Path(f"{original}{suffix}")
+        if part.is_file():
+            shutil.copyfile(part, work / part.name)
+    return work / original.name
+
+
+@contextmanager
+def _workplace(folder: Folder) -> Iterator[Path]:
+    """A directory beside the copies, gone afterwards; a killed program's is swept by the next."""
+    work = folder.part("work")
+    work.mkdir(mode=0o700)
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work)
+
+
+# --- how to put it there ---------------------------------------------------------------------------------------------
+
+
+def put(copy: Path, live: Path, folder: Folder) -> str:
+    """Puts `copy` in the place of `live`; how, in words. Raises StoreError when nobody may, and names who is in the
+    way."""
+    if not live.exists():
+        return _put_new(copy, live)
+    if not live.is_file():
+        raise StoreError(f"{live} is no file", "move away what is there, and restore again")
+    try:
+        return _put_through_sqlite(copy, live, folder)
+    except sqlite3.Error as error:
+        if sqlite.fault_of(error) is not sqlite.Fault.DAMAGED:
+            raise
+    return _rewrite(copy, live)
+
+
+def _put_through_sqlite(copy: Path, live: Path, folder: Folder) -> str:
+    """One transaction of SQLite's: whoever dies, the file is the old one or the new one."""
+    target = sqlite.open_damaged(live)
+    try:
+        target.execute("PRAGMA cache_size=-65536")
+        _wait_for_the_lock(target, live)
+
+        def step(status: int, left: int, total: int) -> None:
+            folder.tell("restore", total - left, total)
+            if left:  # else it is committed already
+                crashpoint.reach("restore.page")
+
+        with closing(sqlite.open_unchanging(copy)) as origin:
+            origin.backup(target, pages=PAGES_AT_ONCE, progress=step, sleep=AGAIN_S)
+        crashpoint.reach("restore.after")
+    finally:
+        target.close()
+    return "put there through SQLite in one transaction"
+
+
+def _wait_for_the_lock(target: sqlite3.Connection, live: Path) -> None:
+    """Until the hold is let go, and writers that are at it are done. Raises StoreError, sqlite3.Error."""
+    end_s = clock.monotonic_s() + LOCK_WITHIN_S
+    while True:
+        try:
+            target.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if sqlite.fault_of(error) is not sqlite.Fault.BUSY:
+                raise
+            if clock.monotonic_s() > end_s:
+                who = openers.words(openers.of_file(live).found)
+                raise StoreError(
+                    f"{live} stays locked by another program: {who}", "stop it, and restore again"
+                ) from error
+            continue  # busy_timeout has waited
+        target.execute("ROLLBACK")
+        return
+
+
+def _rewrite(copy: Path, live: Path) -> str:
+    """The same inode, written anew while nobody has it open; its header comes last, and makes it a database again."""
+    unseen = _nobody_has(live)
+    fd = os.open(live, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.posix_fallocate(fd, 0, copy.stat().st_size)  # or no space: then nothing has happened yet
+        os.pwrite(fd, bytes(pages.HEADER_BYTES), 0)  # for everybody no database from here on, as it was before
+        os.fsync(fd)
+        crashpoint.reach("restore.cleared")
+        _remove_beside(live)
+        with copy.open("rb", buffering=0) as source:
+            header = source.read(pages.HEADER_BYTES)
+            at = pages.HEADER_BYTES
+            while chunk := source.read(copies.CHUNK_BYTES):
+                os.pwrite(fd, chunk, at)
+                at += len(chunk)
+        os.ftruncate(fd, at)
+        os.fsync(fd)
+        crashpoint.reach("restore.written")
+        os.pwrite(fd, header, 0)
+        os.fsync(fd)
+        crashpoint.reach("restore.header")
+    finally:
+        os.close(fd)
+    return "written anew in the same file, which nobody had open" + unseen
+
+
+def _nobody_has(live: Path) -> str:
+    """Raises StoreError with the names of those that have the file open. Returns who could not be looked at, in words.
+
+    Our own workers look at it now and then: they are waited for.
+    """
+    end_s = clock.monotonic_s() + OPENERS_WITHIN_S
+    while True:
+        seen = openers.of_file(live)
+        if not seen.found:
+            return f" ({seen.hidden} processes of other users could not be looked at)" if seen.hidden else ""
+        others = [one for one in seen.found if not one.ours]
+        if others or clock.monotonic_s() > end_s:
+            raise StoreError(
+                f"{live} was not restored: its header is destroyed, and {openers.words(others or seen.found)}"
+                " has it open",
+                "stop that program, and restore again",
+            )
+        threading.Event().wait(AGAIN_S)
+
+
+def _put_new(copy: Path, live: Path) -> str:
+    """There is no file: the copy is made durable beside the place, and linked to the name, which must be free."""
+    part = live.with_name(f".{live.name}.healctl{copies.PART}")
+    with suppress(FileNotFoundError):
+        part.unlink()
+    shutil.copyfile(copy, part)
+    part.chmod(0o600)
+    copies.sync(part)
+    crashpoint.reach("restore.written")
+    _remove_beside(live)  # a log that was left behind would be replayed into the new file
+    os.link(part, live)
+    part.unlink()
+    copies.sync(live.parent)
+    crashpoint.reach("restore.header")
+    still = openers.of_deleted(live)
+    lost = f"; {openers.words(still)} still writes the deleted file and must be restarted" if still else ""
+    return f"as a new file{lost}"
+
+
+def _remove_beside(live: Path) -> None:
+    for suffix in copies.BESIDE[1:]:
+        with suppress(FileNotFoundError):
+            os.unlink(f"{live}{suffix}")
+
+
+def _proved(live: Path, rows: dict[str, int]) -> None:
+    """The live file, as SQLite now sees it. Raises StoreError when it is not whole."""
+    with closing(sqlite.open_reader(live)) as connection:
+        found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(5)")]
+        missing = rows.keys() - backup.rows_of(connection).keys()
+    if found != ["ok"] or missing:
+        raise StoreError(f"{live} was restored, and is not whole: {'; '.join([*found, *sorted(missing)])}")
+
+
+def _work(args: argparse.Namespace) -> Report:
+    live = Path(os.path.realpath(args.source))
+    with copies.opened(args.folder, args.name) as folder:
+        return undo(folder, live, args.undo) if args.undo else restore(folder, live)
+
+
+def main() -> int:
+    crashpoint.i_am("restore")
+    parser = argparse.ArgumentParser(prog="supervisor.store.restore")
+    parser.add_argument("--source", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--undo", type=Path)
+    return backup.run(sys.argv[1:], _work, parser)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
