@@ -46,6 +46,7 @@ Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Pause = Annotated[Duration, msgspec.Meta(ge=0)]
 Span = Annotated[Duration, msgspec.Meta(ge=0.01)]
+Keep = Annotated[Duration, msgspec.Meta(ge=86400)]
 Interval = Annotated[Duration, msgspec.Meta(ge=0.1)]
 
 
@@ -62,7 +63,8 @@ class HealctlSection(Section, frozen=True):
 class StoreSection(Section, frozen=True):
     brain_db: PathText = ""  # default: brain.db in state_dir
     metrics_db: PathText = ""  # default: metrics.db in state_dir
-    ledger_max: Size = Size(1024**3)  # reported when four fifths of it are used
+    ledger_max: Size = Size(1024**3)  # reported when four fifths of it are used; then less is kept
+    keep: Keep = Duration(90 * 86400)  # what was over for longer goes to archive-YYYY.db in state_dir
 
 
 class TreeSection(Section, frozen=True):

@@ -16,7 +16,7 @@ POINTS = frozenset(
         "claim.before", "claim.after", "program.before", "program.recorded", "program.released",  # executor
         "program.ended", "result.before", "result.after",
         "send.before", "send.after", "receipt.before", "receipt.after",  # notifier
-        "project.before", "project.after", "archive.between",  # store, its projections and its archive
+        "project.before", "project.after",  # store, its projections
         "raw.file", "raw.after", "backup.page", "backup.copied", "backup.verified", "backup.renamed",  # backup
         "backup.after",
         "restore.kept", "restore.chosen", "restore.page", "restore.after",  # restore

@@ -10,17 +10,14 @@ write: then every request of the batch gets LedgerTrouble and is sent again by i
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from supervisor import crashpoint, proc
 from supervisor.clock import Anchor, SteadyClock, monotonic_s, wall_s
-from supervisor.errors import LedgerUnusable, StoreError
 from supervisor.incidents.model import Execution, Halt, OutboxRow
 from supervisor.messages import (
     Ack,
@@ -33,9 +30,10 @@ from supervisor.messages import (
     OpenEpoch,
     ProgramStarted,
 )
-from supervisor.store import queries, records, salvage, sqlite
+from supervisor.store import archive, queries, records, salvage, sqlite
+from supervisor.store.opening import at_start, begin
 from supervisor.store.reserve import Reserve
-from supervisor.store.schema import migrate
+from supervisor.store.schema import migrate, must_be_ours
 from supervisor.store.sqlite import Fault
 
 log = logging.getLogger(__name__)
@@ -44,6 +42,8 @@ T = TypeVar("T")
 
 Write = Commit | Claim | ProgramStarted
 Answer = Ack | Nack | ClaimAnswer | LedgerTrouble
+
+VACUUM_PAGES = 500  # given back to the file system at once
 
 _HEAD = "SELECT ledger_id, epoch, last_n, rev, boot_id, mono_s, steady_s FROM head"
 _SET_HEAD = "UPDATE head SET epoch = ?, last_n = ?, rev = ?, boot_id = ?, mono_s = ?, steady_s = ?"
@@ -68,9 +68,9 @@ class Ledger:
                     log.error("no space for the ledger: its reserve was given back; make space")
                     self._open()
                 case _:
-                    raise _at_start(path, error) from error
+                    raise at_start(path, error) from error
         except OSError as error:
-            raise _at_start(path, error) from error
+            raise at_start(path, error) from error
         self._reserve.hold()
 
     @property
@@ -79,12 +79,12 @@ class Ledger:
         return self.path.with_name(f"{self.path.name}.new")
 
     def _open(self) -> None:
-        self._connection = sqlite.open_ledger(self.path)
+        self._connection = sqlite.open_ledger(self.path, must_be_ours)
         try:
             migrate(self._connection)
             row = self._connection.execute(_HEAD).fetchone()
             if row is None:
-                row = _begin(self._connection, epoch=0, rev=0, anchor=None)
+                row = begin(self._connection, epoch=0, rev=0, anchor=None)
         except BaseException:
             self._connection.close()
             raise
@@ -109,7 +109,7 @@ class Ledger:
         try:
             migrate(new)
             found = salvage.salvage(self.path, new)
-            _begin(new, epoch=int(wall_s() * 1000), rev=salvage.newest_rev(new), anchor=anchor or found.anchor)
+            begin(new, epoch=int(wall_s() * 1000), rev=salvage.newest_rev(new), anchor=anchor or found.anchor)
         finally:
             new.close()
         kept = salvage.put_aside(self.path, self._fresh)
@@ -133,6 +133,39 @@ class Ledger:
     def size_bytes(self) -> int:
         """What the ledger takes on disk, its WAL included."""
         return self.path.stat().st_size + sqlite.wal_bytes(self.path)
+
+    def used_bytes(self) -> int:
+        """What of the ledger's file is in use: less than its size where rows were deleted."""
+        (pages,), (free,), (page_bytes,) = (
+            self._connection.execute(f"PRAGMA {name}").fetchone()
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - free) * page_bytes)
+
+    def archive(self, keep_s: float, up_to_rev: int) -> int | LedgerTrouble:
+        """Moves some of what was over for longer than `keep_s` to its archive; how many rows, 0 when none is left."""
+        now = self.clock.now()
+        found = self._reading(
+            lambda: archive.old(
+                self._connection,
+                before_steady_s=now.steady_s - keep_s,
+                before_wall_s=now.wall_s - keep_s,
+                now_steady_s=now.steady_s,
+                up_to_rev=up_to_rev,
+            )
+        )
+        if isinstance(found, LedgerTrouble):
+            return found
+        if not found:
+            return 0
+        try:
+            archive.write(self.path.parent, found)
+        except (sqlite3.Error, OSError) as error:
+            return LedgerTrouble(f"{self.path.parent}: {error}")
+        moved = self._durably(lambda: archive.drop(self._connection, found))
+        if not isinstance(moved, LedgerTrouble):
+            self._reading(lambda: self._connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall())
+        return moved
 
     def close(self) -> None:
         """Everything acknowledged is durable already; closing checkpoints, alone on the file."""
@@ -347,26 +380,3 @@ class Ledger:
         """Messages for Synapse written at `up_to_rev` or before whose delivery the ledger does not know of yet."""
         found = self._reading(lambda: queries.undelivered_synapse(self._connection, up_to_rev))
         return () if isinstance(found, LedgerTrouble) else found
-
-
-def _begin(connection: sqlite3.Connection, *, epoch: int, rev: int, anchor: Anchor | None) -> tuple[Any, ...]:
-    """The head of a new ledger."""
-    now = SteadyClock(anchor).anchor()
-    row = (os.urandom(8).hex(), epoch, 0, rev, now.boot_id, now.mono_s, now.steady_s)
-    connection.execute("INSERT INTO head VALUES (1, ?, ?, ?, ?, ?, ?, ?)", row)
-    return row
-
-
-_LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
-
-
-def _at_start(path: Path, error: sqlite3.Error | OSError) -> StoreError | LedgerUnusable:
-    """What to say of a ledger that cannot be opened, and whether a new start could change it."""
-    if isinstance(error, OSError):
-        text, lasts = error.strerror or str(error), error.errno in _LASTING
-    else:
-        text = sqlite.describe(error)
-        lasts = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
-    if lasts:
-        return LedgerUnusable(f"the ledger {path} cannot be used: {text}", "healctl must be able to write it")
-    return StoreError(f"the ledger {path} cannot be opened now: {text}", "look at its disk")

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import sqlite3
 from functools import partial
 from pathlib import Path
 
 from supervisor import bus, crashpoint
 from supervisor.clock import monotonic_s
 from supervisor.config import Config
-from supervisor.errors import BusError
+from supervisor.errors import BusError, StoreError
 from supervisor.incidents.records import DropHalt, PutHalt
 from supervisor.messages import (
     Body,
@@ -34,6 +35,7 @@ from supervisor.messages import (
 )
 from supervisor.store import sqlite
 from supervisor.store.brain_db import BrainDb
+from supervisor.store.care import Care
 from supervisor.store.ledger import Ledger, Write
 from supervisor.store.metrics import MetricsDb
 from supervisor.store.projection import DRAIN_S, Follower, Target
@@ -98,10 +100,42 @@ class StoreWorker(Worker):
         self._mind_halts()
         for follower in self._followers:
             follower.start()
+        self._care = Care(self._ledger, self._projected, self._set_aside, self._limits)
+        self._caring = loop.create_task(self._care.run())
+        self._caring.add_done_callback(self._on_care_over)
+        if sqlite.has_wal_reset_bug() and (self.boot.config.store.brain_db or self.boot.config.store.metrics_db):
+            log.warning(
+                "SQLite %s can lose commits of a WAL database that several programs write (sqlite.org/wal.html):"
+                " healctl never checkpoints beside a commit, the others may; 3.51.3, 3.50.7 and 3.44.6 are fixed",
+                sqlite.VERSION,
+            )
         if self._ledger.damage:
             self._something_changed()  # a healer that lives must hear of it before it decides anything
 
+    def _limits(self) -> tuple[float, int]:
+        section = self.boot.config.store
+        return float(section.keep), int(section.ledger_max)
+
+    def _projected(self) -> int:
+        """How far every projection has the ledger."""
+        return min(follower.done_rev(self._ledger.ledger_id) for follower in self._followers)
+
+    def _set_aside(self, why: str) -> None:
+        """The check found what no query has met yet."""
+        try:
+            self._ledger.set_aside(why)
+        except (sqlite3.Error, OSError) as error:
+            self.fail(StoreError(f"the ledger is damaged ({why}), and no new one can be begun: {error}"))
+            return
+        self._wake_followers()
+        self._something_changed()
+
+    def _on_care_over(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error)
+
     async def stop(self) -> None:
+        self._caring.cancel()
         if self._status_timer is not None:
             self._status_timer.cancel()
         for follower in self._followers:

@@ -7,7 +7,7 @@ not know of it; a record changes on its way (`body` decodes to exactly the struc
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -216,7 +216,9 @@ class Records:
         self._execute("DELETE FROM halts WHERE database = ?", (record.database,))
 
 
-def executions(connection: sqlite3.Connection, where: str, parameters: tuple[object, ...]) -> tuple[Execution, ...]:
+def executions(
+    connection: sqlite3.Connection, where: str, parameters: tuple[object, ...] | Mapping[str, float]
+) -> tuple[Execution, ...]:
     """The executions that `where` selects, the engine's view merged with the store's own: state, claim, programs."""
     query = f"SELECT id, state, claimed_by, body FROM executions {where}"
     found = []

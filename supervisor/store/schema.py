@@ -130,8 +130,8 @@ CREATE TABLE halts (
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Brings the ledger to this program's schema. Raises LedgerUnusable when it is another program's, or a newer."""
+    must_be_ours(connection)
     found = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    _must_be_ours(connection, found)
     if found == SCHEMA_VERSION:
         return
     from sqlite_utils import Database, Migrations
@@ -155,9 +155,11 @@ def migrate(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 
-def _must_be_ours(connection: sqlite3.Connection, version: int) -> None:
+def must_be_ours(connection: sqlite3.Connection) -> None:
+    """Raises LedgerUnusable; changes nothing."""
     from supervisor.errors import LedgerUnusable
 
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     query = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> '_sqlite_migrations' ORDER BY name"
     tables = {name for (name,) in connection.execute(query)}
     if tables and "head" not in tables:

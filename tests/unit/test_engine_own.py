@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from supervisor.config import Config, Size, StoreSection
-from supervisor.house import LEDGER, ledger_part
+from supervisor.house import LEDGER, ledger_parts
 from supervisor.incidents import detect, own
 from supervisor.incidents import engine as e
 from supervisor.incidents.model import AnomalyType, Channel, State, Tier
@@ -225,8 +225,21 @@ def test_the_ledgers_marks(used: int, reserve_ok: bool, open_now: bool, said: bo
     lab = Lab("web")
     if open_now:
         lab.feed(e.OwnPart(LEDGER, AnomalyType.LEDGER_NEAR_LIMIT, True, "full"))
-    found = ledger_part(lab.engine.world, status, Config(store=StoreSection(ledger_max=Size(100))))
-    assert (found.firing if found else None) is said
+    found = ledger_parts(lab.engine.world, status, Config(store=StoreSection(ledger_max=Size(100))))
+    assert [part.firing for part in found] == ([] if said is None else [said])
+
+
+def test_a_damaged_ledger_is_told_until_what_was_kept_of_it_is_gone() -> None:
+    lab = Lab("web")
+    kept = msgspec.structs.replace(STATUS, damaged=("/s/ledger.db.damaged-1",), damage="a part of it could be read")
+    (found,) = ledger_parts(lab.engine.world, kept, Config())
+    assert "damaged-1" in found.evidence
+    lab.feed(found)
+    assert lab.engine.world.by_key[AnomalyType.LEDGER_DAMAGED, LEDGER]
+    assert ledger_parts(lab.engine.world, kept, Config()) == [], "told once"
+    (gone,) = ledger_parts(lab.engine.world, STATUS, Config())
+    lab.feed(gone)
+    assert (AnomalyType.LEDGER_DAMAGED, LEDGER) not in lab.engine.world.by_key
 
 
 # --- items that were set aside ---------------------------------------------------------------------------------------
