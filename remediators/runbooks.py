@@ -33,6 +33,15 @@ RUNBOOKS: tuple[Runbook, ...] = (
         resource="database:{target}",
         verifies=False,
     ),
+    # Behind rb-db-emergency, which protects and runs by itself: this one cures, once a person has approved it.
+    Runbook(
+        id="rb-db-restore",
+        label="Put a good copy, or what can be salvaged, in a damaged database's place",
+        applies_to=(AnomalyType.DB_CORRUPTION,),
+        steps=(StepSpec("restore", "restore-database", Effect.DESTROY, idempotent=True, timeout_s=DATABASE_S),),
+        resource="database:{target}",
+        summary=True,
+    ),
     Runbook(
         id="rb-db-backup",
         label="Make a verified good copy of a database",

@@ -146,7 +146,7 @@ def _waiting(turn: Turn, runbook: Runbook, scope: str) -> list[Incident]:
         i
         for i in turn.world.incidents.values()
         if i.state is State.ESCALATED
-        and i.tier_reason is TierReason.NEEDS_APPROVAL
+        and (i.tier_reason is TierReason.NEEDS_APPROVAL or remedy.approved_cure(turn.world, i) is runbook)
         and i.anomaly in runbook.applies_to
         and scope in (EVERY_TARGET, i.target_id)
         and (decided := state_for(states, runbook, i.target_id)) is not None

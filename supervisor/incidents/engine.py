@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.errors import HealError
-from supervisor.incidents import commands, detect, escalation, halts, outside, own, remedy, verify, views
+from supervisor.incidents import commands, detect, escalation, halts, keeping, outside, own, remedy, verify, views
 from supervisor.incidents.effects import (
     Answer,
     DeliverRow,
@@ -254,6 +254,7 @@ def _started(turn: Turn) -> None:
         turn.records.append(PutRunbook(runbook, runbook.version()))
     own.started(turn)
     halts.refit(turn)
+    keeping.arrange(turn)
     for incident in list(turn.world.incidents.values()):
         if incident.id in turn.world.rerun:
             turn.want_run(incident)
@@ -338,6 +339,10 @@ def _timer(turn: Turn, timer: Timer) -> None:
             escalation.repeat_due(turn, incident)
         case TimerKind.OWN:
             own.timer_due(turn, timer.subject)
+        case TimerKind.BACKUP:
+            keeping.due(turn, timer.subject)
+        case TimerKind.BACKUP_OVERDUE:
+            own.backup_overdue(turn, timer.subject)
         case TimerKind.STUCK if timer.subject in turn.world.stages:
             turn.ask_probe(timer.subject, "pipeline")
         case TimerKind.RECHECK if incident is not None and incident.family != detect.OWN_FAMILY:

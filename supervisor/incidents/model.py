@@ -51,6 +51,7 @@ class AnomalyType(StrEnum):
     LEDGER_NEAR_LIMIT = "ledger_near_limit"
     LEDGER_DAMAGED = "ledger_damaged"  # it was set aside, and a new one begun
     LIMIT_REACHED = "limit_reached"
+    BACKUP_OVERDUE = "backup_overdue"  # no good copy of a database that we write for two days
 
 
 class Severity(StrEnum):
@@ -418,6 +419,8 @@ class TimerKind(StrEnum):
     STUCK = "stuck"  # a task will have stood in its stage too long: probe it (AC-002)
     OWN = "own"  # look after our own house again
     RECHECK = "recheck"  # probe an open incident again (R7), or one that waits
+    BACKUP = "backup"  # the next good copy of a database that we write
+    BACKUP_OVERDUE = "backup_overdue"  # by then one must have been made
 
 
 class Timer(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.incidents import breaker as breakers
-from supervisor.incidents import escalation, halts, remedy, storm
+from supervisor.incidents import escalation, halts, keeping, remedy, storm
 from supervisor.incidents.effects import (
     Answer,
 )
@@ -100,6 +100,7 @@ def _count(turn: Turn, execution: Execution, *, success: bool) -> None:
 
 
 def answer(turn: Turn, execution: Execution) -> None:
-    """Whoever waits for this execution gets its outcome (SITE.md's `execute`)."""
+    """Whoever waits for this execution gets its outcome (SITE.md's `execute`); so does the schedule of copies."""
+    keeping.ended(turn, execution)
     for token in turn.world.waiters.pop(execution.id, ()):
         turn.effects.append(Answer(token, body=execution_answer(execution)))

@@ -5,7 +5,7 @@ Pure. Our own parts are targets like any other, told by the healer's process ins
 
 from __future__ import annotations
 
-from supervisor.incidents import detect, halts, remedy
+from supervisor.incidents import detect, halts, keeping, remedy
 from supervisor.incidents.effects import DeliverRow
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
@@ -53,6 +53,7 @@ def reconfigured(turn: Turn, targets: tuple[Target, ...], open_families: frozens
         turn.drop_stage(target_id)
     dismiss_gone(turn)
     halts.refit(turn)
+    keeping.arrange(turn)
     if not policy.pages:
         part(turn, PAGES, AnomalyType.DELIVERY_FAILING, "nobody is configured to be paged any more", firing=False)
     for runbook in world.runbooks.values():  # the whitelist may be another
@@ -108,6 +109,7 @@ _HINTS = {
     AnomalyType.DELIVERY_FAILING: "look at the Signal daemon; healctl status shows what waits",
     AnomalyType.LEDGER_NEAR_LIMIT: "make room on its disk, or raise ledger_max in [store]",
     AnomalyType.LEDGER_DAMAGED: "look for what broke it (the disk, another program), then move that file away",
+    AnomalyType.BACKUP_OVERDUE: "healctl db status; healctl db backup NAME says why none can be made",
     AnomalyType.LIMIT_REACHED: "close what is over (healctl heal dismiss), or watch less",
 }
 
@@ -118,9 +120,19 @@ def look(turn: Turn) -> None:
     if world.limits and (AnomalyType.LIMIT_REACHED, LIMITS) not in world.by_key:
         part(turn, LIMITS, AnomalyType.LIMIT_REACHED, "; ".join(world.limits.values()), firing=True)
         turn.set_timer(TimerKind.OWN, LIMITS, LIMITS_S)
+    for anomaly, name in [key for key in world.by_key if key[0] is AnomalyType.BACKUP_OVERDUE]:
+        alarm = (TimerKind.BACKUP_OVERDUE, name.removeprefix(keeping.COPIES))
+        if alarm in world.timers or not any(t.written and t.target_id == alarm[1] for t in world.targets.values()):
+            part(turn, name, anomaly, "a good copy was made, or none is needed any more", firing=False)
     waited_for = (TimerKind.OWN, PAGES) in world.timers or not world.policy.pages
     if not waited_for and any(isinstance(effect, DeliverRow) and _is_page(effect.row) for effect in turn.effects):
         turn.set_timer(TimerKind.OWN, PAGES, DELIVERY_WITHIN_S)
+
+
+def backup_overdue(turn: Turn, name: str) -> None:
+    """R10: there would be nothing recent to restore. Asked again when a copy was made; said once until then."""
+    evidence = f"no good copy of {name} was made for {keeping.OVERDUE_S / keeping.EVERY_S:g} days"
+    part(turn, keeping.COPIES + name, AnomalyType.BACKUP_OVERDUE, evidence, firing=True)
 
 
 def limit(turn: Turn, name: str, evidence: str) -> None:

@@ -76,6 +76,14 @@ def pick(runbooks: Iterable[Runbook], anomaly: AnomalyType) -> Runbook | None:
     return next((runbook for runbook in runbooks if anomaly in runbook.applies_to), None)
 
 
+def cure(runbooks: Iterable[Runbook], anomaly: AnomalyType) -> Runbook | None:
+    """What may follow, on a person's word, where the anomaly's own runbook only tells or protects (R10)."""
+    every = [runbook for runbook in runbooks if anomaly in runbook.applies_to]
+    if not every or every[0].verifies:
+        return None
+    return next((runbook for runbook in every if runbook.verifies), None)
+
+
 def undecided(runbook: Runbook, target_id: str) -> RunbookState:
     """What holds before anybody has decided anything about a runbook (FR-003: new ones start in dry_run; R5)."""
     return RunbookState(runbook.id, target_id, Mode.DRY_RUN, CONFIDENCE_PRIOR, runbook.version())

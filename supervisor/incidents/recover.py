@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from supervisor.incidents import breaker
+from supervisor.incidents import breaker, remedy
 from supervisor.incidents.model import (
     ExecutionState,
     Mode,
@@ -81,6 +81,8 @@ def _approved_meanwhile(world: World) -> None:
         runbook = world.runbooks.get(incident.runbook_id or "")
         if runbook is None:
             continue
+        if remedy.approved_cure(world, incident) is not None:
+            world.rerun.add(incident.id)
         if incident.tier_reason is TierReason.NEEDS_APPROVAL:
             state = state_for(world.runbook_states, runbook, incident.target_id)
             if state is not None and state.mode is Mode.AUTO_EXECUTE and state.version == runbook.version():

@@ -23,6 +23,7 @@ from supervisor.incidents.model import (
     Execution,
     ExecutionState,
     Incident,
+    Mode,
     Runbook,
     State,
     Target,
@@ -30,10 +31,11 @@ from supervisor.incidents.model import (
     TimerKind,
     Verdict,
 )
-from supervisor.incidents.policy import permission, pick, state_for
+from supervisor.incidents.policy import cure, permission, pick, state_for
 from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.world import (
     Turn,
+    World,
 )
 
 EXPIRE_MARGIN_S = 2.0  # after an intent's expiry: a claim that was granted in time is known by then
@@ -42,7 +44,7 @@ EXPIRE_MARGIN_S = 2.0  # after an intent's expiry: a claim that was granted in t
 def consider(turn: Turn, incident: Incident, verdict: Verdict, reading: HealthReading | None) -> None:
     """It is still firing: may something run, and may it run now? (R1, R3)"""
     world = turn.world
-    runbook = pick(world.runbooks.values(), incident.anomaly)
+    runbook = approved_cure(world, incident) or pick(world.runbooks.values(), incident.anomaly)
     if runbook is None:
         _stop(turn, incident, TierReason.NO_RUNBOOK, "no runbook for this anomaly")
         return
@@ -129,8 +131,9 @@ def begin(
     if trying is not None and authority is not Authority.PERSON:
         turn.put_breaker(msgspec.structs.replace(trying, trial=execution.id))
     turn.set_timer(TimerKind.EXPIRE, execution.id, world.policy.intent_expires_s + EXPIRE_MARGIN_S)
-    turn.metric("heal_remediation_started", runbook.id, "started", execution.incident_id)
-    world.last_remediation_wall_s = now.wall_s
+    if incident is not None or authority is Authority.PERSON:  # a copy on schedule repairs nothing
+        turn.metric("heal_remediation_started", runbook.id, "started", execution.incident_id)
+        world.last_remediation_wall_s = now.wall_s
     turn.effects.append(DispatchExecution(execution))
     return execution
 
@@ -142,6 +145,20 @@ def resource_of(runbook: Runbook, target: Target) -> str:
 def changes(runbook: Runbook) -> bool:
     """It alters the system: what a storm or a pause holds back."""
     return any(step.effect in (Effect.CHANGE, Effect.DESTROY) for step in runbook.steps)
+
+
+def approved_cure(world: World, incident: Incident) -> Runbook | None:
+    """The runbook that a person has approved for what has been told and protected already; None before that.
+
+    An approval counts for the incident that stood open when it was given: the next one is told of first.
+    """
+    found = cure(world.runbooks.values(), incident.anomaly)
+    if found is None or incident.state is not State.ESCALATED:
+        return None
+    decided = state_for(world.runbook_states, found, incident.target_id)
+    if decided is None or decided.mode is not Mode.AUTO_EXECUTE or decided.version != found.version():
+        return None
+    return found if (decided.approved_at_wall_s or 0.0) >= incident.changed_wall_s else None
 
 
 def would_change(turn: Turn, incident: Incident) -> bool:

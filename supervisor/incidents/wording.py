@@ -51,6 +51,7 @@ _WHAT = {
     AnomalyType.LEDGER_DAMAGED: "healctl's own ledger was damaged and begun anew ({target})",
     AnomalyType.LEDGER_NEAR_LIMIT: "healctl's ledger runs out of room ({target})",
     AnomalyType.LIMIT_REACHED: "healctl has reached a limit of its own ({target})",
+    AnomalyType.BACKUP_OVERDUE: "there is no recent good copy of a database ({target})",
 }
 _WAS = {
     AnomalyType.PROCESS_DEAD: "{target} went down",
@@ -74,6 +75,7 @@ _WAS = {
     AnomalyType.LEDGER_DAMAGED: "healctl's damaged ledger was taken away ({target})",
     AnomalyType.LEDGER_NEAR_LIMIT: "healctl's ledger was running out of room ({target})",
     AnomalyType.LIMIT_REACHED: "healctl had reached a limit of its own ({target})",
+    AnomalyType.BACKUP_OVERDUE: "there was no recent good copy of a database ({target})",
 }
 _STATE = {
     State.DETECTED: "just detected",

@@ -311,7 +311,7 @@ def test_a_halt_goes_with_its_file_when_the_configuration_names_it_anew() -> Non
 
 
 def test_the_emergency_only_protects_so_that_it_runs_by_itself() -> None:
-    (runbook,) = (runbook for runbook in RUNBOOKS if AnomalyType.DB_CORRUPTION in runbook.applies_to[:1])
+    runbook = next(it for it in RUNBOOKS if AnomalyType.DB_CORRUPTION in it.applies_to)
     assert {step.effect for step in runbook.steps} == {Effect.PROTECT}
     assert all(step.idempotent for step in runbook.steps)
     assert not runbook.verifies
