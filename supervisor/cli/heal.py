@@ -123,7 +123,7 @@ def approve(runbook: str, target: str | None, revoke: bool) -> None:
     ask("approve", args, _show_approved)
 
 
-def _show_plan(answer: Answer) -> None:
+def show_plan(answer: Answer) -> None:
     output.say(
         f"{output.plain(answer['runbook_id'])} for {output.plain(answer['target_id'])} ({answer['mode']}) would:"
     )
@@ -138,7 +138,7 @@ def _show_plan(answer: Answer) -> None:
 @with_output
 def dry_run(runbook: str, target: str) -> None:
     """Show what RUNBOOK would do; changes nothing."""
-    ask("dry_run", {"runbook_id": runbook, "target_id": target}, _show_plan, PLAN_S)
+    ask("dry_run", {"runbook_id": runbook, "target_id": target}, show_plan, PLAN_S)
 
 
 def _show_execution(answer: Answer) -> None:

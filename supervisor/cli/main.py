@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "probe": ("probe", "probe", "Read one target now."),
     "feed": ("feed_in", "feed", "Hand in readings and insights of other programs."),
     "heal": ("heal", "heal", "Incidents and runbooks: status, approve, execute, dismiss ..."),
+    "db": ("db", "db", "Databases: copies, their verification, and restoring one."),
     "ack": ("operate", "ack", "Acknowledge an incident: its page is not repeated."),
     "stats": ("operate", "stats", "Show counts and last times (self_healing_status)."),
     "events": ("events", "events", "Show open incidents, or follow what happens."),
