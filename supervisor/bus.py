@@ -153,19 +153,21 @@ class _Endpoint(ABC):
         self._timer = self._loop.call_at(max(due, self._loop.time() + 0.001), self._resend)
 
     def _transmit(self, to: str, raw: bytes) -> bool:
+        sent = True
         try:
             self._send_parts(to, raw)
         except zmq.Again:
-            return False
+            sent = False
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
-            return False
-        # The descriptor is edge-triggered: an event that came in during the send would otherwise never wake us.
+            sent = False
+        # The descriptor is edge-triggered: an event that came in during the send, even one that failed, would
+        # otherwise never wake us.
         if not self._drain_due and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self._drain_due = True  # once, not for each of thousands of answers
             self._loop.call_soon(self._drain)
-        return True
+        return sent
 
     @abstractmethod
     def _send_parts(self, to: str, raw: bytes) -> None:

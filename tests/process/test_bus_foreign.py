@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from pathlib import Path
 
 import pytest
 
 from supervisor.bus import Hub, Link, endpoint, new_context
-from supervisor.messages import Ack, Frame, ProbeNow, Resync
+from supervisor.messages import Ack, Frame, Hello, ProbeNow, Resync
 from tests.acceptance.conftest import here as here
 from tests.lab.daemon import Site, until
 
@@ -108,3 +109,29 @@ def test_a_real_daemon_goes_on_healing_beside_a_socket_that_calls_itself_executo
 
     asyncio.run(test())
     daemon.stop()
+
+
+def test_a_send_that_reaches_nobody_swallows_no_arrival(tmp_path: Path) -> None:
+    """The socket's descriptor is edge-triggered, and any call on the socket takes the edge."""
+    heard: list[object] = []
+
+    async def test() -> None:
+        context = new_context()
+        address = endpoint(tmp_path, "store")
+        hub = Hub(context, address, "store", lambda batch: heard.extend(f.body for _, f in batch))
+        for _ in range(20):
+            await asyncio.sleep(0)  # what it does at its own start is over
+        peer = Peer(address, "healer", "")
+        ready, _, _ = select.select([hub._fd], [], [], 10)  # not the loop: it would take it
+        assert ready
+        for _ in range(100):  # the arrival comes in several parts
+            hub.send("nobody", Ack())
+        async with asyncio.timeout(10):
+            while not heard:
+                await asyncio.sleep(0.001)
+        peer.close()
+        hub.close()
+        context.destroy(linger=0)
+
+    asyncio.run(test())
+    assert isinstance(heard[0], Hello)
