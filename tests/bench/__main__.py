@@ -10,6 +10,7 @@ NAMES = (
     "bench_site",
     "bench_tree",
     "bench_store",
+    "bench_backup",
     "bench_probe",
     "bench_executor",
     "bench_fleet",

@@ -1,0 +1,148 @@
+"""AC-005's second half on the real daemon: a person restores brain.db, and every record is in it exactly once (R10)."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from supervisor.store.synapse import message_id
+from tests.lab.daemon import Daemon, Service, Site, until
+from tests.lab.databases import destroy_header, overwrite_page, program
+from tests.lab.halted import tried, wait_halted, writer
+
+RESTORE = ("db", "restore", "--confirm")
+
+
+def started(here: Site, *services: Service) -> tuple[Daemon, Path]:
+    """A daemon that looks at its brain.db every second and has made a good copy of it."""
+    path = here.folder / "state" / "brain.db"
+    tables = "".join(service.toml() for service in services)
+    daemon = here.daemon(f'{tables}[database.brain-db]\npath = "{path}"\ninterval = "1s"\n')
+    daemon.start()
+    until("brain.db", lambda: path.exists() and tried(path, "SELECT count(*) FROM incidents") == "ok")
+    daemon.wait_known(*services)
+    code, answer = daemon.cli("db", "backup")
+    assert (code, answer["success"]) == (0, True), answer
+    return daemon, path
+
+
+def escalated(daemon: Daemon) -> dict[str, Any]:
+    def look() -> dict[str, Any] | None:
+        return next((i for i in daemon.open_incidents() if i["state"] == "escalated"), None)
+
+    found: dict[str, Any] = until("an escalated incident", look)
+    return found
+
+
+def in_ledger(daemon: Daemon, query: str) -> list[Any]:
+    with contextlib.closing(sqlite3.connect(f"file:{daemon.state_dir / 'ledger.db'}?mode=ro", uri=True)) as db:
+        return db.execute(query).fetchall()
+
+
+def same(daemon: Daemon, path: Path) -> bool:
+    """Is every incident, transition and message of the ledger in brain.db, once each, and no other of ours?"""
+    trails = Counter(row[0] for row in in_ledger(daemon, "SELECT incident_id FROM trail"))
+    sent = {message_id(row[0]) for row in in_ledger(daemon, "SELECT id FROM outbox WHERE channel = 'synapse'")}
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as db:
+        told = db.execute("SELECT id, audit_trail FROM incidents").fetchall()
+        messages = [row[0] for row in db.execute("SELECT id FROM messages WHERE from_agent = 'helios'")]
+    assert len({row[0] for row in told}) == len(told)
+    assert len(set(messages)) == len(messages)
+    assert {row[0] for row in told} <= trails.keys()
+    assert set(messages) <= sent
+    return {row[0]: len(msgspec.json.decode(row[1])) for row in told} == trails and set(messages) == sent
+
+
+@pytest.mark.req("AC-005", "R3", "R7", "R10", "R14")
+def test_ac_005_an_approved_restore_brings_every_record_back_exactly_once(here: Site) -> None:
+    toy = here.service("toy")
+    old = toy.start()
+    daemon, path = started(here, toy)
+    with writer(path) as other:
+        assert toy.kill() == old
+        new = toy.wait_new(old)
+        daemon.wait_state("toy", "resolved")
+        overwrite_page(path)
+        wait_halted(path)
+        waits = escalated(daemon)
+        assert waits["target_id"] == "brain-db"
+        daemon.wait_known(toy)
+        assert toy.kill() == new  # healing goes on meanwhile
+        toy.wait_new(new)
+        code, plan = daemon.cli("db", "restore", "--dry-run")
+        assert (code, plan["mode"]) == (0, "dry_run")
+        assert "the good copy of" in plan["steps"][0]["description"]
+        assert [row["halted"] for row in daemon.cli("db", "status")[1]["databases"] if row["name"] == "brain-db"] == [
+            "held"
+        ]
+        assert daemon.cli("db", "restore")[0] == 5
+        code, answer = daemon.cli("heal", "approve", "rb-db-restore", "--target", "brain-db")
+        assert (code, answer["running_for"]) == (0, [waits["id"]])
+        (row,) = daemon.wait_state("brain-db", "resolved")
+        assert other.poll() is None, "the other program had it open all the time"
+    restored = [entry for entry in row["audit_trail"] if entry.get("step_id") == "restore"]
+    assert restored[-1]["success"], restored
+    assert "is kept in" in restored[-1]["output"]
+    daemon.wait_state("toy", "resolved", count=2)
+    until("every record", lambda: same(daemon, path))
+    assert daemon.ask("tree")["halted"] == []
+    assert tried(path, "PRAGMA integrity_check") == "ok"
+    daemon.stop()
+
+
+def headless(path: Path) -> None:
+    """With nothing in the log: page 1 would be read from there."""
+
+    def merged() -> bool:
+        with contextlib.closing(sqlite3.connect(path, timeout=5)) as db:
+            busy, pages, done = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            return not busy and pages == done == 0
+
+    until("an empty log", merged)
+    destroy_header(path)
+
+
+def deleted(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+@pytest.mark.req("AC-005", "R10")
+@pytest.mark.parametrize("damage", [headless, deleted])
+def test_ac_005_page_1_destroyed_or_the_file_deleted_a_person_restores_it(
+    here: Site, damage: Callable[[Path], None]
+) -> None:
+    daemon, path = started(here)
+    damage(path)
+    if damage is headless:
+        escalated(daemon)
+    code, answer = daemon.cli(*RESTORE)
+    assert (code, answer["verification_passed"]) == (0, True), answer
+    until("every record", lambda: same(daemon, path))
+    assert daemon.ask("tree")["halted"] == []
+    code, answer = daemon.cli("db", "verify")
+    assert (code, answer["success"]) == (0, True)
+    assert "checksum and integrity hold" in answer["steps_executed"][0]["output"]
+    daemon.stop()
+
+
+@pytest.mark.req("AC-005", "R10")
+def test_ac_005_page_1_destroyed_and_in_use_is_refused_and_named(here: Site) -> None:
+    daemon, path = started(here)
+    with program("db.execute('SELECT count(*) FROM incidents').fetchone()", path) as other:
+        headless(path)
+        escalated(daemon)
+        code, answer = daemon.cli(*RESTORE)
+        assert code == 1
+        assert f"process {other.pid} (" in answer["steps_executed"][0]["output"]
+        assert [halt["phase"] for halt in daemon.ask("tree")["halted"]] == ["held"]
+    assert daemon.cli(*RESTORE)[0] == 0
+    until("every record", lambda: same(daemon, path))
+    daemon.stop()
