@@ -110,6 +110,7 @@ class RestoreDatabase(Step):
     module = "supervisor.store.restore"
 
     def plan(self, ctx: Context) -> StepPlan:
+        _refuse_the_ledger(ctx)
         file, kept = Path(path_of(ctx)), backups.good(folder_of(ctx))
         is_there = file.is_file() and file.stat().st_size > 0
         newest = kept[0].manifest if kept else None
@@ -124,6 +125,16 @@ class RestoreDatabase(Step):
         return StepPlan(self.spec.step_id, f"put {which}, in the place of {file}; {kept_in}", True)
 
     async def run(self, ctx: Context) -> Outcome:
+        _refuse_the_ledger(ctx)
         report = await run_program(ctx, self.module)
         places = tuple(str(report[key]) for key in ("damaged", "good") if report.get(key))
         return Outcome(str(report["said"]), places)
+
+
+def _refuse_the_ledger(ctx: Context) -> None:
+    """What is in it has been done: an older one would not know of it, and do it again."""
+    if path_of(ctx) == os.path.realpath(ctx.state_dir / "ledger.db"):
+        raise StepFailed(
+            "healctl's own ledger is never set back: a damaged one is set aside and begun anew from memory",
+            "its copies are for looking at",
+        )

@@ -334,7 +334,17 @@ def _bound_s(turn: Turn, execution: Execution) -> float:
     incident = outcome.incident_of(turn, execution)
     counted_s = incident.clear_counted_steady_s if incident is not None else None
     next_count_s = counted_s + turn.world.policy.clear_interval_s if counted_s is not None else 0.0
-    return max(execution.verify_deadline_steady_s or 0.0, execution.settled_steady_s or 0.0, next_count_s)
+    return _checking_s(turn, execution) + max(
+        execution.verify_deadline_steady_s or 0.0, execution.settled_steady_s or 0.0, next_count_s
+    )
+
+
+def _checking_s(turn: Turn, execution: Execution) -> float:
+    """How much longer a check of a whole database may take than other readings: as long as the work on it may (R9)."""
+    reading = turn.world.readings.get(execution.target.target_id)
+    if execution.target.family != "database" or reading is None or not reading.available:
+        return 0.0
+    return sum(step.timeout_s for step in execution.runbook.steps)
 
 
 def _look_again(turn: Turn, execution: Execution, after_s: float) -> None:

@@ -127,6 +127,10 @@ def test_ac_005_page_1_destroyed_or_the_file_deleted_a_person_restores_it(
     assert (code, answer["verification_passed"]) == (0, True), answer
     until("every record", lambda: same(daemon, path))
     assert daemon.ask("tree")["halted"] == []
+    assert daemon.cli("db", "backup", "nothing")[0] == 4
+    code, answer = daemon.cli("db", "restore", "ledger", "--confirm")
+    assert (code, answer["success"]) == (1, False)
+    assert "is never set back" in answer["steps_executed"][0]["output"]
     code, answer = daemon.cli("db", "verify")
     assert (code, answer["success"]) == (0, True)
     assert "checksum and integrity hold" in answer["steps_executed"][0]["output"]

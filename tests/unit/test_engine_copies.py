@@ -206,3 +206,30 @@ def test_a_restore_that_fails_leaves_it_held_and_asks_anew() -> None:
     damaged(it)
     assert len(restores(it)) == 1
     assert it.engine.world.ended[it.dispatched[-1].id].state is ExecutionState.FAILED
+
+
+@pytest.mark.req("R6", "R9", "R10")
+def test_the_check_that_proves_a_restore_may_take_longer_than_other_readings() -> None:
+    it = escalated()
+    it.order("approve", runbook_id="rb-db-restore", target_id="notes")
+    it.advance(1)
+    damaged(it)
+    assert it.only("notes").state is State.VERIFYING
+    it.advance(600)
+    assert it.only("notes").state is State.VERIFYING
+    assert phase(it) is HaltPhase.RESTORING
+    damaged(it, Integrity.OK)
+    it.advance(2)
+    damaged(it, Integrity.OK)
+    assert it.only("notes").state is State.RESOLVED
+
+
+@pytest.mark.req("R6", "R10")
+def test_a_check_that_never_ends_fails_the_restore() -> None:
+    it = escalated()
+    it.order("approve", runbook_id="rb-db-restore", target_id="notes")
+    it.advance(1)
+    damaged(it)
+    it.advance(4000)
+    assert it.only("notes").state is State.ESCALATED
+    assert phase(it) is HaltPhase.HELD
