@@ -18,6 +18,7 @@ import pytest
 
 from supervisor import backups
 from supervisor.incidents import records as rec
+from supervisor.store import sqlite
 from supervisor.store.backup import Report
 from supervisor.store.ledger import Ledger
 from tests.lab.databases import PAGE, cut_off, destroy_header, listing, program
@@ -263,6 +264,11 @@ def header(site: Site) -> None:
     destroy_header(site.live)
 
 
+def short_and_headless(site: Site) -> None:
+    cut(site)
+    destroy_header(site.live)
+
+
 def pages(site: Site) -> None:
     site.overwrite(30, 40, 50)
 
@@ -408,6 +414,27 @@ def test_a_writer_is_waited_for(site: Site) -> None:
     assert site.whole()
 
 
+@pytest.mark.req("R10")
+@pytest.mark.parametrize("damage", [cut, short_and_headless])
+def test_where_the_database_s_own_disk_is_full_it_stays_as_it_was(
+    tmp_path: Path, damage: Callable[[Site], None]
+) -> None:
+    with small_disk(tmp_path / "disk", "8m") as disk:
+        site = Site(disk, 4000)
+        site.copies = backups.folder(tmp_path / "elsewhere", NAME)
+        site.ok("backup")
+        damage(site)
+        was = rows_of_pages(site)
+        with (disk / "filler").open("wb") as filler:
+            os.posix_fallocate(filler.fileno(), 0, os.statvfs(disk).f_bavail * 4096 - 40 * PAGE)
+        assert ("full" in (said := site.refused("restore"))) or "No space left" in said
+        (disk / "filler").unlink()
+        assert rows_of_pages(site) == was
+        site.ok("restore")
+        assert site.whole()
+        assert site.count() == 4000
+
+
 @pytest.mark.req("R10", "R15")
 @pytest.mark.parametrize("damage", [pages, header, cut])
 def test_putting_the_damaged_file_back_is_the_undo(site: Site, damage: Callable[[Site], None]) -> None:
@@ -469,7 +496,7 @@ def rows_of_pages(site: Site) -> bytes:
     """The file as SQLite sees it, hot journals rolled back: by its own copy of every page."""
     if site.live.read_bytes()[:6] != b"SQLite":
         return site.live.read_bytes()
-    with closing(sqlite3.connect(site.live)) as db, closing(sqlite3.connect(":memory:")) as copy:
+    with closing(sqlite.open_damaged(site.live)) as db, closing(sqlite3.connect(":memory:")) as copy:
         db.backup(copy)
         return copy.serialize()
 
