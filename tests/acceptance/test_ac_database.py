@@ -98,6 +98,10 @@ def test_ac_005_the_halt_outlives_every_worker_and_the_root(here: Site) -> None:
         daemon.wait_ready()
         assert daemon.worker("hold:brain-db") == holder, f"it does not depend on the {name}"
         assert tried(path) == "SQLITE_BUSY"
+    daemon.config_file.write_text(daemon.config_file.read_text() + f'[logs.x]\npaths = ["{here.folder}/*.log"]\n')
+    assert daemon.cli("reload", "--json")[0] == 0
+    daemon.wait_ready()
+    assert daemon.worker("hold:brain-db") == holder, "another tree has it, too"
     daemon.kill_worker("hold:brain-db")
     assert daemon.worker("hold:brain-db") != holder
     wait_halted(path)

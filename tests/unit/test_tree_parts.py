@@ -48,6 +48,18 @@ def test_our_tree_has_a_probe_worker_only_for_what_there_is_to_probe() -> None:
     assert full.listener == "healer"
 
 
+@pytest.mark.req("R10")
+def test_a_halted_database_of_ours_is_held_right_after_the_core_so_that_nothing_else_delays_it() -> None:
+    tree = spec.healctl_tree(Config(), ("brain-db", "ledger", "somebody-elses"))
+    assert [(c.name, c.group) for c in tree.children[:3]] == [
+        ("store", "core"),
+        ("healer", "core"),
+        ("hold:brain-db", "hands"),
+    ]
+    assert [c.name for c in tree.children if c.name.startswith("hold:")] == ["hold:brain-db"]
+    assert spec.preload(tree)["hold:brain-db"].__name__ == "HoldWorker"
+
+
 def test_the_default_times_make_a_valid_tree() -> None:
     tree = spec.tree_of(TreeSection(), [("a", TOY, "core")])
     assert list(spec.preload(tree)) == ["a"]
