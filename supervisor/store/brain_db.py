@@ -60,6 +60,8 @@ SELECT id FROM runbooks WHERE rev > :after AND rev <= :up_to
 UNION SELECT runbook_id FROM runbook_states WHERE rev > :after AND rev <= :up_to
 """
 
+_TRAIL_COLUMN = [*_INCIDENTS].index("audit_trail")
+
 _incident = msgspec.json.Decoder(Incident).decode
 _entry = msgspec.json.Decoder(TrailEntry).decode
 _runbook = msgspec.json.Decoder(Runbook).decode
@@ -157,7 +159,22 @@ class BrainDb(Target):
 
     def write(self, connection: sqlite3.Connection, rows: tuple[Any, ...]) -> None:
         for table, row in rows:
-            connection.execute(_PUT[table], row)
+            if table == "partial":
+                connection.execute(_PUT["incidents"], _merged(connection, row))
+            else:
+                connection.execute(_PUT[table], row)
+
+
+def _merged(connection: sqlite3.Connection, row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The ledger was damaged, and lost entries of this trail: those that were told before it stay as they are."""
+    *told, entries = row
+    found = connection.execute("SELECT audit_trail FROM incidents WHERE id = ?", (told[0],)).fetchone()
+    try:
+        before = dict(enumerate(msgspec.json.decode(found[0], type=list[Any]))) if found is not None else {}
+    except (msgspec.DecodeError, TypeError):  # not as we wrote it
+        before = {}
+    told[_TRAIL_COLUMN] = _text([entry for _, entry in sorted((before | entries).items())])
+    return tuple(told)
 
 
 def _incident_row(ledger: sqlite3.Connection, incident_id: str) -> list[tuple[str, tuple[Any, ...]]]:
@@ -165,8 +182,9 @@ def _incident_row(ledger: sqlite3.Connection, incident_id: str) -> list[tuple[st
     if found is None:
         return []
     it = _incident(found[0])
-    trail = ledger.execute("SELECT body FROM trail WHERE incident_id = ? ORDER BY n", (incident_id,))
-    told = incident_json(it, (_entry(body) for (body,) in trail))
+    query = "SELECT body FROM trail WHERE incident_id = ? ORDER BY n"
+    trail = [_entry(body) for (body,) in ledger.execute(query, (incident_id,))]
+    told = incident_json(it, trail)
     details = {name: told[name] for name in _IN_DETAILS} | {"family": it.family, "acted_by": it.acted_by}
     row = (
         it.id,
@@ -187,6 +205,9 @@ def _incident_row(ledger: sqlite3.Connection, incident_id: str) -> list[tuple[st
         told["last_seen_at"],
         it.detections,
     )
+    if len(trail) < it.trail_length:
+        numbered = dict(zip((entry.n for entry in trail), told["audit_trail"], strict=True))
+        return [("partial", (*row, numbered))]
     return [("incidents", row)]
 
 

@@ -219,3 +219,17 @@ def test_a_locked_database_is_waited_for_and_then_gets_everything_once_in_order(
         it.reaches(*book.at)
         assert it.follower.status(*book.at).behind == 0
     assert bodies(path) == [f"message {number}" for number in range(30)]
+
+
+@pytest.mark.req("R14", "FR-004")
+def test_what_a_damaged_ledger_lost_of_a_trail_stays_in_brain_db(book: lab.Book, tmp_path: Path) -> None:
+    path = tmp_path / "brain.db"
+    entries = [rec.AddTrail(lab.trail(1, n, f"entry {n}")) for n in range(3)]
+    book.add(*entries, rec.PutIncident(lab.incident(1, trail_length=3)))
+    with lab.following(lab.brain(path), book.ledger.path) as following:
+        following.reaches(*book.at)
+        book.ledger._connection.execute("DELETE FROM trail WHERE n < 2")  # as a salvage leaves it
+        book.add(rec.AddTrail(lab.trail(1, 3, "entry 3")), rec.PutIncident(lab.incident(1, trail_length=4)))
+        following.reaches(*book.at)
+    ((told,),) = lab.rows(path, "SELECT audit_trail FROM incidents")
+    assert [entry["note"] for entry in json.loads(told)] == [f"entry {n}" for n in range(4)]
