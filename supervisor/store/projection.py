@@ -40,6 +40,7 @@ STORM_REVS = 1_000  # in a window: the ledger first, a batch of ours only after 
 STORM_WINDOW_S = 0.5
 STORM_PAUSE_S = 0.5
 RETRY_S = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)  # after failures in a row; the last one for ever
+LOCKED_QUIETLY = 3  # meetings with another program's lock in a row, about a second, before it is an error
 DRAIN_S = 1.0  # at the stop: longest time to bring what is already in the ledger
 CHECKPOINT_WAL_BYTES = 4 * 1024 * 1024
 CHECKPOINT_REVS = 2_000  # not again before so many changes more, however large the file stayed
@@ -171,7 +172,7 @@ class Follower(threading.Thread):
                 self._drop_target()
 
     def _round(self) -> None:
-        error = ""
+        error, locked = "", False
         try:
             self._catch_up()
         except _Halted as caught:
@@ -195,6 +196,8 @@ class Follower(threading.Thread):
             error = f"{type(caught).__name__}: {caught}"
             self._drop_target()
         self._fails = self._fails + 1 if error and self._held is None else 0
+        if locked and not self.error and self._fails <= LOCKED_QUIETLY:
+            return  # another program's turn: nobody need hear of it unless it lasts
         if error != self.error:
             if error:
                 log.error("projection %s to %s: %s", self.target.name, self.target.path, error)
