@@ -26,7 +26,7 @@ from supervisor import backups, clock, crashpoint
 from supervisor.backups import Manifest
 from supervisor.errors import HealError, StoreError
 from supervisor.store import copies, sqlite
-from supervisor.store.copies import Folder
+from supervisor.store.copies import Folder, Patience
 
 PAGES_AT_ONCE = 2_000  # between two words about progress (8 MiB)
 PAGES_WHILE_LOCKING = 64  # of a database without WAL: its writers wait while a step reads
@@ -115,29 +115,37 @@ def copy_pages(source: Path, target: Path, told: Callable[[int, int], None]) -> 
     try:
         origin.execute(f"PRAGMA busy_timeout={BUSY_MS}")
         if origin.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
-            _copy_of_a_snapshot(origin, target, told)
+            _copy_of_a_snapshot(origin, source, target, told)
             return
         try:
-            _copy(origin, target, PAGES_WHILE_LOCKING, told, STARTED_OVER_MAX)
+            _copy(origin, Patience(source), target, PAGES_WHILE_LOCKING, told, STARTED_OVER_MAX)
         except _StartedOver:
-            _copy_of_a_snapshot(origin, target, told)
+            _copy_of_a_snapshot(origin, source, target, told)
     finally:
         origin.close()
 
 
-def _copy_of_a_snapshot(origin: sqlite3.Connection, target: Path, told: Callable[[int, int], None]) -> None:
+def _copy_of_a_snapshot(
+    origin: sqlite3.Connection, source: Path, target: Path, told: Callable[[int, int], None]
+) -> None:
     origin.execute("BEGIN")
     origin.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
-    _copy(origin, target, PAGES_AT_ONCE, told, None)
+    _copy(origin, Patience(source), target, PAGES_AT_ONCE, told, None)
 
 
 def _copy(
-    origin: sqlite3.Connection, target: Path, pages: int, told: Callable[[int, int], None], over_max: int | None
+    origin: sqlite3.Connection,
+    patience: Patience,
+    target: Path,
+    pages: int,
+    told: Callable[[int, int], None],
+    over_max: int | None,
 ) -> None:
     least_left, over = 0, 0
 
     def step(status: int, left: int, total: int) -> None:
         nonlocal least_left, over
+        patience.step(status)
         if left > least_left and least_left:
             over += 1
             if over_max is not None and over > over_max:

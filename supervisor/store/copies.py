@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ import msgspec
 from supervisor import backups, crashpoint
 from supervisor.clock import monotonic_s
 from supervisor.errors import StoreError
+from supervisor.store import openers
 
 PART = ".part"
 BESIDE = ("", "-wal", "-shm", "-journal")
@@ -26,6 +28,7 @@ CHUNK_BYTES = 1024 * 1024
 SECTOR_BYTES = 4096  # what is lost around a place that the device cannot read
 SPARE_BYTES = 16 * 1024 * 1024  # free space that stays free: the ledger lives on this disk, too
 TELL_S = 0.2
+LOCK_WITHIN_S = 20.0  # for others' locks: a writer at work, or the hold of a halt that is let go meanwhile
 UNSEEN = 0o077
 
 
@@ -93,6 +96,23 @@ class Folder:
                     path.unlink()
             elif path.name.endswith((f"{PART}-journal", f"{PART}-wal", f"{PART}-shm")):
                 path.unlink()
+
+
+class Patience:
+    """For a copy by SQLite that others' locks hold up: it would otherwise be tried again for ever."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._since_s = monotonic_s()
+
+    def step(self, status: int) -> None:
+        """After each step, with its result code. Raises StoreError when none has succeeded for `LOCK_WITHIN_S`."""
+        now_s = monotonic_s()
+        if status not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            self._since_s = now_s
+        elif now_s - self._since_s > LOCK_WITHIN_S:
+            who = openers.words(openers.of_file(self._path).found)
+            raise StoreError(f"{self._path} stays locked by another program: {who}", "stop it, and try again")
 
 
 @contextmanager

@@ -31,9 +31,8 @@ from supervisor import backups, clock, crashpoint
 from supervisor.errors import StoreError
 from supervisor.store import backup, copies, openers, pages, rescue, sqlite
 from supervisor.store.backup import Report
-from supervisor.store.copies import Folder
+from supervisor.store.copies import Folder, Patience
 
-LOCK_WITHIN_S = 20.0  # for the write lock: the hold of the halt is let go meanwhile
 OPENERS_WITHIN_S = 10.0  # for our own workers to close what they have open
 AGAIN_S = 0.1
 PAGES_AT_ONCE = 500
@@ -181,10 +180,11 @@ def _put_through_sqlite(copy: Path, live: Path, folder: Folder) -> str:
     """One transaction of SQLite's: whoever dies, the file is the old one or the new one."""
     target = sqlite.open_damaged(live)
     try:
-        target.execute("PRAGMA cache_size=-65536")
-        _wait_for_the_lock(target, live)
+        patience = Patience(live)
+        _wait_for_the_lock(target, patience)
 
         def step(status: int, left: int, total: int) -> None:
+            patience.step(status)
             folder.tell("restore", total - left, total)
             if left:  # else it is committed already
                 crashpoint.reach("restore.page")
@@ -197,20 +197,15 @@ def _put_through_sqlite(copy: Path, live: Path, folder: Folder) -> str:
     return "put there through SQLite in one transaction"
 
 
-def _wait_for_the_lock(target: sqlite3.Connection, live: Path) -> None:
+def _wait_for_the_lock(target: sqlite3.Connection, patience: Patience) -> None:
     """Until the hold is let go, and writers that are at it are done. Raises StoreError, sqlite3.Error."""
-    end_s = clock.monotonic_s() + LOCK_WITHIN_S
     while True:
         try:
             target.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
             if sqlite.fault_of(error) is not sqlite.Fault.BUSY:
                 raise
-            if clock.monotonic_s() > end_s:
-                who = openers.words(openers.of_file(live).found)
-                raise StoreError(
-                    f"{live} stays locked by another program: {who}", "stop it, and restore again"
-                ) from error
+            patience.step(sqlite3.SQLITE_BUSY)
             continue  # busy_timeout has waited
         target.execute("ROLLBACK")
         return

@@ -167,8 +167,7 @@ def open_damaged(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA writable_schema=ON")  # before anything is read: then the size does not matter
         connection.execute(f"PRAGMA busy_timeout={TARGET_BUSY_MS}")
-        connection.execute("PRAGMA wal_autocheckpoint=0")
-        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA wal_autocheckpoint=0")  # synchronous is FULL; to ask for it would read the file
     except BaseException:
         connection.close()
         raise

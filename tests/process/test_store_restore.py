@@ -17,8 +17,9 @@ import msgspec
 import pytest
 
 from supervisor import backups
+from supervisor.errors import StoreError
 from supervisor.incidents import records as rec
-from supervisor.store import sqlite
+from supervisor.store import backup, copies, restore, sqlite
 from supervisor.store.backup import Report
 from supervisor.store.ledger import Ledger
 from tests.lab.databases import PAGE, cut_off, destroy_header, listing, program
@@ -412,6 +413,38 @@ def test_a_writer_is_waited_for(site: Site) -> None:
     out, _ = waiting.communicate(timeout=60)
     assert msgspec.json.decode(out, type=Report).ok
     assert site.whole()
+
+
+@pytest.mark.req("R10")
+@pytest.mark.parametrize("lock", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE", "BEGIN"])
+def test_who_keeps_it_locked_is_named_and_nothing_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str
+) -> None:
+    """With a rollback journal even a reader that never ends keeps a restore from being finished."""
+    monkeypatch.setattr(copies, "LOCK_WITHIN_S", 0.5)
+    site = Site(tmp_path, wal=False)
+    good = site.ok("backup").good
+    site.overwrite(40)
+    was = rows_of_pages(site)
+    holds = f"db.execute('{lock}')\ndb.execute('SELECT count(*) FROM sqlite_schema').fetchone()"
+    refused = pytest.raises(StoreError, match="stays locked by another program: process ")
+    with copies.opened(site.copies, NAME) as folder, program(holds, site.live) as other, refused as error:
+        restore.put(Path(good), site.live, folder)
+    assert f"process {other.pid} (" in str(error.value)
+    assert rows_of_pages(site) == was
+    site.ok("restore")
+    assert site.whole()
+
+
+@pytest.mark.req("R10")
+def test_a_backup_waits_for_a_lock_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "LOCK_WITHIN_S", 0.5)
+    site = Site(tmp_path, wal=False)
+    monkeypatch.setattr(backup, "BUSY_MS", 100)
+    refused = pytest.raises((StoreError, sqlite3.OperationalError), match="locked")
+    with program("db.execute('BEGIN EXCLUSIVE')", site.live), refused:
+        backup.copy_pages(site.live, tmp_path / "copy.db", lambda done, total: None)
+    site.ok("backup")
 
 
 @pytest.mark.req("R10")
