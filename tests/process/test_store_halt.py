@@ -165,6 +165,26 @@ def test_while_it_is_restored_the_store_has_the_file_closed(store: lab.Store) ->
     asyncio.run(scenario())
 
 
+@pytest.mark.req("R10")
+def test_a_store_that_stops_while_it_is_halted_leaves_file_and_log_as_they_are(store: lab.Store) -> None:
+    brain = store.state_dir / "brain.db"
+
+    async def scenario() -> None:
+        async with peer(store) as healer:
+            epoch = (await healer.open()).epoch
+            await send(healer, epoch, range(1, 3))
+            await projected(brain, 2)
+            assert await healer.ask(Commit(epoch, 3, (rec.PutHalt(halt(brain)),))) == Ack()
+            await send(healer, epoch, range(4, 6))
+            await healer.until(says_halted(healer))
+
+    asyncio.run(scenario())
+    before = bytes_of(brain)
+    assert before[1], "there is a log that a last close would copy back"
+    assert store.stop() == "exit 0"
+    assert bytes_of(brain) == before
+
+
 def _open_files(pid: int) -> set[str]:
     found = set()
     for fd in Path(f"/proc/{pid}/fd").iterdir():
