@@ -95,15 +95,22 @@ async def real_process(store: lab.Store) -> dict[str, float]:
     epoch = opened.snapshot.epoch
     decisions = [lab.decision(epoch, n) for n in range(1, STORM + 1)]
     room = asyncio.Semaphore(WINDOW)
-    answers = []
+    answers, acked_at = [], []
+    path = store.state_dir / "brain.db"
+
+    def on_answer(_: object) -> None:
+        acked_at.append(time.perf_counter())
+        room.release()
+
     began_s = time.perf_counter()
+    watch = asyncio.create_task(asyncio.to_thread(growth, path, STORM))
     for it in decisions:
         await room.acquire()
         answers.append(link.ask(it))
-        answers[-1].add_done_callback(lambda _: room.release())
+        answers[-1].add_done_callback(on_answer)
     assert set(await asyncio.gather(*answers)) == {Ack()}
     storm_s = time.perf_counter() - began_s
-    path = store.state_dir / "brain.db"
+    storm_lags = lags_of(acked_at, await watch)
     with closing(sqlite3.connect(path, timeout=10)) as reader:
 
         def projected(incident_id: str) -> bool:
@@ -129,7 +136,46 @@ async def real_process(store: lab.Store) -> dict[str, float]:
         "ack_ms_median": 1e3 * statistics.median(acks),
         "projection_lag_ms_median": 1e3 * statistics.median(lags),
         "projection_lag_ms_p99": 1e3 * sorted(lags)[len(lags) * 99 // 100],
+        "projection_lag_storm_ms_median": 1e3 * statistics.median(storm_lags),
+        "projection_lag_storm_ms_p99": 1e3 * sorted(storm_lags)[len(storm_lags) * 99 // 100],
     }
+
+
+def growth(path: Path, until: int) -> list[tuple[float, int]]:
+    """When brain.db had how many incidents."""
+    found = [(time.perf_counter(), 0)]
+    while not path.exists():
+        time.sleep(0.005)
+    with closing(sqlite3.connect(path, timeout=10)) as reader:
+        while found[-1][1] < until:
+            time.sleep(0.01)
+            try:
+                ((count,),) = reader.execute("SELECT count(*) FROM incidents").fetchall()
+            except sqlite3.OperationalError:  # its tables are not made yet
+                continue
+            found.append((time.perf_counter(), count))
+    return found
+
+
+def lags_of(acked_at: list[float], seen: list[tuple[float, int]]) -> list[float]:
+    """For the n-th acknowledged decision: from then until brain.db had n incidents (they are projected in order)."""
+    lags, index = [], 0
+    for n, acked_s in enumerate(sorted(acked_at), 1):
+        while seen[index][1] < n:
+            index += 1
+        lags.append(max(0.0, seen[index][0] - acked_s))
+    return lags
+
+
+def replay(where: Path) -> dict[str, float]:
+    """What a restored, or a new, brain.db is given again from its beginning."""
+    with closing(Ledger(where / "alone.db")) as ledger:
+        ((rows,),) = lab.rows(ledger.path, "SELECT count(*) FROM incidents")
+        began_s = time.perf_counter()
+        with lab.following(lab.brain(where / "replayed.db"), ledger.path) as following:
+            following.reaches(ledger.ledger_id, ledger.rev)
+        took_s = time.perf_counter() - began_s
+    return {"incidents": rows, "incidents_per_s": rows / took_s}
 
 
 def restart_ms(store: lab.Store) -> float:
@@ -152,6 +198,7 @@ def main(parent: str | None) -> None:
                 "floor": {"fsync_per_s": fsync_floor(where), "commit_per_s": commit_floor(where)},
                 "ledger": ledger_alone(where),
                 "process": asyncio.run(real_process(store)),
+                "replay": replay(where),
                 "reopen_after_kill_ms": restart_ms(store),
                 "target_storm_per_s": TARGET_PER_S,
                 "sqlite": sqlite3.sqlite_version,
