@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sqlite3
 import subprocess
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from supervisor import proc
 from tests.acceptance.conftest import signal_toml
 from tests.doubles.signal_double import SignalDouble
-from tests.lab.daemon import HEALCTL, Daemon, Site, until
+from tests.lab.daemon import HEALCTL, Daemon, Site, gone, until
 
 
 def overwrite(ledger: Path, first: int, last: int) -> None:
@@ -80,6 +82,44 @@ def test_the_living_healer_writes_down_what_it_knows_into_a_new_ledger(here: Sit
         part.unlink()
     daemon.wait_state("healctl:ledger", "self_resolved")
     assert len(daemon.incidents("broken")) == len(daemon.incidents("healed")) == 1
+    daemon.stop()
+    sound(daemon)
+
+
+@pytest.mark.req("FR-004")
+def test_a_ledger_that_lost_the_end_of_its_log_is_given_it_again(here: Site) -> None:
+    """A WAL that cannot be read is no fault to SQLite: the database is simply as old as its last checkpoint."""
+    first, second = here.service("first"), here.service("second")
+    first.start()
+    second.start()
+    daemon = here.daemon(first.toml(auto_restart=False) + second.toml() + '[policy]\nsettle = "100ms"\n')
+    daemon.start()
+    daemon.wait_known(first, second)
+    checkpointed(daemon.state_dir / "ledger.db")
+    first.kill()
+    daemon.wait_state("first", "escalated")
+    before = one(daemon.open_incidents(), "first")
+    healer = daemon.worker("healer")
+    assert daemon.process is not None
+    store = daemon.worker("store")
+    daemon.process.send_signal(signal.SIGSTOP)  # no new store before its log is spoiled
+    try:
+        assert proc.send_signal(store, signal.SIGKILL)
+        gone(store)
+        with (daemon.state_dir / "ledger.db-wal").open("r+b") as wal:
+            wal.write(os.urandom(32))
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
+    second.kill()
+    daemon.wait_state("second", "resolved")
+    daemon.kill_worker("healer")
+    after = one(until("the new healer", daemon.open_incidents), "first")
+    assert after["id"] == before["id"]
+    assert after["audit_trail"][: len(before["audit_trail"])] == before["audit_trail"]
+    assert daemon.worker("healer") != healer
+    assert "does not hold what it acknowledged" in daemon.tail()
+    assert second.starts() == 2
+    assert len(daemon.incidents("first")) == len(daemon.incidents("second")) == 1
     daemon.stop()
     sound(daemon)
 

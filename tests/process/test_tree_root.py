@@ -207,6 +207,20 @@ def test_a_crash_loop_of_the_core_pages_and_exits_70(lab: Lab) -> None:
     assert "[root] paged" in lab.log()
 
 
+@pytest.mark.req("FR-005")
+def test_what_a_worker_can_tell_nobody_else_is_paged_once_by_a_one_shot_child(lab: Lab) -> None:
+    lab.start([("a", "Alarmed", "core")])
+    first = lab.what("start", "a")
+    page = lab.what("page")
+    assert page["text"] == "the toy's ledger is full"
+    lab.logged("[root] paged")
+    assert gone(page["pid"], 5)
+    os.kill(first["pid"], signal.SIGKILL)
+    lab.what("start", "a")
+    assert lab.stop() == 0
+    assert [said for said in lab.said if said["what"] == "page"] == [page], "not the same again so soon"
+
+
 def test_a_crash_loop_of_a_probe_rests_and_comes_back(lab: Lab) -> None:
     lab.do("w", "crash", times=3)
     lab.start(

@@ -79,6 +79,15 @@ class Poisoned(Toy):
         self.say("worked")
 
 
+class Alarmed(Toy):
+    """Can tell nobody but the root; says it twice."""
+
+    async def start(self) -> None:
+        await super().start()
+        self.alarm("the toy's ledger is full")
+        self.alarm("the toy's ledger is full")
+
+
 class Flood(Toy):
     """Prints far more than a pipe holds, then says so."""
 

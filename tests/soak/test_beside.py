@@ -1,4 +1,4 @@
-"""A second program writes brain.db as hard as it can beside us: nobody is told of a lock, nothing breaks, nobody waits."""
+"""A second program writes brain.db as hard as it can beside us: nobody meets a lock, nothing breaks, nobody waits."""
 
 from __future__ import annotations
 

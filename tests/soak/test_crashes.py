@@ -177,13 +177,14 @@ def test_store_healer_and_root_die_while_a_service_is_healed(here: Site, count: 
             assert len(rows) == n
             assert toy.starts() == n + 1, "healed once, never twice"
             until("every worker READY again", daemon._ready)
-        assert daemon.open_incidents() == []
+        left = {row["anomaly_type"] for row in daemon.open_incidents()}
+        assert left <= {"worker_failing"}, "they were killed often enough to be told of, and that is all"
         daemon.stop()
     except BaseException:
         print(f"HEALCTL_TEST_SEED={seed}")
         raise
     every = ids(daemon.state_dir / "ledger.db", "SELECT id FROM incidents ORDER BY id")
-    assert len(every) == count
+    assert len(ids(daemon.state_dir / "ledger.db", "SELECT id FROM incidents WHERE target_id = 'toy'")) == count
     assert ids(daemon.state_dir / "brain.db", "SELECT id FROM incidents ORDER BY id") == every
     metrics = ids(daemon.state_dir / "ledger.db", "SELECT id FROM metrics ORDER BY id")
     assert ids(daemon.state_dir / "metrics.db", "SELECT id FROM heal_metrics ORDER BY id") == metrics
