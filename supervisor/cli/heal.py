@@ -146,7 +146,7 @@ def _show_execution(answer: Answer) -> None:
         output.say(f"{output.plain(step['step_id'])}: {output.state(step['status'])} ({step['duration_ms']:.0f} ms)")
         for line in str(step.get("output") or "").splitlines():
             output.say(f"  {output.plain(line)}")
-    verified = "yes" if answer["verification_passed"] else "no"
+    verified = {True: "yes", False: "no", None: "nothing to verify"}[answer["verification_passed"]]
     output.say(f"Verified: {verified}. Needs you: {'yes' if answer['escalation_needed'] else 'no'}.")
 
 

@@ -150,3 +150,31 @@ def test_ac_005_page_1_destroyed_and_in_use_is_refused_and_named(here: Site) -> 
     assert daemon.cli(*RESTORE)[0] == 0
     until("every record", lambda: same(daemon, path))
     daemon.stop()
+
+
+@pytest.mark.req("AC-005", "R10", "NFR-001")
+def test_ac_005_a_restore_that_is_cut_off_leaves_it_held_and_can_be_ordered_again(here: Site) -> None:
+    daemon, path = started(here)
+    with writer(path):
+        overwrite_page(path)
+        wait_halted(path)
+        escalated(daemon)
+    daemon.cli("heal", "approve", "rb-db-restore", "--target", "brain-db")
+    until("the restore", lambda: [halt["phase"] for halt in daemon.ask("tree")["halted"]] == ["restoring"])
+    daemon.kill_worker("executor")
+    daemon.wait_ready()
+
+    def over() -> bool:
+        """Proved, or held again and a person asked anew."""
+        phases = [halt["phase"] for halt in daemon.ask("tree")["halted"]]
+        open_ones = daemon.open_incidents()
+        return (phases, open_ones) == ([], []) or (
+            phases == ["held"] and [incident["state"] for incident in open_ones] == ["escalated"]
+        )
+
+    until("the end of what was cut off", over)
+    if daemon.open_incidents():
+        assert daemon.cli(*RESTORE)[0] == 0
+    until("every record", lambda: same(daemon, path))
+    assert daemon.ask("tree")["halted"] == []
+    daemon.stop()
