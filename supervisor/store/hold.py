@@ -28,7 +28,7 @@ from supervisor.worker import Boot, Worker
 
 log = logging.getLogger(__name__)
 
-BUSY_S = 0.05  # another program writes: its transaction ends soon, and ours is the next
+BUSY_S = 0.005  # another program writes: its transaction ends soon, and beside a hard writer the gaps are short
 NEVER_S = 30.0  # no lock can be had, for now
 LOOK_S = 1.0  # is it still this file that the path names?
 
