@@ -60,18 +60,24 @@ class Ledger:
         salvage.finish_interrupted(path, self._fresh)
         try:
             self._open()
-        except sqlite3.DatabaseError as error:
-            match sqlite.fault_of(error):
-                case Fault.DAMAGED:
-                    self.set_aside(sqlite.describe(error))
-                case Fault.FULL if self._reserve.release():
-                    log.error("no space for the ledger: its reserve was given back; make space")
-                    self._open()
-                case _:
-                    raise at_start(path, error) from error
-        except OSError as error:
-            raise at_start(path, error) from error
+        except (sqlite3.DatabaseError, OSError) as error:
+            self._open_all_the_same(error)
         self._reserve.hold()
+
+    def _open_all_the_same(self, error: sqlite3.Error | OSError) -> None:
+        fault = sqlite.fault_of(error) if isinstance(error, sqlite3.Error) else Fault.IO
+        if fault is Fault.DAMAGED:
+            self.set_aside(str(error))
+            return
+        # A full disk shows as an I/O error, too: there is no room for the shared memory beside the ledger.
+        if fault in (Fault.FULL, Fault.IO) and self._reserve.hold() and self._reserve.release():
+            log.error("no space for the ledger, it seems: its reserve was given back; make space")
+            try:
+                self._open()
+                return
+            except (sqlite3.DatabaseError, OSError) as again:
+                error = again
+        raise at_start(self.path, error) from error
 
     @property
     def _fresh(self) -> Path:

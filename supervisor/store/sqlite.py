@@ -87,9 +87,9 @@ def open_ledger(path: Path, check: Callable[[sqlite3.Connection], None] | None =
     os.close(descriptor)
     connection = _connect(path, "rw")
     try:
+        connection.execute("PRAGMA busy_timeout=5000")  # a reader's lock at its opening; nobody else ever writes
         if check is not None:
             check(connection)
-        connection.execute("PRAGMA busy_timeout=5000")  # a reader's lock at its opening; nobody else ever writes
         if new:
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # what is archived gives its space back
         connection.execute("PRAGMA journal_mode=WAL")

@@ -11,6 +11,7 @@ import contextlib
 import os
 import random
 import sqlite3
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from supervisor import proc
 from supervisor.incidents import records as rec
 from supervisor.messages import Ack, Commit
 from tests.acceptance.conftest import here as here
-from tests.lab.daemon import Daemon, Site, gone, until
+from tests.lab.daemon import Daemon, Service, Site, gone, until
 from tests.process import storelab as lab
 from tests.process.test_store_process import peer
 from tests.process.test_store_process import runtime_dir as runtime_dir
@@ -173,8 +174,7 @@ def test_store_healer_and_root_die_while_a_service_is_healed(here: Site, count: 
             until("some time", pause(dice.random() * 0.15))
             kill(daemon, dice.choice(("store", "healer", "root")))
             sound(daemon.state_dir / "ledger.db")
-            rows = daemon.wait_state("toy", "resolved", count=n)
-            assert len(rows) == n
+            until(f"incident {n} is closed\n{daemon.tail()}", partial(closed, daemon, toy, n))
             assert toy.starts() == n + 1, "healed once, never twice"
             until("every worker READY again", daemon._ready)
         left = {row["anomaly_type"] for row in daemon.open_incidents()}
@@ -190,6 +190,18 @@ def test_store_healer_and_root_die_while_a_service_is_healed(here: Site, count: 
     assert ids(daemon.state_dir / "metrics.db", "SELECT id FROM heal_metrics ORDER BY id") == metrics
     for name in ("ledger.db", "brain.db", "metrics.db"):
         sound(daemon.state_dir / name)
+
+
+def closed(daemon: Daemon, toy: Service, count: int) -> bool:
+    """Every incident so far is over. One that was cut off in the middle of its start waits for a person, as it should:
+    then the owner starts the service."""
+    with contextlib.suppress(sqlite3.OperationalError):
+        rows = daemon.incidents("toy")
+        assert len(rows) <= count, "one incident for each death"
+        if rows and rows[-1]["state"] == "escalated" and toy.ref() is None:
+            toy.start()
+        return [row["state"] in ("resolved", "self_resolved") for row in rows] == [True] * count
+    return False
 
 
 def pause(seconds: float) -> object:

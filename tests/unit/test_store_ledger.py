@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from supervisor.errors import LedgerUnusable
+from supervisor.errors import LedgerUnusable, StoreError
 from supervisor.incidents import model as m
 from supervisor.incidents import records as rec
 from supervisor.messages import (
@@ -391,3 +391,24 @@ def test_sqlite_is_the_one_of_python() -> None:
     libraries = {name for name in loaded if "libsqlite3" in name}
     assert len(libraries) <= 1, libraries
     assert sqlite3.threadsafety == 3
+
+
+def test_a_start_on_a_full_disk_gets_the_reserve_and_without_one_is_tried_again(small_disk: Path) -> None:
+    path = small_disk / "ledger.db"
+    with closing(Ledger(path)) as ledger:
+        opened(ledger)
+        assert ledger.write([lab.decision(1, 1)]) == [Ack()]
+    fill(small_disk)
+    with closing(Ledger(path)) as ledger:
+        assert ledger.write([lab.decision(1, 2)]) == [Ack()]
+    (small_disk / "ledger.reserve").unlink(missing_ok=True)
+    fill(small_disk)
+    try:
+        with closing(Ledger(path)) as ledger:
+            (answer,) = ledger.write([lab.decision(1, 3)])
+            assert isinstance(answer, LedgerTrouble)
+    except StoreError as error:  # no room for the files beside it, either
+        assert "cannot be opened now" in error.message
+    (small_disk / "ballast").unlink()
+    with closing(Ledger(path)) as ledger:
+        assert ledger.write([lab.decision(1, 3)]) == [Ack()]
