@@ -286,7 +286,6 @@ class HealerWorker(Worker):
 
     def _from_worker(self, source: str, frame: Frame) -> None:
         ack = partial(self._hub.answer, source, frame, Ack())
-
         match frame.body:
             case Readings(readings):
                 self._readings(readings)
@@ -339,7 +338,8 @@ class HealerWorker(Worker):
                 if len(self._strange) < STRANGE_MAX and not reading.external:
                     self._strange[reading.target_id] = reading
                 continue
-            self._decide(e.ReadingSeen(reading))
+            if self._engine.world.readings.get(reading.target_id) != reading:  # one that was asked for comes twice
+                self._decide(e.ReadingSeen(reading))
 
     def _set_aside(self, item: str, event: e.Event, ack: Callable[[], None] | None) -> None:
         """A poison item: it is answered or acknowledged, so that nobody sends it again, and never touched."""
