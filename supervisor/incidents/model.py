@@ -259,6 +259,7 @@ class Incident(msgspec.Struct, frozen=True):
     intermittent: bool = False
     clear_readings: int = 0
     clear_counted_steady_s: float | None = None  # when the newest of them was counted
+    clear_basis_steady_s: float | None = None  # when its check began
     waiting_for: str = ""  # why nothing is running although something may (a lock, a canary, a hold), in words
     held_as_canary: bool = False  # it waits until the first repairs of its family have verified
     page_id: str | None = None  # the outbox row of its Signal page, which may cover others too
