@@ -153,7 +153,9 @@ class ProcessProbe(Probe):
         return Source(name, interval_ms, interval_ms)
 
     def _on_death(self, name: str) -> None:
-        known = self._known[name]
+        known = self._known.get(name)
+        if known is None:
+            return  # it has just left the configuration
         known.died_s, known.looks = clock.monotonic_s(), 0
         if known.process is not None:
             self._remember_zombie(known, known.process)
@@ -168,6 +170,8 @@ class ProcessProbe(Probe):
         section, known = self._sections[name], self._known[name]
         meant_to_stop = _stop_file(section.stop_file)
         found = await self._find(section, known)
+        if self._known.get(name) is not known:
+            raise CannotTell(Unavailable.ERROR, "another configuration came in while it was being read")
         self._await_memory(name, found)
         details = [found.detail] if found.detail else []
         status = proc.same(found.process) if found.process is not None else None
@@ -201,6 +205,7 @@ class ProcessProbe(Probe):
             manager=told.manager if told is not None else Manager.NONE,
             dead_for_s=down_s,
             act_after_s=self._act_after_s if told is not None else 0.0,
+            sought=(section.pid_file, section.match),
             detail="; ".join(details)[:DETAIL_CHARS_MAX],
         )
         self._plan(name, known, data)

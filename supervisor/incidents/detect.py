@@ -44,7 +44,7 @@ def on_reading(turn: Turn, reading: HealthReading) -> None:
         del world.asked[reading.target_id]
     world.readings[reading.target_id] = reading
     if isinstance(reading.data, ProcessData) and reading.data.process is not None:
-        turn.put_known(reading.target_id, reading.data.process)
+        turn.put_known(reading.target_id, reading.data.process, reading.data.sought)
     stage = stages.entered(turn, reading.data, reading) if isinstance(reading.data, PipelineData) else None
     judge = Judge(reading, turn.now, lambda anomaly: _is_open(turn, anomaly, reading.target_id), stage)
     verdicts = world.classifier.observe(judge)

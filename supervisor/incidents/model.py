@@ -150,6 +150,11 @@ class Target(msgspec.Struct, frozen=True):
     pid_file: str = ""
     match: str = ""
 
+    @property
+    def sought(self) -> tuple[str, str]:
+        """By what its processes are found: by others it is another program."""
+        return self.pid_file, self.match
+
 
 class StageEntry(msgspec.Struct, frozen=True):
     """Since when a pipeline's task has stood in its stage: durable, since no file of the site says it (SITE.md)."""

@@ -43,7 +43,7 @@ def reconfigured(turn: Turn, targets: tuple[Target, ...], open_families: frozens
     world.open_families, world.policy = open_families, policy
     for target_id in [*world.known]:
         old, new = before.get(target_id), world.target(target_id)
-        if new is None or old is None or (old.pid_file, old.match) != (new.pid_file, new.match):
+        if new is None or old is None or old.sought != new.sought:
             turn.drop_known(target_id)  # it was another program
     for target_id in [name for name in world.readings if world.target(name) is None]:
         del world.readings[target_id]

@@ -82,6 +82,7 @@ class ProcessData(msgspec.Struct, frozen=True, tag="process"):
     manager: Manager = Manager.NONE
     dead_for_s: float = 0.0  # how long nothing of it has been alive
     act_after_s: float = 0.0  # R8: a managed target is its manager's for so long
+    sought: tuple[str, str] = ("", "")  # the pid_file and match by which it was looked for
 
 
 class DiskData(msgspec.Struct, frozen=True, tag="disk"):

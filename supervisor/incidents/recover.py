@@ -52,7 +52,10 @@ def rebuild(
     for incident in snapshot.recent_closed:
         world.closed.setdefault((incident.anomaly, incident.target_id), []).append(incident)
     world.stages = {stage.target_id: stage for stage in snapshot.stages}
-    world.known = {one.target_id: one.process for one in snapshot.known}
+    for one in snapshot.known:
+        target = world.target(one.target_id)
+        if target is not None and target.sought == one.sought:  # else it was changed meanwhile, and that was another's
+            world.known[one.target_id] = one.process
     every = {e.id: e for e in (*snapshot.recent_executions, *snapshot.executions)}
     for execution in every.values():
         if not is_over(execution):

@@ -352,11 +352,15 @@ class Turn:
         if self.world.stages.pop(target_id, None) is not None:
             self.records.append(DropStage(target_id))
 
-    def put_known(self, target_id: str, process: ProcessRef) -> None:
-        """The process last seen to be this service, written only when it is another one than before."""
+    def put_known(self, target_id: str, process: ProcessRef, sought: tuple[str, str]) -> None:
+        """The process last seen to be this service, written only when it is another one than before. One that was
+        sought by another configuration's pid_file and match is another program's: it might be ended in its place."""
+        target = self.world.target(target_id)
+        if target is None or target.sought != sought:
+            return
         if self.world.known.get(target_id) != process:
             self.world.known[target_id] = process
-            self.records.append(PutKnown(target_id, process))
+            self.records.append(PutKnown(target_id, process, sought))
 
     def drop_known(self, target_id: str) -> None:
         """What was that service is none any more: its target is gone, or is another program now."""

@@ -11,6 +11,7 @@ from supervisor.incidents import detect, own
 from supervisor.incidents import engine as e
 from supervisor.incidents.model import AnomalyType, Channel, State, Tier
 from supervisor.incidents.policy import Policy
+from supervisor.incidents.readings import ProcessData
 from supervisor.messages import StoreStatus, TreeEvent, TreeKind
 from supervisor.treetable import TreeTable
 from tests.lab.engine import Lab, service
@@ -288,3 +289,29 @@ def test_an_intent_for_a_target_that_left_is_not_carried_out() -> None:
     assert lab.engine.world.executions == {}
     lab.advance(100_000)
     assert lab.engine.world.incidents == {}
+
+
+@pytest.mark.req("R15", "NFR-001")
+def test_the_process_of_another_configuration_is_no_memory_of_this_one() -> None:
+    """What is known as a service may be ended in its place: it must not be what an earlier pid file named."""
+    old = msgspec.structs.replace(service("a"), pid_file="/run/old.pid")
+    new = msgspec.structs.replace(service("a"), pid_file="/run/new.pid")
+    lab = Lab(targets=(old,))
+
+    def seen(pid_file: str) -> None:
+        reading = lab.reading("a")
+        assert isinstance(reading.data, ProcessData)
+        data = msgspec.structs.replace(reading.data, sought=(pid_file, ""))
+        lab.feed(e.ReadingSeen(msgspec.structs.replace(reading, data=data)))
+
+    seen("/run/old.pid")
+    assert "a" in lab.engine.world.known
+    lab.crash()
+    assert "a" in lab.engine.world.known, "the same configuration: it is remembered"
+    lab.targets = (new,)
+    lab.crash()  # the file was changed while healctl was stopped
+    assert "a" not in lab.engine.world.known
+    seen("/run/old.pid")  # of a probe that has not heard of the new one yet
+    assert "a" not in lab.engine.world.known
+    seen("/run/new.pid")
+    assert "a" in lab.engine.world.known
