@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,14 @@ def test_a_full_disk_behind_the_output_is_one_sentence(here: Site) -> None:
 ])  # fmt: skip
 def test_arguments_that_are_no_text(words: list[bytes], code: int) -> None:
     assert told(*words)[0] == code
+
+
+def test_a_login_without_a_runtime_directory_is_no_warning(tmp_path: Path) -> None:
+    """`su` and cron leave none: a line from inside a library, before every answer, would tell nobody anything."""
+    script = "import os, sys; os.geteuid = lambda: 65534; from supervisor import places; places.dirs('', '')"
+    env = {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 @pytest.mark.req("FR-007")
