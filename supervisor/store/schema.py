@@ -122,14 +122,15 @@ CREATE TABLE known (
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Brings the ledger to this program's schema. Raises StoreError when a newer program wrote it."""
+    """Brings the ledger to this program's schema. Raises ConfigError (exit 78) when a newer program wrote it: no
+    restart of this one helps."""
     found = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if found == SCHEMA_VERSION:
         return
     if found > SCHEMA_VERSION:
-        from supervisor.errors import StoreError
+        from supervisor.errors import ConfigError
 
-        raise StoreError(
+        raise ConfigError(
             f"the ledger has schema {found}, this healctl knows {SCHEMA_VERSION}",
             "a newer healctl wrote it: run that one, or move ledger.db away to begin anew",
         )

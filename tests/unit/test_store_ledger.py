@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from supervisor.errors import StoreError
+from supervisor.errors import ConfigError
 from supervisor.incidents import model as m
 from supervisor.incidents import records as rec
 from supervisor.messages import (
@@ -304,7 +304,7 @@ def test_everything_is_there_after_a_new_start_and_the_clock_goes_on(tmp_path: P
 def test_a_newer_ledger_is_not_touched(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path / "ledger.db")) as ledger:
         ledger._connection.execute("PRAGMA user_version=99")
-    with pytest.raises(StoreError, match="schema 99"):
+    with pytest.raises(ConfigError, match="schema 99"):
         Ledger(tmp_path / "ledger.db")
 
 
