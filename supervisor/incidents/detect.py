@@ -28,6 +28,7 @@ from supervisor.incidents.world import (
 REFRESH_S = 1.0  # a re-detection is written at most this often
 SLOWEST_S = 60.0  # our own probe that cannot tell yet is asked ever more seldom, but at least this often
 UNDECIDED_S = 300.0  # so long without its word, and somebody should know
+UNCONFIRMED_S = 600.0  # what only others say is let go after so long without its word
 OWN_FAMILY = "tree"  # our own workers: root tells, no probe can be asked
 
 
@@ -195,7 +196,12 @@ def _diagnosing(
 
 def recheck_due(turn: Turn, incident: Incident) -> None:
     """Its probe has not told yet, or not enough: it is asked again, and somebody hears of it in time (R1, tier 1)."""
-    if incident.state is State.DIAGNOSING:
+    if incident.outside and turn.now.steady_s - incident.detected_steady_s >= UNCONFIRMED_S:
+        minutes = f"{UNCONFIRMED_S / 60:.0f} min"
+        note = f"only others said so, and our own probe could not tell for {minutes}; nothing was run"
+        _refute(turn, incident)
+        turn.move(incident, Trigger.DISMISS, "engine", note)
+    elif incident.state is State.DIAGNOSING:
         turn.set_timer(TimerKind.RECHECK, incident.id, _again_s(turn, incident, RECHECK_S))
         turn.ask_probe(incident.target_id, incident.family)
         quiet = incident.tier is Tier.SILENT and not incident.outside and not incident.waiting_for
@@ -232,11 +238,16 @@ def _escalated(turn: Turn, incident: Incident, verdict: Verdict, reading: Health
 
 def _end(turn: Turn, incident: Incident, note: str) -> None:
     if incident.outside:
-        if len(turn.world.refuted) >= OPEN_INCIDENTS_MAX:
-            turn.world.refuted.clear()
-        turn.world.refuted[incident.target_id] = turn.now.steady_s
+        _refute(turn, incident)
     acted = incident.acted_by is not ActedBy.NOBODY
     incident = turn.move(incident, Trigger.RECOVERED if acted else Trigger.CLEARED, "probe", note)
     if incident.page_id is not None or not escalation.by_signal(incident):
         escalation.closing(turn, incident)
     remedy.release(turn, incident.family)
+
+
+def _refute(turn: Turn, incident: Incident) -> None:
+    """Others were not confirmed: theirs open nothing about this target for a while (`outside.AGAIN_S`)."""
+    if len(turn.world.refuted) >= OPEN_INCIDENTS_MAX:
+        turn.world.refuted.clear()
+    turn.world.refuted[incident.target_id] = turn.now.steady_s
