@@ -176,6 +176,7 @@ def test_a_named_path_that_is_not_there_is_no_other_disk(tmp_path: Path, path: s
 def test_a_user_without_a_home_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "none"))
     assert disks(HostProbe(Config(disk=DiskSection(discover=False)))) == ["/"]
+    assert Config().disk.mounts == ("/", str(tmp_path / "none")), "the home of now, not of when healctl was imported"
     monkeypatch.setenv("HOME", str(tmp_path))
     assert disks(HostProbe(config("/", tmp_path / "none"))) == ["/", str(tmp_path / "none")]
 
