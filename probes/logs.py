@@ -56,15 +56,21 @@ class LogsProbe(Probe):
         self.reconfigure(config)
 
     def reconfigure(self, config: Config) -> None:
-        """Where the paths are the same, what is known of the files stays known."""
+        """Where the paths are the same, what is known of the files stays known. What has changed is read at once."""
         before, self._targets = self._targets, {}
+        changed = set()
         for name, section in targets.logs(config).items():
             known = before.get(name)
+            if known is not None and known.section != section:
+                changed.add(name)
             if known is not None and known.section.paths == section.paths:
                 known.section = section
             else:
                 known = _Target(section, Look(name, partial(_scan, section.paths)))
             self._targets[name] = known
+        if self._events is not None:
+            for name in changed:
+                self._events.read_soon(name, 0.0)
 
     def sources(self) -> tuple[Source, ...]:
         return tuple(self._source(name, target) for name, target in self._targets.items())
@@ -82,6 +88,8 @@ class LogsProbe(Probe):
                 scan = await target.look.now()
         except TimeoutError:
             return began.cannot(Unavailable.DEADLINE, f"the file system of {target.section.paths[0]} does not answer")
+        except OSError as error:
+            return began.cannot(Unavailable.ERROR, f"they cannot be looked at: {error}")
         if scan.denied and not scan.files:
             return began.cannot(Unavailable.PERMISSION, f"none of them can be looked at: {', '.join(scan.denied)}")
         return self._tell(target_id, began, target, scan)

@@ -82,7 +82,7 @@ class PipelineProbe(Probe):
         for name, job in first.items():
             try:
                 self._took(name, job.result(FIRST_LOOK_S))
-            except (CannotRead, TimeoutError) as error:
+            except (CannotRead, OSError) as error:  # TimeoutError is one
                 self._complain(name, str(error) or "its state file could not be read yet: it hangs")
 
     def sources(self) -> tuple[Source, ...]:
@@ -149,6 +149,8 @@ class PipelineProbe(Probe):
         except CannotRead as error:
             self._complain(name, str(error))
             raise
+        except OSError as error:  # nobody looked at it
+            raise CannotRead(Unavailable.ERROR, f"it cannot be looked at: {error}") from error
         if self._looks.get(name) is look:
             self._took(name, state)
         return state
@@ -241,6 +243,8 @@ class PipelineProbe(Probe):
                 return await self._mail.now()
         except TimeoutError:
             return Mail(trouble=f"brain.db could not be read within {MAIL_S:g} s")
+        except OSError as error:
+            return Mail(trouble=f"brain.db cannot be looked at: {error}")
 
     def _gone(self, name: str, task_id: str) -> PipelineData:
         return PipelineData(

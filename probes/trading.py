@@ -74,10 +74,11 @@ class TradingProbe(Probe):
 
     def reconfigure(self, config: Config) -> None:
         """What is known of an unchanged section stays known, its watch included."""
-        sections = dict(config.trading)
+        sections, changed = dict(config.trading), set()
         stop_files = {n: config.process[s.process].stop_file if s.process else "" for n, s in sections.items()}
         for name, section in sections.items():
             if (section, stop_files[name]) != (self._sections.get(name), self._stop_files.get(name)):
+                changed.add(name)
                 self._known[name] = _Known(
                     Look(f"{name}-signals", partial(self._look, section, stop_files[name])),
                     Look(f"{name}-positions", partial(open_trades, section.trades_db, section.table)),
@@ -86,6 +87,10 @@ class TradingProbe(Probe):
         self._sections, self._stop_files = sections, stop_files
         if self._watch is not None:
             self._watch.keep(section.signal_file for section in sections.values())
+        if self._events is not None:
+            for name in changed:  # nobody watches its file until it has been read
+                self._events.read_soon(f"{name}-signals", 0.0)
+                self._events.read_soon(f"{name}-positions", 0.0)
 
     def sources(self) -> tuple[Source, ...]:
         return tuple(
@@ -115,6 +120,8 @@ class TradingProbe(Probe):
         except TimeoutError:
             path = section.signal_file if kind == "signals" else f"{section.trades_db} or {section.signal_file}"
             return began.cannot(Unavailable.DEADLINE, f"{path} could not be read within {deadline_s:g} s: it hangs")
+        except OSError as error:
+            return began.cannot(Unavailable.ERROR, f"it cannot be looked at: {error}")
 
     def _source(self, name: str, kind: str) -> Source:
         interval_ms = round(float(self._sections[name].interval) * 1000)
