@@ -26,7 +26,7 @@ from supervisor.desk import Desk
 from supervisor.errors import HealError, StoreError
 from supervisor.feed import FeedServer
 from supervisor.fresh import Fresh
-from supervisor.house import MAY_WAIT, WAITING, item_of, ledger_part, policy_of, tree_view
+from supervisor.house import MAY_WAIT, WAITING, beginning, item_of, ledger_part, policy_of, tree_view
 from supervisor.incidents import engine as e
 from supervisor.incidents import views
 from supervisor.incidents.effects import (
@@ -138,8 +138,8 @@ class HealerWorker(Worker):
         await self._feed.open()
         log.info("epoch %d: %d open incidents, %d targets", snapshot.epoch, len(world.incidents), len(self._targets))
         self._listening = True
-        self._decide(e.Started())
-        self._decide(e.NotifierIsBack())
+        for event in beginning(world, config):
+            self._decide(event)
         self._tell_known()
         for family in families(config):
             self._hub.request(family, Resync())

@@ -33,6 +33,7 @@ TOLD_WITHIN_S = 30.0  # a new healer has heard of every quarantined item by then
 LIMITS = "healctl:limits"
 PAGES = f"messages:{Channel.SIGNAL}"
 ITEMS = "items"
+ITEM_OF_TARGET = ("reading", "outside")  # items that are one target's
 OPEN_INCIDENTS, TRAIL = "open incidents", "audit trail"
 
 
@@ -52,6 +53,11 @@ def reconfigured(turn: Turn, targets: tuple[Target, ...], open_families: frozens
     for target_id in [name for name in world.stages if world.target(name) is None]:
         turn.drop_stage(target_id)
     dismiss_gone(turn)
+    for anomaly, name in list(world.by_key):
+        kind, _, target_id = name.partition(":")
+        if anomaly is AnomalyType.ITEM_QUARANTINED and kind in ITEM_OF_TARGET and world.target(target_id) is None:
+            world.set_aside.discard(name)
+            part(turn, name, anomaly, "its target is no longer configured", firing=False)
     if not policy.pages:
         part(turn, PAGES, AnomalyType.DELIVERY_FAILING, "nobody is configured to be paged any more", firing=False)
     for runbook in world.runbooks.values():  # the whitelist may be another

@@ -6,13 +6,15 @@ import msgspec
 import pytest
 
 from supervisor.config import Config, Size, StoreSection
-from supervisor.house import LEDGER, ledger_part
+from supervisor.house import CORE, LEDGER, beginning, ledger_part
 from supervisor.incidents import detect, own
 from supervisor.incidents import engine as e
 from supervisor.incidents.model import AnomalyType, Channel, State, Tier
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.readings import ProcessData
 from supervisor.messages import StoreStatus, TreeEvent, TreeKind
+from supervisor.targets import families
+from supervisor.tree.spec import healctl_tree
 from supervisor.treetable import TreeTable
 from tests.lab.engine import Lab, service
 
@@ -89,6 +91,17 @@ def test_a_worker_that_leaves_the_tree_takes_its_incidents_along() -> None:
     lab = Lab("web")
     tell(lab, event(TreeKind.EXITED, failures=5), event(TreeKind.STOPPED))
     assert not lab.only("worker:logs").open
+
+
+@pytest.mark.req("R1")
+def test_a_worker_that_the_tree_has_no_more_after_a_restart_closes_and_another_does_not() -> None:
+    lab = Lab("web")
+    tell(lab, event(TreeKind.QUARANTINED, "fleet"), event(TreeKind.QUARANTINED, "host"))
+    lab.crash()
+    for one in beginning(lab.engine.world, Config()):  # which has no fleet
+        lab.feed(one)
+    assert {i.target_id for i in lab.incidents() if i.open} == {"worker:host"}
+    assert {*CORE, *families(Config())} == {child.name for child in healctl_tree(Config()).children}
 
 
 # --- pages that are not delivered ------------------------------------------------------------------------------------
@@ -255,6 +268,14 @@ def test_a_message_that_was_set_aside_stays_so() -> None:
     (incident,) = [i for i in lab.incidents("messages:signal") if i.anomaly is AnomalyType.ITEM_QUARANTINED]
     assert incident.open
     assert row.id not in lab.engine.world.outbox
+
+
+def test_an_item_whose_target_is_no_longer_configured_closes() -> None:
+    lab = Lab("a", "b")
+    for name in ("reading:a", "reading:disk:/gone", "outside:b"):
+        lab.feed(e.OwnPart(name, AnomalyType.ITEM_QUARANTINED, True, "twice"))
+    lab.feed(e.Reconfigured((service("b"),), frozenset(), Policy()))
+    assert {i.target_id for i in lab.incidents() if i.open} == {"outside:b"}
 
 
 # --- another configuration -------------------------------------------------------------------------------------------
