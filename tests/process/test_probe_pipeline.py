@@ -360,6 +360,18 @@ def test_the_newest_message_counts_and_none_that_is_yet_to_come(tmp_path: Path) 
 
 
 @pytest.mark.req("FR-002")
+def test_a_message_counts_in_whatever_form_its_time_is_written(tmp_path: Path) -> None:
+    """One that is passed over by its text would leave a task stuck of which somebody speaks."""
+    wall_s = int(time.time()) - 60
+    for at in (local_naive_iso(wall_s), f"{wall_s}", f"{wall_s * 1000:.0f}"):
+        folder = tmp_path / at
+        folder.mkdir()
+        state(folder, task())
+        found = data(read(PipelineProbe(brain(folder, {"body": "task-001-shiny", "created_at": at}))))
+        assert found.message_wall_s == pytest.approx(wall_s, abs=1), at
+
+
+@pytest.mark.req("FR-002")
 def test_our_own_messages_never_count_and_others_of_our_name_do(tmp_path: Path) -> None:
     config = brain(tmp_path)
     path = tmp_path / "brain.db"
