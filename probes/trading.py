@@ -11,12 +11,21 @@ It must never write, and never call a trade a phantom by a signal that is not fr
 from __future__ import annotations
 
 import asyncio
-import os
 from functools import partial
 
 import msgspec
 
-from probes.base import CLOCKS_APART_S, Began, Events, Probe, Refused, Source, begin, begin_outside
+from probes.base import (
+    CLOCKS_APART_S,
+    Began,
+    Events,
+    Probe,
+    Refused,
+    Source,
+    begin,
+    begin_outside,
+    stop_file_stands,
+)
 from probes.inotify import FileWatch
 from probes.jsonfile import BadJson, CannotRead, load
 from probes.look import Look
@@ -140,7 +149,7 @@ class TradingProbe(Probe):
         if self._watch is not None:
             self._watch.hold(section.signal_file)
         try:
-            meant_to_stop = _exists(stop_file)
+            meant_to_stop = stop_file_stands(stop_file)
         except (OSError, ValueError) as error:
             reason = Unavailable.PERMISSION if isinstance(error, PermissionError) else Unavailable.ERROR
             return _Live(meant_to_stop=False, failure=(reason, f"nobody can tell whether {stop_file} exists: {error}"))
@@ -258,11 +267,3 @@ def _data(section: TradingSection, signal: Signal, age_s: float, *, meant_to_sto
         side=signal.side,
         detail=signal.detail,
     )
-
-
-def _exists(path: str) -> bool:
-    """Does a file (or a dangling link) stand there? Raises OSError when that cannot be told."""
-    try:
-        return bool(path) and bool(os.lstat(path))
-    except (FileNotFoundError, NotADirectoryError):
-        return False
