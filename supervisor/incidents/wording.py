@@ -236,14 +236,16 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
 
 
-def group(incidents: list[Incident], cause: str) -> str:
-    """DESIGN §5: a grouped page names every target when they are 20 or fewer."""
+def group(incidents: list[Incident], *sentences: str) -> str:
+    """DESIGN §5: a grouped page names every target when they are 20 or fewer. `sentences`: the likely cause, ..."""
     names = [clean(incident.target_id, 40) for incident in incidents]
     listed = ", ".join(names[:GROUP_NAMES_MAX])
     more = f" and {len(names) - GROUP_NAMES_MAX} more" if len(names) > GROUP_NAMES_MAX else ""
     family = incidents[0].family
+    by_runbook = ", or repair one with `healctl heal execute`" if incidents[0].runbook_id else ""
     text = (
-        f"{len(names)} {family} targets failed at once: {listed}{more}.\n{_sentence(cause)} Automatic repair of "
-        f"{family} targets is paused.\nDecide: find the common cause, or repair one with `healctl heal execute`."
+        f"{len(names)} {family} targets failed at once: {listed}{more}.\n"
+        f"{' '.join(_sentence(sentence) for sentence in sentences if sentence)}\n"
+        f"Decide: find the common cause{by_runbook}."
     )
     return clean_lines(text, SIGNAL_CHARS_MAX * 2)

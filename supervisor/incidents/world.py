@@ -270,8 +270,17 @@ class Turn:
         if not mine:
             world.by_target.pop(incident.target_id, None)
         world.closed.setdefault(key, []).append(incident)
+        self._hand_on_repeat(incident)
         for kind in (TimerKind.PAGE_HOLD, TimerKind.REPEAT, TimerKind.RECHECK):
             self.drop_timer(kind, incident.id)
+
+    def _hand_on_repeat(self, incident: Incident) -> None:
+        """A grouped page is repeated by one of those that it covers: by the next, once that one is over."""
+        if (repeat := self.world.timers.get((TimerKind.REPEAT, incident.id))) is not None:
+            covered = (i for i in self.world.incidents.values() if i.page_id == incident.page_id)
+            if heir := next((i for i in covered if i.acknowledged_wall_s is None), None):
+                self.update(heir, repeats=incident.repeats)
+                self.set_timer(TimerKind.REPEAT, heir.id, max(0.0, repeat.due_steady_s - self.now.steady_s))
 
     # -- the rest of the ledger --
 
