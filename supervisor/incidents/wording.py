@@ -178,15 +178,15 @@ def _decide(incident: Incident) -> str:
                 f"last, or try now with `healctl heal execute {incident.runbook_id} --target {incident.target_id} "
                 "--confirm`."
             )
-        case _, (TierReason.NO_RUNBOOK | TierReason.CANNOT_EXECUTE):
-            return (
-                f"Decide: repair it by hand ({clean(incident.hint, 80)}), or "
-                f"`healctl heal dismiss {incident.id} --reason ...`."
-            )
-        case _:
+        case _, reason if reason not in (TierReason.NO_RUNBOOK, TierReason.CANNOT_EXECUTE) and incident.runbook_id:
             return (
                 "Decide: repair it by hand, or try again with "
                 f"`healctl heal execute {incident.runbook_id} --target {incident.target_id} --confirm`."
+            )
+        case _:
+            return (
+                f"Decide: repair it by hand ({clean(incident.hint, 80)}), or "
+                f"`healctl heal dismiss {incident.id} --reason ...`."
             )
 
 

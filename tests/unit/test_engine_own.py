@@ -73,6 +73,14 @@ def test_a_quarantined_worker_pages_and_closes_when_it_is_ready_again() -> None:
     assert lab.messages("signal")[-1].kind == "closing"
 
 
+@pytest.mark.req("NFR-003")
+def test_the_page_about_a_worker_quotes_the_end_of_its_last_words() -> None:
+    lab = Lab("web")
+    traceback = "Traceback (most recent call last):\n" + '  File "x.py", line 1\n' * 40 + "KeyError: 'size'\n"
+    tell(lab, msgspec.structs.replace(event(TreeKind.QUARANTINED), last_words=traceback))
+    assert "KeyError: 'size'" in lab.messages("signal")[0].body
+
+
 @pytest.mark.req("R1")
 def test_the_healer_hears_of_its_own_deaths_from_the_root() -> None:
     lab = Lab("web")

@@ -6,9 +6,10 @@ import msgspec
 import pytest
 
 from supervisor.incidents import engine as e
-from supervisor.incidents.model import State, Target, TierReason
+from supervisor.incidents import wording
+from supervisor.incidents.model import AnomalyType, Channel, State, Target, TierReason
 from supervisor.incidents.policy import Policy
-from supervisor.incidents.readings import FleetData, HealthReading, Unavailable
+from supervisor.incidents.readings import FleetData, HealthReading, ProcessData, ProcessRef, Unavailable, Zombie
 from tests.lab.engine import Lab
 
 NAMES = tuple(f"svc{n:02d}" for n in range(20))
@@ -218,3 +219,23 @@ def test_a_grouped_page_is_repeated_for_those_who_are_left_when_the_first_of_the
     repeat = next(row for row in lab.messages("signal") if row.kind == "repeat")
     assert len(repeat.covers) == 5
     assert "fleet:h1, fleet:h2, fleet:h3, fleet:h4, fleet:h5" in repeat.body
+
+
+def test_nobody_is_told_to_execute_a_runbook_where_there_is_none() -> None:
+    lab = Lab(*NAMES)
+    lab.hold_dispatch = True
+    all_die(lab)
+    zombie = Zombie(ProcessRef("boot-1", 7, 7), 1, "init", 11.0)
+    reading = lab.reading(NAMES[-1])
+    assert isinstance(reading.data, ProcessData)
+    lab.silent.add(NAMES[-1])
+    data = msgspec.structs.replace(reading.data, zombies=(zombie,))
+    lab.feed(e.ReadingSeen(msgspec.structs.replace(reading, data=data)))
+    lab.hold_dispatch = False
+    lab.step_fails = "start"
+    lab.run(lab.dispatched[0])  # a canary: its whole family is paused, whatever is wrong with the others
+    (found,) = [i for i in lab.incidents(NAMES[-1]) if i.anomaly is AnomalyType.PROCESS_ZOMBIE]
+    assert found.tier_reason is TierReason.CANARY_FAILED
+    body = wording.body(lab.engine.world, found, Channel.SIGNAL, "repeat")
+    assert "None" not in body
+    assert "repair it by hand (only its parent can reap it" in body
