@@ -155,17 +155,17 @@ class _Endpoint(ABC):
     def _transmit(self, to: str, raw: bytes) -> bool:
         try:
             self._send_parts(to, raw)
-        except zmq.Again:
-            return False
+            sent = True
         except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
+            if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 raise
-            return False
-        # The descriptor is edge-triggered: an event that came in during the send would otherwise never wake us.
+            sent = False
+        # The descriptor is edge-triggered: an event that came in during the send, a failed one too, would otherwise
+        # never wake us.
         if not self._drain_due and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self._drain_due = True  # once, not for each of thousands of answers
             self._loop.call_soon(self._drain)
-        return True
+        return sent
 
     @abstractmethod
     def _send_parts(self, to: str, raw: bytes) -> None:
