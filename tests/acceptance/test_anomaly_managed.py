@@ -14,7 +14,7 @@ from tests.lab.daemon import Service, Site
 from tests.lab.pm2 import Pm2, pm2
 from tests.lab.systemd import UserManager, user_manager
 
-POLICY = '[policy]\nact_after = "600ms"\nsettle = "100ms"\n'
+POLICY = '[policy]\nact_after = "3s"\nsettle = "100ms"\n'
 
 
 @pytest.fixture
