@@ -179,7 +179,7 @@ class _Topics:
 def _time(value: object, now_s: float) -> float | None:
     """None for what is no time, or one to come: that says nothing about when somebody spoke."""
     try:
-        at_s = wall_s_of(value)
+        at_s = wall_s_of(value, now_s + CLOCKS_APART_S)
     except BadStamp:
         return None
     return at_s if at_s <= now_s + CLOCKS_APART_S else None

@@ -155,7 +155,7 @@ class TradingProbe(Probe):
             return _Live(meant_to_stop=False, failure=(reason, f"nobody can tell whether {stop_file} exists: {error}"))
         try:
             found, mtime_s = load(section.signal_file, SIGNAL_BYTES_MAX, decode)
-            signal = signal_of(found, section.timestamp_keys, mtime_s)
+            signal = signal_of(found, section.timestamp_keys, mtime_s, clock.wall_s() + CLOCKS_APART_S)
         except CannotRead as error:
             text = "the signal file does not exist" if error.reason is Unavailable.MISSING else str(error)
             return _Live(meant_to_stop, failure=(error.reason, text))
@@ -245,7 +245,8 @@ class TradingProbe(Probe):
         if len(given.data_json) > SIGNAL_BYTES_MAX:
             raise Refused(f"a live signal has at most {SIGNAL_BYTES_MAX // 1024} KiB")
         try:
-            signal = signal_of(decode(given.data_json), section.timestamp_keys, None)
+            by_s = given.captured_wall_s + CLOCKS_APART_S
+            signal = signal_of(decode(given.data_json), section.timestamp_keys, None, by_s)
         except BadJson as error:
             raise Refused(f"the live signal {error}") from error
         age_s = given.captured_wall_s - signal.wall_s
