@@ -184,6 +184,23 @@ def test_without_a_thread_to_be_had_a_target_is_unavailable_and_read_when_there_
 
 
 @pytest.mark.req("R9")
+@pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")  # ended, but nobody waits for its end
+def test_a_status_command_that_hangs_is_ended_when_the_look_is_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    script, pid_file = tmp_path / "status", tmp_path / "pid"
+    script.write_text(f"#!/bin/sh\necho $$ > {pid_file}\nexec sleep 1000\n")
+    script.chmod(0o755)
+    live.run(config_of(tmp_path, f'[gateway.g]\nstatus = ["{script}"]\n[disk]\nmounts = []\n[logs]\n'))
+    stat = Path(f"/proc/{pid_file.read_text().strip()}/stat")
+    end_s = time.monotonic() + DEADLINE_S
+    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < end_s, "it outlives the look"
+    gc.collect()  # here, where the warning is known
+    assert "Task was destroyed" not in caplog.text, "it was ended in good order, not when it was forgotten"
+
+
+@pytest.mark.req("R9")
 def test_a_look_that_hangs_leaves_no_complaint_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
