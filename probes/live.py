@@ -80,7 +80,7 @@ class _Family(Events):
             if self._loop.time() < self._due_s.get(name, end_s):
                 await asyncio.sleep(GRAIN_S)
             else:
-                del self._due_s[name]
+                self._due_s.pop(name, None)  # none, if the time has just run out
                 look = self._judge(await self._read(source, end_s - self._loop.time()), look)
         return look
 
