@@ -89,7 +89,8 @@ class DiskData(msgspec.Struct, frozen=True, tag="disk"):
     """A reading of `disk:MOUNT`. Shares are as df counts them: used / (used + available), 0 to 1.
 
     `full_in_s` is what the growth since earlier readings predicts, None when it does not grow or nobody can tell yet.
-    `pressure` and `critical` are the configured limits. `mounted` False: it was there before and is not any more.
+    `pressure` and `critical` are the configured limits. `mounted` False: it was there before and is not any more, or
+    (`detail`) is not watched any more.
     """
 
     mount: str

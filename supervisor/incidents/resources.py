@@ -49,7 +49,7 @@ def _disk_clear(limit: float) -> float:
 
 def _disk_evidence(data: DiskData) -> str:
     if not data.mounted:
-        return f"{data.mount} is not mounted any more"
+        return f"{data.mount} is {data.detail or 'not mounted any more'}"
     text = f"{data.mount} is {data.used_share:.1%} full, {size(data.available_bytes)} are left"
     if data.inodes_used_share is not None and data.inodes_used_share > data.used_share:
         text += f"; {data.inodes_used_share:.1%} of its inodes are taken"
