@@ -39,7 +39,6 @@ from supervisor.incidents.effects import (
     PlanExecution,
     SettleExecution,
 )
-from supervisor.incidents.model import Channel
 from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.recover import rebuild
 from supervisor.incidents.world import Decision
@@ -47,7 +46,6 @@ from supervisor.messages import (
     Ack,
     Body,
     Claimed,
-    Deliver,
     DeliveryReport,
     Dispatch,
     EpochOpened,
@@ -73,6 +71,7 @@ from supervisor.messages import (
     TreeEvent,
 )
 from supervisor.newsdesk import NewsDesk
+from supervisor.outgoing import Outgoing
 from supervisor.sockets import endpoint, new_context
 from supervisor.targets import families, open_families, targets
 from supervisor.trails import fetch as trails_of
@@ -126,6 +125,7 @@ class HealerWorker(Worker):
         self._committer = Committer(self._store, snapshot.epoch, self._durable, self.fail)
         self._news = NewsDesk(Publisher(self._context, endpoint(boot.runtime_dir, "events")))
         self._hub = Hub(self._context, endpoint(boot.runtime_dir, "healer"), "healer", self._on_worker)
+        self._outgoing = Outgoing(self._hub, lambda: self.boot.config)
         self._control = Hub(self._context, endpoint(boot.runtime_dir, "control"), "control", self._desk.receive)
         self._desk.open(self._control)
         self._fresh = Fresh(self._hub, world, self._clock.now, self._desk.answer, self._readings)
@@ -225,8 +225,7 @@ class HealerWorker(Worker):
                 case PlanExecution():
                     self._plan(effect)
                 case DeliverRow(row):
-                    if row.channel is Channel.SIGNAL or self.boot.config.notify.synapse.transport != "brain_db":
-                        self._hub.request("notifier", Deliver(row))
+                    self._outgoing.add(row)
                 case Answer(token, body, error):
                     self._desk.answer(token, error if error is not None else body or {})
 
