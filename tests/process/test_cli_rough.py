@@ -104,3 +104,24 @@ def test_what_is_no_lock_file_is_named(here: Site, kind: str) -> None:
     code, text = told("-c", str(daemon.config_file), "start")
     assert code == 1
     assert str(path) in text
+
+
+@pytest.mark.req("FR-007")
+def test_closed_streams_are_no_traceback_and_no_database_takes_their_place(here: Site) -> None:
+    daemon = here.daemon("")
+    daemon.start()
+    for closed in ("<&- >&-", "2>&-", "<&- >&- 2>&-"):
+        script = f'"$@" {closed}; echo "$? done" >&9'
+        read, write = os.pipe()
+        words = ["bash", "-c", f"exec 9>&{write}; {script}", "-", str(HEALCTL), "-c", str(daemon.config_file), "status"]
+        done = subprocess.run(words, pass_fds=[write], capture_output=True, timeout=60, check=False)
+        os.close(write)
+        with os.fdopen(read) as said:
+            assert said.read() == "0 done\n", (closed, done.stderr)
+        assert b"Traceback" not in done.stderr
+    daemon.stop()
+    script = '"$@" <&- >&- 2>&-'
+    start = ["bash", "-c", script, "-", str(HEALCTL), "start", "--detach", "-c", str(daemon.config_file)]
+    assert subprocess.run(start, timeout=60, check=False).returncode == 0
+    assert told("-c", str(daemon.config_file), "status")[0] == 0
+    assert told("-c", str(daemon.config_file), "stop")[0] == 0
