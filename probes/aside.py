@@ -6,6 +6,7 @@ calls `aside` must begin nothing new of a kind before the last of it has ended.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -19,7 +20,8 @@ Signature = tuple[int, int, int, int]  # what differs when a file was changed or
 
 
 def aside(work: Callable[[], Found], name: str) -> Future[Found]:
-    """Begins `work` in a thread; its result or exception is the future's."""
+    """Begins `work` in a thread; its result or exception is the future's, an OSError where there are no more threads
+    to be had: raised here it could leave its caller waiting for work that was never begun."""
     future: Future[Found] = Future()
     future.set_running_or_notify_cancel()  # from here on nobody can cancel it under the hands of the thread
 
@@ -31,7 +33,10 @@ def aside(work: Callable[[], Found], name: str) -> Future[Found]:
         else:
             future.set_result(found)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    try:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except RuntimeError as error:
+        future.set_exception(OSError(errno.EAGAIN, f"{error}"))
     return future
 
 

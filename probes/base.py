@@ -6,6 +6,7 @@ and never raises: what it cannot see is a reading with `available=False` and the
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Protocol
@@ -141,3 +142,12 @@ def begin_outside(source: Source, family: str, given: SourceReading) -> Began:
     source = msgspec.structs.replace(source, freshness_threshold_ms=given.freshness_ms)
     mono_s = clock.monotonic_s() - max(age_s, 0.0)
     return Began(source, family, mono_s, given.captured_wall_s, external=True)
+
+
+def stop_file_stands(path: str) -> bool:
+    """Does this stop file exist (R8)? A dangling link does; "" is none. Raises OSError when that cannot be told: then
+    nothing may be started."""
+    try:
+        return bool(path) and bool(os.lstat(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False

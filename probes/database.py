@@ -69,7 +69,7 @@ class DatabaseProbe(Probe):
                 self._targets[name].patience_s = CREATED_WITHIN_S
 
     def reconfigure(self, config: Config) -> None:
-        """An unchanged path keeps its verdict and its running check."""
+        """An unchanged path keeps its verdict and its running check; another file is read at once."""
         before, self._targets = self._targets, {}
         for name, section in targets.databases(config).items():
             known = before.get(name)
@@ -81,6 +81,10 @@ class DatabaseProbe(Probe):
             if self._targets.get(name) is not target and target.check is not None:
                 target.check.stop()
         self._queue = [name for name in self._queue if self._targets.get(name) is before.get(name)]
+        if self._events is not None:
+            for name in before.keys() & self._targets.keys():
+                if self._targets[name] is not before[name]:
+                    self._events.read_soon(name, 0.0)
 
     def sources(self) -> tuple[Source, ...]:
         return tuple(self._source(name, target) for name, target in self._targets.items())

@@ -140,11 +140,16 @@ class Disks:
 
     def may_be_ours(self, point: str) -> bool:
         """Can there be a disk of this name? It may have been mounted when nobody looked."""
-        return bool(self.section.mounts) and point.startswith("/") and os.path.normpath(point) == point
+        return point.startswith("/") and os.path.normpath(point) == point
 
     # -- one of them --
 
     async def read(self, point: str, began: Began, deadline_s: float) -> HealthReading:
+        watched = point in self.points or (self.section.mounts and point not in self._table.by_point)
+        if not watched:  # taken out of the configuration, full or not
+            limits = self.section
+            detail = "not watched any more"
+            return began.tells(DiskData(point, limits.pressure, limits.critical, mounted=False, detail=detail))
         try:
             mount, usage = await self._calls.call(point, lambda: _look(point), deadline_s * OWN_SHARE)
         except Hangs as error:

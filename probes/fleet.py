@@ -24,6 +24,7 @@ from supervisor import clock
 from supervisor.config import Config
 from supervisor.incidents.readings import FleetData, HealthReading, SourceReading, Unavailable
 
+LIST = "hosts-file"
 PREFIX = "fleet:"
 UPSTREAM = "fleet.health"  # the source of the site's polling engine (SITE.md)
 LOOK_S = 5.0  # at the hosts file
@@ -46,6 +47,7 @@ class FleetProbe(Probe):
         self._login = _login(config)
         self._connections = Connections(self._login, self._lost)
         self._hosts: dict[str, Host] = {}
+        self._told: tuple[Source, ...] = ()
         self._told_lost: dict[str, float] = {}
         self.reconfigure(config)
 
@@ -67,7 +69,9 @@ class FleetProbe(Probe):
         self._look_later(0.0)
 
     def sources(self) -> tuple[Source, ...]:
-        return tuple(self._source(name) for name in self._hosts)
+        # A list that nobody could read yet is a target itself: its hosts must not go unwatched unnoticed (R9).
+        unread = self._file is not None and self._file.hosts is None
+        return tuple(self._source(name) for name in (*self._hosts, *((LIST,) if unread else ())))
 
     def source(self, target_id: str) -> Source | None:
         name = target_id.removeprefix(PREFIX)
@@ -115,7 +119,8 @@ class FleetProbe(Probe):
         for name in before.keys() - self._hosts.keys():
             self._connections.drop(name)
             self._told_lost.pop(name, None)
-        if self._events is not None and before != self._hosts:
+        told, self._told = self._told, self.sources()
+        if self._events is not None and told != self._told:
             self._events.sources_changed()
 
     # -- one reading --

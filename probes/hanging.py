@@ -7,12 +7,11 @@ key while it lasts, and it is a daemon thread: it keeps neither another target n
 from __future__ import annotations
 
 import asyncio
-import errno
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from probes.aside import aside
 from supervisor import clock
 
 T = TypeVar("T")
@@ -37,13 +36,7 @@ class Hanging:
         while (before := self._running.get(key)) is not None and not before[1].done():
             hangs = now_s - before[0] >= within_s
             await _wait(*before, min(end_s, now_s + HUNG_S) if hangs else end_s)
-        began_s, future = clock.monotonic_s(), Future[T]()
-        future.set_running_or_notify_cancel()  # who gives up waiting cannot cancel it any more
-        thread = threading.Thread(target=_run, args=(future, function), name=f"look at {key}", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:  # there are no more threads to be had
-            raise OSError(errno.EAGAIN, str(error)) from error
+        began_s, future = clock.monotonic_s(), aside(function, f"look at {key}")
         self._running[key] = (began_s, future)
         await _wait(began_s, future, end_s)
         if self._running.get(key) == (began_s, future):
@@ -60,12 +53,3 @@ async def _wait(began_s: float, future: Future[Any], end_s: float) -> None:
         ended.exception()  # whoever asked takes it from the thread's own future
     finally:
         ended.cancel()
-
-
-def _run(future: Future[T], function: Callable[[], T]) -> None:
-    try:
-        result = function()
-    except BaseException as error:  # noqa: BLE001 - it is raised again where it was asked for
-        future.set_exception(error)
-    else:
-        future.set_result(result)

@@ -40,8 +40,16 @@ class HostProbe(Probe):
         self._stall_read_s = -STALL_GAP_S
 
     def reconfigure(self, config: Config) -> None:
+        """What has other limits now is read at once."""
+        points = self._disks.points if config.disk != self._disks.section else ()
+        changed = [PREFIX + point for point in points]
+        if config.memory != self._memory.section:
+            changed.append(memory.TARGET)
         self._disks.configure(config.disk)
         self._memory.section = config.memory
+        if self._events is not None:
+            for target_id in changed:  # one that is no longer ours is read once more, too
+                self._events.read_soon(target_id, 0.0)
 
     def sources(self) -> tuple[Source, ...]:
         return (*(self._disk_source(point) for point in self._disks.points), self._memory_source())

@@ -69,7 +69,10 @@ class _End(StrEnum):
     BUDGET = "the check did not end within its budget"
     GONE = "the file was deleted while it was checked"
     REPLACED = "the file was replaced while it was checked, again and again"
-    WRITER = "it is written too often for a whole check: its journal lets nobody write while somebody reads"
+    WRITER = (
+        "it is written too often for a whole check: its rollback journal lets nobody write while somebody reads, so "
+        "the check gives way each time; in WAL mode (PRAGMA journal_mode=WAL) it could be checked"
+    )
     CHANGED = "it was changed without a lock while it was checked, again and again"
 
 
@@ -128,7 +131,9 @@ class Check:
     def run(self) -> Outcome:
         """Blocks until there is an outcome; raises nothing that SQLite or the file system may cause."""
         self._task_id = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, self._task_id, NICE)  # Linux: of this thread alone
+        # Linux: of this thread alone. Who is nicer already stays so: going back takes a privilege.
+        nice = max(NICE, os.getpriority(os.PRIO_PROCESS, self._task_id))
+        os.setpriority(os.PRIO_PROCESS, self._task_id, nice)
         self._base_bytes = self._read_bytes()
         give_up_s = clock.monotonic_s() + self._patience_s
         tries = 0

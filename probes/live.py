@@ -23,6 +23,7 @@ from supervisor.targets import families, open_families
 READS_MAX = 64  # at once, in each family
 FOUND_WITHIN_S = 1.0  # a family that finds its targets by itself, and has none yet, is waited for so long
 GRAIN_S = 0.02
+LET_GO_S = 1.0
 UNSETTLED = (Outcome.PENDING, Outcome.UNKNOWN)
 
 
@@ -79,7 +80,7 @@ class _Family(Events):
             if self._loop.time() < self._due_s.get(name, end_s):
                 await asyncio.sleep(GRAIN_S)
             else:
-                del self._due_s[name]
+                self._due_s.pop(name, None)  # none, if the time has just run out
                 look = self._judge(await self._read(source, end_s - self._loop.time()), look)
         return look
 
@@ -114,6 +115,15 @@ async def read_all(config: Config, told: Callable[[Look], None] = lambda look: N
     return sorted(looks, key=lambda look: (order.index(look.reading.family), look.reading.target_id))
 
 
+async def _let_go() -> None:
+    """Looks that hang: dropped while they wait, each would be complained about on stderr."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=LET_GO_S)
+
+
 def run(config: Config, told: Callable[[Look], None] = lambda look: None) -> tuple[list[Look], float]:
     """`read_all` in a loop of its own, and how long it took (seconds). Waits for no thread that hangs in the kernel."""
     began_s = clock.monotonic_s()
@@ -121,5 +131,6 @@ def run(config: Config, told: Callable[[Look], None] = lambda look: None) -> tup
     try:
         looks = loop.run_until_complete(read_all(config, told))
     finally:
+        loop.run_until_complete(_let_go())
         loop.close()
     return looks, clock.monotonic_s() - began_s

@@ -1,8 +1,9 @@
 """The `logs` family: how large are the log files, and how fast do they grow? (FR-001, FR-002 `log_bloat`)
 
 What a rotation left behind (`app.log.1`, `app.log-20260101`, `app.log.gz`) is no log without rotation: it counts in the
-total, but not among the `largest`, by which the rule judges; unless it has grown since the last reading, since then
-somebody still writes it. Compressed ones never do. A file under several names, by links of any kind, is one file.
+total, but not among the `largest`, by which the rule judges; unless it has grown lately under that very name: then
+somebody still writes it, in bursts maybe. Compressed ones never do. A file under several names, by links of any kind,
+is one file.
 
 While a file grows so fast that it would pass the limit before the next poll, the next reading is asked for then.
 """
@@ -29,14 +30,17 @@ SCAN_SHARE = 0.6  # of the deadline: then the scan stops, and tells what it has 
 ANSWER_SHARE = 0.8  # of the deadline: then the file system does not answer
 GROWTH_OVER_S = 1.0  # readings closer than this say nothing about growth
 SOON_S_MIN = 5.0
+WRITTEN_WITHIN = 2.0  # intervals: so long is a rotated name that grew taken for one that is written
 
 
 class _Seen(msgspec.Struct, frozen=True):
-    """A file at an earlier reading, and how it grew until then."""
+    """A file at an earlier reading, and how it grew until then; `grew_mono_s`: when it last had under this name."""
 
     mono_s: float
     bytes: int
+    path: str
     growth_bytes_s: float | None = None
+    grew_mono_s: float | None = None
 
 
 class _Target(msgspec.Struct, eq=False):
@@ -56,15 +60,21 @@ class LogsProbe(Probe):
         self.reconfigure(config)
 
     def reconfigure(self, config: Config) -> None:
-        """Where the paths are the same, what is known of the files stays known."""
+        """Where the paths are the same, what is known of the files stays known. What has changed is read at once."""
         before, self._targets = self._targets, {}
+        changed = set()
         for name, section in targets.logs(config).items():
             known = before.get(name)
+            if known is not None and known.section != section:
+                changed.add(name)
             if known is not None and known.section.paths == section.paths:
                 known.section = section
             else:
                 known = _Target(section, Look(name, partial(_scan, section.paths)))
             self._targets[name] = known
+        if self._events is not None:
+            for name in changed:
+                self._events.read_soon(name, 0.0)
 
     def sources(self) -> tuple[Source, ...]:
         return tuple(self._source(name, target) for name, target in self._targets.items())
@@ -82,6 +92,8 @@ class LogsProbe(Probe):
                 scan = await target.look.now()
         except TimeoutError:
             return began.cannot(Unavailable.DEADLINE, f"the file system of {target.section.paths[0]} does not answer")
+        except OSError as error:
+            return began.cannot(Unavailable.ERROR, f"they cannot be looked at: {error}")
         if scan.denied and not scan.files:
             return began.cannot(Unavailable.PERMISSION, f"none of them can be looked at: {', '.join(scan.denied)}")
         return self._tell(target_id, began, target, scan)
@@ -92,7 +104,8 @@ class LogsProbe(Probe):
 
     def _tell(self, name: str, began: Began, target: _Target, scan: Scan) -> HealthReading:
         now = {file.key: _grown(target.seen.get(file.key), file, began.mono_s) for file in scan.files.values()}
-        live = [file for file in scan.files.values() if not _left_behind(file, now[file.key])]
+        since_s = began.mono_s - WRITTEN_WITHIN * float(target.section.interval)
+        live = [file for file in scan.files.values() if not _left_behind(file, now[file.key], since_s)]
         target.seen = now
         live.sort(key=lambda file: (-file.bytes, file.path))
         self._plan(name, target, live)
@@ -132,17 +145,21 @@ def _scan(patterns: tuple[str, ...]) -> Scan:
 
 def _grown(before: _Seen | None, file: Found, mono_s: float) -> _Seen:
     if before is None:
-        return _Seen(mono_s, file.bytes)
+        return _Seen(mono_s, file.bytes, file.path)
+    renamed = before.path != file.path
+    if renamed:  # what it grew before that says nothing of who writes it now
+        before = msgspec.structs.replace(before, path=file.path, grew_mono_s=None)
     if mono_s - before.mono_s < GROWTH_OVER_S:
         return before
     growth = (file.bytes - before.bytes) / (mono_s - before.mono_s)
-    return _Seen(mono_s, file.bytes, growth if growth >= 0 else None)  # cut off in between: nobody can tell
+    grew_s = mono_s if growth > 0 and not renamed else before.grew_mono_s
+    return _Seen(mono_s, file.bytes, file.path, growth if growth >= 0 else None, grew_s)  # None: it was cut off
 
 
-def _left_behind(file: Found, seen: _Seen) -> bool:
+def _left_behind(file: Found, seen: _Seen, since_s: float) -> bool:
     if logfiles.compressed(file.path):
         return True
-    return logfiles.rotated(file.path) and not seen.growth_bytes_s
+    return logfiles.rotated(file.path) and (seen.grew_mono_s is None or seen.grew_mono_s < since_s)
 
 
 def _detail(scan: Scan, live: list[Found]) -> str:

@@ -37,7 +37,9 @@ class Look(Generic[T]):
         try:
             if self._under_way is not None:
                 # Shielded, since a cancelled wait would cancel the thread's future under its hands.
-                await asyncio.wait({asyncio.shield(_outcome(self._under_way))})
+                ended = asyncio.shield(_outcome(self._under_way))
+                ended.add_done_callback(_heard)
+                await asyncio.wait({ended})
         finally:
             self._queued = None  # whoever asks from here on may be later than what we are about to see
         self._under_way = aside(self._call, f"look {self._name}")

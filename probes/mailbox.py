@@ -139,14 +139,18 @@ def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
 def _rows(
     connection: sqlite3.Connection, present: set[str], after: int, since: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The messages with a row number beyond `after` and of `since` (a date) or later, with their threads' subjects."""
+    """The messages with a row number beyond `after` and of `since` (a date) or later, with their threads' subjects.
+
+    Only what is an ISO date can be earlier by its text; a time in another form (epoch seconds) is left to be read.
+    """
     names = ("id", "subject", "body", "thread_id", "from_agent", "created_at", "metadata")
     columns = [f"m.{name}" if name in present else "NULL" for name in names]
     columns[2] = f"substr(m.body, 1, {BODY_CHARS_MAX})"
     threads = {"id", "subject"} <= _columns(connection, "threads")
     columns.append("t.subject" if threads else "NULL")
     join = "LEFT JOIN threads t ON t.id = m.thread_id" if threads else ""
-    query = f"SELECT m.rowid, {', '.join(columns)} FROM messages m {join} WHERE m.rowid > ? AND m.created_at >= ?"
+    late = "NOT (m.created_at < ? AND m.created_at GLOB '????-*')"
+    query = f"SELECT m.rowid, {', '.join(columns)} FROM messages m {join} WHERE m.rowid > ? AND {late}"
     for rowid, *row in connection.execute(query, (after, since)):
         yield rowid, dict(zip((*names, "thread"), row, strict=True))
 
@@ -175,7 +179,7 @@ class _Topics:
 def _time(value: object, now_s: float) -> float | None:
     """None for what is no time, or one to come: that says nothing about when somebody spoke."""
     try:
-        at_s = wall_s_of(value)
+        at_s = wall_s_of(value, now_s + CLOCKS_APART_S)
     except BadStamp:
         return None
     return at_s if at_s <= now_s + CLOCKS_APART_S else None

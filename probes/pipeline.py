@@ -34,6 +34,7 @@ CHANGED_S = 0.01  # not 0: a file that changes all the time must not keep its ow
 ANSWER_S = 0.1  # of the deadline, for telling that nothing came
 FIRST_LOOK_S = 0.2  # at the start; only where a file system hangs it takes so long
 MAIL_S = 2.0
+GONE = "it is not among the active tasks any more"
 COMPLAINTS_MAX = 1000  # said once each
 
 
@@ -82,18 +83,23 @@ class PipelineProbe(Probe):
         for name, job in first.items():
             try:
                 self._took(name, job.result(FIRST_LOOK_S))
-            except (CannotRead, TimeoutError) as error:
+            except (CannotRead, OSError) as error:  # TimeoutError is one
                 self._complain(name, str(error) or "its state file could not be read yet: it hangs")
 
     def sources(self) -> tuple[Source, ...]:
         found: dict[str, Source] = {}
-        for name, state in self._states.items():
-            for task_id in state.tasks:
-                found.setdefault(PREFIX + task_id, self._source(PREFIX + task_id, name))
+        for name in self._sections:
+            tasks = self._states[name].tasks if name in self._states else {}
+            # A pipeline without tasks is a target itself: a file that nobody can read must not go unnoticed (R9).
+            for own in tasks or (name,):
+                found.setdefault(PREFIX + own, self._source(PREFIX + own, name))
         return tuple(found.values())
 
     def source(self, target_id: str) -> Source | None:
         """Any well-formed task may have been one of ours."""
+        own = target_id.removeprefix(PREFIX)
+        if own in self._sections and target_id != own:
+            return self._source(target_id, own)
         if not self._sections or not TARGET_ID.fullmatch(target_id):
             return None
         return self._source(target_id, self._home(target_id.removeprefix(PREFIX)) or next(iter(self._sections)))
@@ -149,6 +155,8 @@ class PipelineProbe(Probe):
         except CannotRead as error:
             self._complain(name, str(error))
             raise
+        except OSError as error:  # nobody looked at it
+            raise CannotRead(Unavailable.ERROR, f"it cannot be looked at: {error}") from error
         if self._looks.get(name) is look:
             self._took(name, state)
         return state
@@ -210,6 +218,9 @@ class PipelineProbe(Probe):
     # -- one task --
 
     async def _read(self, task_id: str, began: Began) -> HealthReading:
+        if task_id in self._sections:
+            count = len((await self._fresh(task_id)).tasks)
+            return began.tells(self._still(task_id, task_id, f"its state file names {count} active tasks"))
         home = self._home(task_id)
         others = [name for name in self._sections if name != home]
         for names in ([home] if home else [], others):
@@ -223,7 +234,7 @@ class PipelineProbe(Probe):
         left = [name for name in (home, *others) if name in self._sections]
         if not left:
             return began.cannot(Unavailable.ERROR, "its pipeline is not watched any more")
-        return began.tells(self._gone(left[0], task_id))
+        return began.tells(self._still(left[0], task_id, GONE))
 
     async def _tell(self, name: str, task: Task, began: Began) -> HealthReading:
         section = self._sections.get(name)
@@ -241,14 +252,17 @@ class PipelineProbe(Probe):
                 return await self._mail.now()
         except TimeoutError:
             return Mail(trouble=f"brain.db could not be read within {MAIL_S:g} s")
+        except OSError as error:
+            return Mail(trouble=f"brain.db cannot be looked at: {error}")
 
-    def _gone(self, name: str, task_id: str) -> PipelineData:
+    def _still(self, name: str, task_id: str, detail: str) -> PipelineData:
+        """Nothing moves there, so that nothing can be stuck."""
         return PipelineData(
             task_id=task_id,
             moving=False,
             stuck_after_s=float(self._sections[name].stuck_after),
             pipeline=name,
-            detail="it is not among the active tasks any more",
+            detail=detail,
         )
 
     # -- from outside --
@@ -271,7 +285,7 @@ class PipelineProbe(Probe):
         known = self._states.get(name, State({})).tasks.keys()
         mail = Mail(trouble="a reading from outside names none")
         told = [_data(name, section, task, mail) for task in state.tasks.values()]
-        told += [self._gone(name, task_id) for task_id in known - state.tasks.keys() - state.odd.keys()]
+        told += [self._still(name, task_id, GONE) for task_id in known - state.tasks.keys() - state.odd.keys()]
         return tuple(self._outside(data, given) for data in told)
 
     def _outside(self, data: PipelineData, given: SourceReading) -> HealthReading:

@@ -16,13 +16,12 @@ It must never signal, start or reap anything, never block on what stands in a pi
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping
 
 import msgspec
 
 from probes import endpoint, managers
-from probes.base import Began, Events, Probe, Source, begin
+from probes.base import Began, Events, Probe, Source, begin, stop_file_stands
 from probes.table import Table, eldest
 from probes.watch import PidWatch
 from supervisor import clock, identify, proc
@@ -153,7 +152,9 @@ class ProcessProbe(Probe):
         return Source(name, interval_ms, interval_ms)
 
     def _on_death(self, name: str) -> None:
-        known = self._known[name]
+        known = self._known.get(name)
+        if known is None:
+            return  # it has just left the configuration
         known.died_s, known.looks = clock.monotonic_s(), 0
         if known.process is not None:
             self._remember_zombie(known, known.process)
@@ -166,8 +167,10 @@ class ProcessProbe(Probe):
 
     async def _look(self, name: str, began: Began, deadline_s: float) -> ProcessData:
         section, known = self._sections[name], self._known[name]
-        meant_to_stop = _stop_file(section.stop_file)
+        meant_to_stop = stop_file_stands(section.stop_file)
         found = await self._find(section, known)
+        if self._known.get(name) is not known:
+            raise CannotTell(Unavailable.ERROR, "another configuration came in while it was being read")
         self._await_memory(name, found)
         details = [found.detail] if found.detail else []
         status = proc.same(found.process) if found.process is not None else None
@@ -201,6 +204,7 @@ class ProcessProbe(Probe):
             manager=told.manager if told is not None else Manager.NONE,
             dead_for_s=down_s,
             act_after_s=self._act_after_s if told is not None else 0.0,
+            sought=(section.pid_file, section.match),
             detail="; ".join(details)[:DETAIL_CHARS_MAX],
         )
         self._plan(name, known, data)
@@ -366,14 +370,3 @@ def _still_alive(known: _Known) -> ProcessRef | None:
 def _lives(process: ProcessRef) -> bool:
     status = proc.same(process)
     return status is not None and status.live
-
-
-def _stop_file(path: str) -> bool:
-    """Does it exist? A dangling link does. Raises OSError when that cannot be told: then nothing may be started."""
-    if not path:
-        return False
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True

@@ -27,6 +27,7 @@ from supervisor.worker import Boot, Worker
 log = logging.getLogger(__name__)
 
 READS_MAX = 128  # polls at once, a bound on descriptors; events and questions do not wait for them
+HUNG_AGAIN_S = 1.0  # at least, for the read after one that hung: whoever asked meanwhile has waited long enough
 OUTSIDE_MAX = 64  # readings handed in that wait to be understood
 READS_A_TURN = 4  # begun in one turn of the loop, so that an event comes in between
 
@@ -55,6 +56,7 @@ class _Flight(msgspec.Struct, eq=False):
 
     target_id: str
     began_s: float
+    within_s: float
     task: asyncio.Task[HealthReading]
     deadline: asyncio.TimerHandle
 
@@ -72,6 +74,7 @@ class ProbeWorker(Worker, Events):
         self._flights: dict[str, _Flight] = {}
         self._abandoned: dict[asyncio.Task[HealthReading], float] = {}  # cancelled, not ended yet; began (s)
         self._suspects: set[str] = set()
+        self._hung: set[str] = set()  # their last read did not end in time
         self._timer: asyncio.TimerHandle | None = None
         self._pumping = False
         self._ending = False
@@ -168,6 +171,7 @@ class ProbeWorker(Worker, Events):
         self._parting.pop(name, None)
         self._sources.pop(name, None)
         self._suspects.discard(name)
+        self._hung.discard(name)
         for question in self._schedule.drop(name):
             self._link.post(Nack("unknown_id", f"{name} is not watched any more"), re=question)
 
@@ -284,11 +288,19 @@ class ProbeWorker(Worker, Events):
             self._deliver(began.cannot(Unavailable.ERROR, why))
             return
         self.working(item_of(target_id))
-        task = self._loop.create_task(self._probe.read(target_id, DEADLINE_S))
-        deadline = self._loop.call_at(now_s + DEADLINE_S, self._too_late, target_id)
-        flight = _Flight(target_id, now_s, task, deadline)
+        within_s = self._within_s(target_id, now_s)
+        task = self._loop.create_task(self._probe.read(target_id, within_s))
+        deadline = self._loop.call_at(now_s + within_s, self._too_late, target_id)
+        flight = _Flight(target_id, now_s, within_s, task, deadline)
         self._flights[target_id] = flight
         task.add_done_callback(lambda _: self._landed(flight))
+
+    def _within_s(self, target_id: str, now_s: float) -> float:
+        """A question that came during a read that then hung is not to wait for a second whole deadline."""
+        asked_s = self._schedule.asked_s(target_id) if target_id in self._hung else None
+        if asked_s is None:
+            return DEADLINE_S
+        return min(DEADLINE_S, max(HUNG_AGAIN_S, asked_s + DEADLINE_S - now_s))
 
     def _landed(self, flight: _Flight) -> None:
         if self._flights.get(flight.target_id) is not flight:
@@ -298,6 +310,7 @@ class ProbeWorker(Worker, Events):
         del self._flights[flight.target_id]
         self.finished(item_of(flight.target_id))
         self._suspects.discard(flight.target_id)
+        self._hung.discard(flight.target_id)
         error = asyncio.CancelledError() if flight.task.cancelled() else flight.task.exception()
         if error is None:
             self._deliver(flight.task.result())
@@ -310,7 +323,9 @@ class ProbeWorker(Worker, Events):
         flight = self._flights[target_id]
         self._give_up(flight)
         self._suspects.discard(target_id)
-        self._deliver(self._cannot(flight, Unavailable.DEADLINE, f"the check did not end within {DEADLINE_S:g} s"))
+        self._hung.add(target_id)
+        why = f"the check did not end within {flight.within_s:.2g} s"
+        self._deliver(self._cannot(flight, Unavailable.DEADLINE, why))
         self._pump_soon()
 
     def _give_up(self, flight: _Flight) -> None:

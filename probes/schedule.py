@@ -145,6 +145,10 @@ class Schedule:
         self._push(name)
         return True
 
+    def asked_s(self, name: str) -> float | None:
+        """Since when the oldest question waits, None when none does."""
+        return min(self._targets[name].asked.values(), default=None)
+
     def serves_nobody(self, name: str) -> bool:
         """A read is under way that answers no question, though one waits: it began too early."""
         target = self._targets[name]

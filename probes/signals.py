@@ -48,9 +48,9 @@ def decode(content: bytes) -> Mapping[str, Any]:
     return found
 
 
-def signal_of(found: Mapping[str, Any], timestamp_keys: tuple[str, ...], mtime_s: float | None) -> Signal:
+def signal_of(found: Mapping[str, Any], timestamp_keys: tuple[str, ...], mtime_s: float | None, by_s: float) -> Signal:
     """The first key that is there tells the time; the file's own time only where there is none of them (None: there is
-    no file). Raises BadJson."""
+    no file). It was written by `by_s` (wall seconds). Raises BadJson."""
     key = next((key for key in timestamp_keys if key in found), None)
     if key is None:
         if mtime_s is None:
@@ -58,7 +58,7 @@ def signal_of(found: Mapping[str, Any], timestamp_keys: tuple[str, ...], mtime_s
         wall_s, stamp = mtime_s, Stamp.MTIME
     else:
         try:
-            wall_s, stamp = wall_s_of(found[key]), Stamp.KEY
+            wall_s, stamp = wall_s_of(found[key], by_s), Stamp.KEY
         except BadStamp as error:
             raise BadJson(f"holds no readable time in {key}: {error}") from error
     word = next((found[key] for key in ("side", "signal") if found.get(key) is not None), "")

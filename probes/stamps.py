@@ -22,17 +22,21 @@ class BadStamp(Exception):
     """Not a time; the text is a sentence for people."""
 
 
-def wall_s_of(value: object) -> float:
+def wall_s_of(value: object, by_s: float = EARLIEST_S) -> float:
     """Seconds since the epoch of an ISO time (without a zone it is local time), or of epoch seconds or milliseconds
-    as a number or as text. Raises BadStamp."""
+    as a number or as text. Raises BadStamp.
+
+    Of the two times that local time may mean in the hour that is repeated when summer ends, the later one unless it
+    lies after `by_s`: what has just been written would else be an hour old.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise BadStamp(f"{_shown(value)} is no time")
     if isinstance(value, str):
-        return _of_text(value)
+        return _of_text(value, by_s)
     return _of_number(value, value)
 
 
-def _of_text(text: str) -> float:
+def _of_text(text: str, by_s: float) -> float:
     stripped = text.strip()
     if _NUMBER.fullmatch(stripped):
         return _of_number(float(stripped), text)
@@ -42,9 +46,12 @@ def _of_text(text: str) -> float:
     date, minutes, seconds, fraction, zone = match.groups()
     iso = f"{date}T{minutes}{seconds or ':00'}.{(fraction or '0')[:6].ljust(6, '0')}{_offset(zone)}"
     try:
-        wall_s = datetime.fromisoformat(iso).timestamp()
+        read = datetime.fromisoformat(iso)
+        wall_s, later_s = read.timestamp(), read.replace(fold=1).timestamp()
     except (ValueError, OverflowError, OSError):  # the 30th of February; a year that the C library cannot place
         raise BadStamp(f"{_shown(text)} is no time") from None
+    if wall_s < later_s <= by_s:
+        wall_s = later_s
     if not EARLIEST_S <= wall_s < LATEST_S:
         raise BadStamp(f"{_shown(text)} lies outside of 2000 to 2099")
     return wall_s

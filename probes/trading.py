@@ -11,12 +11,21 @@ It must never write, and never call a trade a phantom by a signal that is not fr
 from __future__ import annotations
 
 import asyncio
-import os
 from functools import partial
 
 import msgspec
 
-from probes.base import CLOCKS_APART_S, Began, Events, Probe, Refused, Source, begin, begin_outside
+from probes.base import (
+    CLOCKS_APART_S,
+    Began,
+    Events,
+    Probe,
+    Refused,
+    Source,
+    begin,
+    begin_outside,
+    stop_file_stands,
+)
 from probes.inotify import FileWatch
 from probes.jsonfile import BadJson, CannotRead, load
 from probes.look import Look
@@ -74,10 +83,11 @@ class TradingProbe(Probe):
 
     def reconfigure(self, config: Config) -> None:
         """What is known of an unchanged section stays known, its watch included."""
-        sections = dict(config.trading)
+        sections, changed = dict(config.trading), set()
         stop_files = {n: config.process[s.process].stop_file if s.process else "" for n, s in sections.items()}
         for name, section in sections.items():
             if (section, stop_files[name]) != (self._sections.get(name), self._stop_files.get(name)):
+                changed.add(name)
                 self._known[name] = _Known(
                     Look(f"{name}-signals", partial(self._look, section, stop_files[name])),
                     Look(f"{name}-positions", partial(open_trades, section.trades_db, section.table)),
@@ -86,6 +96,10 @@ class TradingProbe(Probe):
         self._sections, self._stop_files = sections, stop_files
         if self._watch is not None:
             self._watch.keep(section.signal_file for section in sections.values())
+        if self._events is not None:
+            for name in changed:  # nobody watches its file until it has been read
+                self._events.read_soon(f"{name}-signals", 0.0)
+                self._events.read_soon(f"{name}-positions", 0.0)
 
     def sources(self) -> tuple[Source, ...]:
         return tuple(
@@ -115,6 +129,8 @@ class TradingProbe(Probe):
         except TimeoutError:
             path = section.signal_file if kind == "signals" else f"{section.trades_db} or {section.signal_file}"
             return began.cannot(Unavailable.DEADLINE, f"{path} could not be read within {deadline_s:g} s: it hangs")
+        except OSError as error:
+            return began.cannot(Unavailable.ERROR, f"it cannot be looked at: {error}")
 
     def _source(self, name: str, kind: str) -> Source:
         interval_ms = round(float(self._sections[name].interval) * 1000)
@@ -133,13 +149,13 @@ class TradingProbe(Probe):
         if self._watch is not None:
             self._watch.hold(section.signal_file)
         try:
-            meant_to_stop = _exists(stop_file)
+            meant_to_stop = stop_file_stands(stop_file)
         except (OSError, ValueError) as error:
             reason = Unavailable.PERMISSION if isinstance(error, PermissionError) else Unavailable.ERROR
             return _Live(meant_to_stop=False, failure=(reason, f"nobody can tell whether {stop_file} exists: {error}"))
         try:
             found, mtime_s = load(section.signal_file, SIGNAL_BYTES_MAX, decode)
-            signal = signal_of(found, section.timestamp_keys, mtime_s)
+            signal = signal_of(found, section.timestamp_keys, mtime_s, clock.wall_s() + CLOCKS_APART_S)
         except CannotRead as error:
             text = "the signal file does not exist" if error.reason is Unavailable.MISSING else str(error)
             return _Live(meant_to_stop, failure=(error.reason, text))
@@ -229,7 +245,8 @@ class TradingProbe(Probe):
         if len(given.data_json) > SIGNAL_BYTES_MAX:
             raise Refused(f"a live signal has at most {SIGNAL_BYTES_MAX // 1024} KiB")
         try:
-            signal = signal_of(decode(given.data_json), section.timestamp_keys, None)
+            by_s = given.captured_wall_s + CLOCKS_APART_S
+            signal = signal_of(decode(given.data_json), section.timestamp_keys, None, by_s)
         except BadJson as error:
             raise Refused(f"the live signal {error}") from error
         age_s = given.captured_wall_s - signal.wall_s
@@ -251,11 +268,3 @@ def _data(section: TradingSection, signal: Signal, age_s: float, *, meant_to_sto
         side=signal.side,
         detail=signal.detail,
     )
-
-
-def _exists(path: str) -> bool:
-    """Does a file (or a dangling link) stand there? Raises OSError when that cannot be told."""
-    try:
-        return bool(path) and bool(os.lstat(path))
-    except (FileNotFoundError, NotADirectoryError):
-        return False

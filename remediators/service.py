@@ -244,7 +244,7 @@ def _runs_under(ctx: Context, ref: ProcessRef) -> bool:
             groups = Path(f"/proc/{ref.pid}/cgroup").read_text()
         except (FileNotFoundError, ProcessLookupError):
             return True  # it has just ended
-        return any(unit in line.split("/") for line in groups.splitlines())
+        return _of_unit(groups, unit, user="--user" in recipe.argv)
     home = identify.pm2_home(command.clean_environment(recipe))
     daemon = identify.read_pid_file(os.path.join(home, "pm2.pid"), identify.PM2_TITLE).process
     at = proc.same(ref)
@@ -254,6 +254,22 @@ def _runs_under(ctx: Context, ref: ProcessRef) -> bool:
         if at.parent_pid == daemon.pid:
             return True
         at = proc.stat(at.parent_pid)
+    return False
+
+
+def _of_unit(groups: str, unit: str, *, user: bool) -> bool:
+    """Does /proc/PID/cgroup name this unit, of that manager? The system's and a user's may have one of the same name,
+    and the restart of either ends nothing of the other's."""
+    for line in groups.splitlines():
+        parts = line.split("/")
+        if unit not in parts:
+            continue
+        above = parts[: parts.index(unit)]
+        owners = [part for part in above if part.startswith("user@")]
+        if user and (owners == [f"user@{os.geteuid()}.service"] or not (owners or above[-1].startswith("system"))):
+            return True
+        if not user and not owners:
+            return True
     return False
 
 

@@ -156,14 +156,12 @@ class _Endpoint(ABC):
         sent = True
         try:
             self._send_parts(to, raw)
-        except zmq.Again:
-            sent = False
         except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
+            if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 raise
             sent = False
-        # The descriptor is edge-triggered: an event that came in during the send, even one that failed, would
-        # otherwise never wake us.
+        # The descriptor is edge-triggered: an event that came in during the send, a failed one too, would otherwise
+        # never wake us.
         if not self._drain_due and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self._drain_due = True  # once, not for each of thousands of answers
             self._loop.call_soon(self._drain)

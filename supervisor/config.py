@@ -247,7 +247,7 @@ class Config(Section, frozen=True):
     gateway: dict[TargetName, GatewaySection] = {}
     pipeline: dict[TargetName, PipelineSection] = {}
     fleet: FleetSection = FleetSection()
-    disk: DiskSection = DiskSection()
+    disk: DiskSection = msgspec.field(default_factory=DiskSection)  # its home is that of whoever reads it
     memory: MemorySection = MemorySection()
     database: dict[TargetName, DatabaseSection] = {}  # and our own
     logs: dict[TargetName, LogsSection] = msgspec.field(default_factory=_usual_logs)

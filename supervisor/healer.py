@@ -26,7 +26,7 @@ from supervisor.errors import HealError, StoreError
 from supervisor.feed import FeedServer
 from supervisor.fresh import Fresh
 from supervisor.halted import Halted
-from supervisor.house import MAY_WAIT, WAITING, item_of, ledger_parts, policy_of, tree_view
+from supervisor.house import MAY_WAIT, WAITING, beginning, item_of, ledger_parts, policy_of, tree_view
 from supervisor.incidents import engine as e
 from supervisor.incidents import views
 from supervisor.incidents.effects import (
@@ -38,7 +38,6 @@ from supervisor.incidents.effects import (
     PlanExecution,
     SettleExecution,
 )
-from supervisor.incidents.model import Channel
 from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.records import Record
 from supervisor.incidents.recover import rebuild
@@ -48,7 +47,6 @@ from supervisor.messages import (
     Ack,
     Body,
     Claimed,
-    Deliver,
     DeliveryReport,
     Dispatch,
     EpochOpened,
@@ -71,6 +69,7 @@ from supervisor.messages import (
     TreeEvent,
 )
 from supervisor.newsdesk import NewsDesk
+from supervisor.outgoing import Outgoing
 from supervisor.sockets import endpoint, new_context
 from supervisor.targets import families, open_families, targets
 from supervisor.trails import fetch as trails_of
@@ -130,6 +129,7 @@ class HealerWorker(Worker):
         )
         self._news = NewsDesk(Publisher(self._context, endpoint(boot.runtime_dir, "events")))
         self._hub = Hub(self._context, endpoint(boot.runtime_dir, "healer"), "healer", self._on_worker)
+        self._outgoing = Outgoing(self._hub, lambda: self.boot.config)
         self._control = Hub(self._context, endpoint(boot.runtime_dir, "control"), "control", self._desk.receive)
         self._desk.open(self._control)
         self._asking = Asking(self._hub, self._readings, self._decide)
@@ -143,8 +143,8 @@ class HealerWorker(Worker):
         await self._feed.open()
         log.info("epoch %d: %d open incidents, %d targets", snapshot.epoch, len(world.incidents), len(self._targets))
         self._listening = True
-        self._decide(e.Started())
-        self._decide(e.NotifierIsBack())
+        for event in beginning(world, config):
+            self._decide(event)
         self._tell_known()
         for family in families(config):
             self._hub.request(family, Resync())
@@ -231,8 +231,7 @@ class HealerWorker(Worker):
                 case PlanExecution():
                     self._asking.plan(effect)
                 case DeliverRow(row):
-                    if row.channel is Channel.SIGNAL or self.boot.config.notify.synapse.transport != "brain_db":
-                        self._hub.request("notifier", Deliver(row))
+                    self._outgoing.add(row)
                 case Answer(token, body, error):
                     self._desk.answer(token, error if error is not None else body or {})
 
@@ -259,7 +258,6 @@ class HealerWorker(Worker):
 
     def _from_worker(self, source: str, frame: Frame) -> None:
         ack = partial(self._hub.answer, source, frame, Ack())
-
         match frame.body:
             case Readings(readings):
                 self._readings(readings)
@@ -320,7 +318,8 @@ class HealerWorker(Worker):
                 if len(self._strange) < STRANGE_MAX and not reading.external:
                     self._strange[reading.target_id] = reading
                 continue
-            self._decide(e.ReadingSeen(reading))
+            if self._engine.world.readings.get(reading.target_id) != reading:  # one that was asked for comes twice
+                self._decide(e.ReadingSeen(reading))
 
     def _set_aside(self, item: str, event: e.Event, ack: Callable[[], None] | None) -> None:
         """A poison item: it is answered or acknowledged, so that nobody sends it again, and never touched."""

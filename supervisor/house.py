@@ -17,11 +17,13 @@ from supervisor.incidents.model import AnomalyType
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.world import World
 from supervisor.messages import Reloaded, StoreStatus
+from supervisor.targets import families
 
 WAITING = "decisions"  # the limit on those that are not yet durable
 # What is not taken in beyond that limit, since it is sent, read or asked again.
 MAY_WAIT = (e.ReadingSeen, e.StepEnded, e.ExecutionClaimed, e.ExecutionNotRun, e.ProgramEnded, e.Delivered, e.Order,
             e.TimersDue)  # fmt: skip
+CORE = ("store", "healer", "executor", "notifier")  # of every tree (`supervisor.tree.spec`)
 LEDGER = "healctl:ledger"
 LEDGER_FULL, LEDGER_WELL = 0.8, 0.75  # of `ledger_max`
 
@@ -44,6 +46,17 @@ def policy_of(config: Config) -> Policy:
         page_healed_critical=config.escalation.page_healed_critical,
         pages=bool(config.notify.signal.transports),
     )
+
+
+def beginning(world: World, config: Config) -> list[e.Event]:
+    """What the engine hears first. A worker that another configuration had will not say that it is well again."""
+    children = {*CORE, *families(config)}
+    events: list[e.Event] = [e.Started(), e.NotifierIsBack()]
+    for anomaly, name in world.by_key:
+        kind, _, child = name.partition(":")
+        if kind == "worker" and child not in children:
+            events.append(e.OwnPart(name, anomaly, False, "it is no part of healctl as it is configured now"))
+    return events
 
 
 def reload_json(news: Reloaded | None) -> dict[str, Any] | None:

@@ -68,24 +68,29 @@ def dirs(state: str, runtime: str) -> Dirs:
     if os.geteuid() == 0:
         return Dirs(Path(state or "/var/lib/healctl"), Path(runtime or "/run/healctl"))
     if not (state and runtime):
+        import warnings
+
         import platformdirs
 
         state = state or platformdirs.user_state_dir("healctl", appauthor=False)
-        runtime = runtime or platformdirs.user_runtime_dir("healctl", appauthor=False)
+        with warnings.catch_warnings():  # of a login without XDG_RUNTIME_DIR (su, cron): its fallback is safe, too
+            warnings.simplefilter("ignore")
+            runtime = runtime or platformdirs.user_runtime_dir("healctl", appauthor=False)
     return Dirs(Path(state), Path(runtime))
 
 
 def read(file: Path) -> str:
     """The file's text. Raises ConfigError."""
     try:
-        raw = file.read_bytes()
+        with file.open("rb") as source:
+            raw = source.read(FILE_BYTES_MAX + 1)  # no more, whatever it says of its size: /dev/zero has no end
     except OSError as error:
         raise ConfigError(
             f"{file}: cannot be read: {error.strerror}",
             "name another with -c FILE or $HEALCTL_CONFIG, or write it: etc/healctl.toml lists every key",
         ) from error
     if len(raw) > FILE_BYTES_MAX:
-        raise ConfigError(f"{file}: {len(raw)} bytes, expected at most {FILE_BYTES_MAX}")
+        raise ConfigError(f"{file}: expected at most {FILE_BYTES_MAX} bytes")
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
@@ -104,3 +109,7 @@ def toml(text: str, source: str) -> dict[str, Any]:
         words = place.rstrip(")").replace(",", "").split()
         line = words[1] if words[:1] == ["line"] else str(text.count("\n") + 1)
         raise ConfigError(f"{source}:{line}: not TOML: {message}", "see https://toml.io") from error
+    except RecursionError as error:
+        raise ConfigError(f"{source}: its tables or lists are nested too deeply") from error
+    except ValueError as error:  # Python reads no number of more than 4300 digits
+        raise ConfigError(f"{source}: a number in it cannot be read: {str(error).partition(';')[0]}") from error

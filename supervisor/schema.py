@@ -41,7 +41,7 @@ class Problem(NamedTuple):
 
 
 def dotted(key: Key) -> str:
-    return ".".join(part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else f'"{part}"' for part in key)
+    return ".".join(part if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", part) else shown(part) for part in key)
 
 
 def shown(value: object) -> str:
@@ -49,7 +49,8 @@ def shown(value: object) -> str:
     if isinstance(value, bool):
         text = "true" if value else "false"
     elif isinstance(value, str):
-        text = '"' + value.replace("\n", "\\n") + '"'
+        # A terminal obeys control characters: they are shown, not sent.
+        text = '"' + "".join(char if char.isprintable() else repr(char)[1:-1] for char in value[:80]) + '"'
     elif isinstance(value, dict):
         text = "a table"
     else:
@@ -75,6 +76,8 @@ class Reader:
                 self._unknown(key, name, tuple(fields), value)
                 continue
             values[field.name] = self.value(hints[field.name], value, (*key, name))
+            if field.required and value == "":
+                self._wrong((*key, name), value, "something: this key has no default")
         for name, field in fields.items():
             if field.required and name not in table:
                 self.problems.append(Problem((*key, name), "is missing", f"add {name} = ... to [{dotted(key)}]"))
@@ -140,6 +143,8 @@ class Reader:
         number = isinstance(found, int | float) and not isinstance(found, bool)
         if kind is float and number:
             return float(found)
+        if kind is str and isinstance(found, str) and "\0" in found:
+            return self._wrong(key, found, "text without a NUL byte, which no path, program or address can hold")
         if type(found) is kind:
             return found
         words = {
@@ -192,8 +197,6 @@ class Reader:
 
     def _word(self, text: str, key: Key) -> Any:
         """One argument of a command: no shell reads it, so that `~/` must be understood here."""
-        if "\0" in text:
-            return self._wrong(key, text, "an argument without a NUL byte, which no program can be given")
         return str(Path(text).expanduser()) if text.startswith("~/") else text
 
     def _path(self, text: str, key: Key) -> Any:
@@ -216,7 +219,7 @@ class Reader:
     def _regex(self, text: str, key: Key) -> Any:
         try:
             re.compile(text)
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             return self._wrong(key, text, "a regular expression", f"Python's re says: {error}")
         return text
 

@@ -58,7 +58,9 @@ class TreeTable:
 
     def _reactions(self, event: TreeEvent) -> list[e.Event]:
         part = f"worker:{event.child}"
-        told = f"({event.exit_text}): {event.last_words[-300:]}".strip()
+        # Of a traceback the last line says what it was; a message has room for little more.
+        last_line = event.last_words.rstrip().rpartition("\n")[2].strip()
+        told = f"({event.exit_text}): {last_line[:300]}".strip()
         match event.kind, event.child:
             case TreeKind.QUARANTINED, _:
                 return [

@@ -140,7 +140,19 @@ def _tell(chosen: Settings, message: str, code: str, hint: str) -> None:
     show_error(json=chosen.json, message=message, code=code, hint=hint)
 
 
+def open_streams() -> None:
+    """A caller may have closed them (`>&-`): the next file that is opened, a database say, would become our output."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+
+
 def main() -> None:
     """The console script."""
+    open_streams()
     refuse_foreign_package()
     sys.exit(run(sys.argv[1:]))

@@ -104,5 +104,5 @@ def _unavailability(judge: Judge, count: int) -> Verdict:
         Status.CLEAR if count == 0 else Status.FIRING if firing else Status.PENDING,
         Severity.HIGH,
         "" if count == 0 else f"the check itself failed {times}: {error}",
-        "healctl cannot see this target; check its configuration and permissions",
+        "check its configuration, and whether healctl may read it",
     )

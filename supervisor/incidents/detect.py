@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervisor.incidents import escalation, halts, remedy, stages, verify
+from supervisor.incidents import escalation, halts, remedy, stages, verify, wording
 from supervisor.incidents.judge import Judge
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
@@ -11,6 +11,7 @@ from supervisor.incidents.model import (
     Incident,
     State,
     Status,
+    Tier,
     TimerKind,
     Verdict,
 )
@@ -24,6 +25,9 @@ from supervisor.incidents.world import (
 )
 
 REFRESH_S = 1.0  # a re-detection is written at most this often
+SLOWEST_S = 60.0  # our own probe that cannot tell yet is asked ever more seldom, but at least this often
+UNDECIDED_S = 300.0  # so long without its word, and somebody should know
+UNCONFIRMED_S = 600.0  # what only others say is let go after so long without its word
 OWN_FAMILY = "tree"  # our own workers: root tells, no probe can be asked
 
 
@@ -40,7 +44,7 @@ def on_reading(turn: Turn, reading: HealthReading) -> None:
         del world.asked[reading.target_id]
     world.readings[reading.target_id] = reading
     if isinstance(reading.data, ProcessData) and reading.data.process is not None:
-        turn.put_known(reading.target_id, reading.data.process)
+        turn.put_known(reading.target_id, reading.data.process, reading.data.sought)
     stage = stages.entered(turn, reading.data, reading) if isinstance(reading.data, PipelineData) else None
     judge = Judge(reading, turn.now, lambda anomaly: _is_open(turn, anomaly, reading.target_id), stage)
     verdicts = world.classifier.observe(judge)
@@ -184,6 +188,8 @@ def _diagnosing(
         at_hand = reading is not None and reading.checked_mono_s is not None and verdict.status is Status.FIRING
         if at_hand and not remedy.would_change(turn, incident):
             remedy.consider(turn, incident, verdict, reading)  # a safeguard does not wait for a second long check (R7)
+        elif verdict.status in (Status.FIRING, Status.CLEAR) and incident.target_id not in turn.world.asked:
+            turn.ask_probe(incident.target_id, incident.family)  # what could not tell can tell now
         return
     match verdict.status:
         case Status.CLEAR:
@@ -191,7 +197,35 @@ def _diagnosing(
         case Status.FIRING:
             remedy.consider(turn, incident, verdict, reading)
         case Status.PENDING | Status.UNKNOWN:
-            turn.set_timer(TimerKind.RECHECK, incident.id, RECHECK_S if incident.outside else REFRESH_S)
+            turn.set_timer(
+                TimerKind.RECHECK, incident.id, _again_s(turn, incident, RECHECK_S if incident.outside else REFRESH_S)
+            )
+
+
+def recheck_due(turn: Turn, incident: Incident) -> None:
+    """Its probe has not told yet, or not enough: it is asked again, and somebody hears of it in time (R1, tier 1)."""
+    if incident.outside and turn.now.steady_s - incident.detected_steady_s >= UNCONFIRMED_S:
+        minutes = f"{UNCONFIRMED_S / 60:.0f} min"
+        note = f"only others said so, and our own probe could not tell for {minutes}; nothing was run"
+        _refute(turn, incident)
+        turn.move(incident, Trigger.DISMISS, "engine", note)
+    elif incident.state is State.DIAGNOSING:
+        turn.set_timer(TimerKind.RECHECK, incident.id, _again_s(turn, incident, RECHECK_S))
+        turn.ask_probe(incident.target_id, incident.family)
+        quiet = incident.tier is Tier.SILENT and not incident.outside and not incident.waiting_for
+        if quiet and turn.now.wall_s - incident.changed_wall_s >= UNDECIDED_S:
+            note = f"its probe can neither confirm nor deny it for {UNDECIDED_S / 60:.0f} min; it is asked on"
+            incident = turn.note(turn.update(incident, tier=Tier.INFORM), "engine", note)
+            escalation.fired(turn, incident.id, Tier.INFORM)
+            escalation.tell(turn, incident, wording.KIND[Tier.INFORM])
+    elif incident.id in turn.world.rerun or incident.clear_readings:
+        turn.set_timer(TimerKind.RECHECK, incident.id, RECHECK_S)
+        turn.ask_probe(incident.target_id, incident.family)
+
+
+def _again_s(turn: Turn, incident: Incident, least_s: float) -> float:
+    """When to ask the probe of an undecided incident again: ever more seldom."""
+    return min(max(least_s, (turn.now.wall_s - incident.changed_wall_s) / 4), SLOWEST_S)
 
 
 def _escalated(turn: Turn, incident: Incident, verdict: Verdict, reading: HealthReading | None, *, fresh: bool) -> None:
@@ -202,7 +236,7 @@ def _escalated(turn: Turn, incident: Incident, verdict: Verdict, reading: Health
         if verdict.status is Status.FIRING and fresh and incident.id in turn.world.rerun:
             remedy.consider(turn, incident, verdict, reading)
         return
-    incident = verify.count_clear(turn, incident)
+    incident = verify.count_clear(turn, incident, reading)
     if incident.clear_readings >= verify.clear_needed(turn, incident):
         ours = incident.family == OWN_FAMILY and verdict.evidence
         _end(turn, incident, verdict.evidence if ours else "its probe reads clear again")
@@ -212,11 +246,16 @@ def _escalated(turn: Turn, incident: Incident, verdict: Verdict, reading: Health
 
 def _end(turn: Turn, incident: Incident, note: str) -> None:
     if incident.outside:
-        if len(turn.world.refuted) >= OPEN_INCIDENTS_MAX:
-            turn.world.refuted.clear()
-        turn.world.refuted[incident.target_id] = turn.now.steady_s
+        _refute(turn, incident)
     acted = incident.acted_by is not ActedBy.NOBODY
     incident = turn.move(incident, Trigger.RECOVERED if acted else Trigger.CLEARED, "probe", note)
     if incident.page_id is not None or not escalation.by_signal(incident):
         escalation.closing(turn, incident)
     remedy.release(turn, incident.family)
+
+
+def _refute(turn: Turn, incident: Incident) -> None:
+    """Others were not confirmed: theirs open nothing about this target for a while (`outside.AGAIN_S`)."""
+    if len(turn.world.refuted) >= OPEN_INCIDENTS_MAX:
+        turn.world.refuted.clear()
+    turn.world.refuted[incident.target_id] = turn.now.steady_s

@@ -40,6 +40,7 @@ from supervisor.incidents.world import (
     World,
 )
 
+ASKED_ANEW = frozenset({State.DETECTED, State.DIAGNOSING, State.ESCALATED})  # by their probes, after a restart
 TIMERS_PER_TURN_MAX = 100  # the rest in the next turn: one decision stays small
 
 # --- events --------------------------------------------------------------------------------------------------------
@@ -258,7 +259,7 @@ def _started(turn: Turn) -> None:
     for incident in list(turn.world.incidents.values()):
         if incident.id in turn.world.rerun:
             turn.want_run(incident)
-        elif incident.state in (State.DETECTED, State.DIAGNOSING, State.ESCALATED):
+        elif incident.state in ASKED_ANEW and incident.family != detect.OWN_FAMILY:
             turn.ask_probe(incident.target_id, incident.family)
     for execution in turn.world.executions.values():
         if execution.state is ExecutionState.SUCCEEDED:
@@ -346,6 +347,4 @@ def _timer(turn: Turn, timer: Timer) -> None:
         case TimerKind.STUCK if timer.subject in turn.world.stages:
             turn.ask_probe(timer.subject, "pipeline")
         case TimerKind.RECHECK if incident is not None and incident.family != detect.OWN_FAMILY:
-            if incident.state is State.DIAGNOSING or incident.id in turn.world.rerun or incident.clear_readings:
-                turn.set_timer(TimerKind.RECHECK, incident.id, RECHECK_S)
-                turn.ask_probe(incident.target_id, incident.family)
+            detect.recheck_due(turn, incident)

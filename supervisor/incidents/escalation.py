@@ -22,11 +22,12 @@ from supervisor.incidents.model import (
     TierReason,
     TimerKind,
 )
-from supervisor.incidents.policy import tier_of
+from supervisor.incidents.policy import PAUSED_IN_A_STORM, tier_of
 from supervisor.incidents.world import (
     Turn,
 )
 
+GATHER_S = 45.0  # a grouped page leaves within 60 s of the first that it groups (DESIGN §5)
 PRIORITY = {Tier.INFORM: "info", Tier.ASK: "action", Tier.PAGE: "urgent"}
 
 
@@ -52,9 +53,18 @@ def escalate(
         waiting_for="",
     )
     fired(turn, incident.id, tier)
-    if not grouped:
-        incident = tell(turn, incident, "page" if tier is Tier.PAGE else wording.KIND[tier])
-    return incident
+    if grouped:
+        return incident
+    if _may_be_one_of_many(incident):
+        turn.set_timer(TimerKind.PAGE_HOLD, incident.id, GATHER_S)
+        return incident
+    return tell(turn, incident, "page" if tier is Tier.PAGE else wording.KIND[tier])
+
+
+def _may_be_one_of_many(incident: Incident) -> bool:
+    """Its family's targets are likely to fail together, one after another as they are looked at: that is one page."""
+    page = incident.tier is Tier.PAGE and incident.severity is not Severity.CRITICAL
+    return page and incident.page_id is None and incident.family in PAUSED_IN_A_STORM
 
 
 def fired(turn: Turn, incident_id: str, tier: Tier) -> None:
@@ -145,17 +155,35 @@ def hold_page(turn: Turn, incident: Incident) -> None:
 
 def page_hold_due(turn: Turn, incident: Incident, why: str = "paged: no outcome within the hold") -> None:
     """R2: neither verified nor failed within the hold: the page goes out now, with what is known."""
-    if incident.page_id is None and incident.severity is Severity.CRITICAL:
+    if _may_be_one_of_many(incident) and incident.state is State.ESCALATED:
+        _gathered(turn, incident)
+    elif incident.page_id is None and incident.severity is Severity.CRITICAL:
         incident = turn.update(incident, tier=Tier.PAGE, tier_reason=TierReason.CRITICAL)
         fired(turn, incident.id, Tier.PAGE)
         tell(turn, turn.note(incident, "engine", why), "page")
+
+
+def _gathered(turn: Turn, incident: Incident) -> None:
+    """Few are told each by itself, many by one page."""
+    family = [i for i in turn.world.incidents.values() if i.family == incident.family]
+    waiting = [i for i in family if _may_be_one_of_many(i) and i.state is State.ESCALATED]
+    if len(waiting) >= turn.world.policy.canary_from:
+        grouped_page(turn, waiting, "the likely cause is the network, or healctl itself")
+    else:
+        tell(turn, incident, "page")
 
 
 def repeat_due(turn: Turn, incident: Incident) -> None:
     """R2: the page again while nobody acknowledged it: after 1 h, 4 h, then daily."""
     if incident.acknowledged_wall_s is not None or incident.state not in _REPEATED:
         return
-    send(turn, incident, Channel.SIGNAL, "repeat")
+    others = [i for i in turn.world.incidents.values() if i.page_id == incident.page_id and i.id != incident.id]
+    if others:
+        covered = [incident, *others]
+        subject, body = wording.subject(incident, "repeat"), wording.group(covered, "they still are")
+        _row(turn, tuple(i.id for i in covered), Channel.SIGNAL, incident.tier, "repeat", subject, body)
+    else:
+        send(turn, incident, Channel.SIGNAL, "repeat")
     repeats = incident.repeats + 1
     steps = turn.world.policy.repeats_s
     turn.set_timer(TimerKind.REPEAT, incident.id, steps[min(repeats, len(steps) - 1)])
@@ -169,7 +197,9 @@ def grouped_page(turn: Turn, incidents: list[Incident], cause: str) -> None:
     """One page for many (DESIGN §2.8): it names every target when they are 20 or fewer; repeated as one, too."""
     covers = tuple(incident.id for incident in incidents)
     subject = f"{len(incidents)} targets of {incidents[0].family} failed at once"
-    body = wording.group(incidents, cause)
+    family = incidents[0].family
+    paused = f"automatic repair of {family} targets is paused" if family in turn.world.pauses else ""
+    body = wording.group(incidents, cause, paused)
     page = _row(turn, covers, Channel.SIGNAL, Tier.PAGE, "grouped", subject, body)
     _row(turn, covers, Channel.SYNAPSE, Tier.PAGE, "grouped", subject, body)
     turn.set_timer(TimerKind.REPEAT, incidents[0].id, turn.world.policy.repeats_s[0])

@@ -155,6 +155,11 @@ class Target(msgspec.Struct, frozen=True):
     path: str = ""
     written: bool = False
 
+    @property
+    def sought(self) -> tuple[str, str]:
+        """By what its processes are found: by others it is another program."""
+        return self.pid_file, self.match
+
 
 class StageEntry(msgspec.Struct, frozen=True):
     """Since when a pipeline's task has stood in its stage: durable, since no file of the site says it (SITE.md)."""
@@ -264,6 +269,7 @@ class Incident(msgspec.Struct, frozen=True):
     intermittent: bool = False
     clear_readings: int = 0
     clear_counted_steady_s: float | None = None  # when the newest of them was counted
+    clear_basis_steady_s: float | None = None  # when its check began
     waiting_for: str = ""  # why nothing is running although something may (a lock, a canary, a hold), in words
     held_as_canary: bool = False  # it waits until the first repairs of its family have verified
     page_id: str | None = None  # the outbox row of its Signal page, which may cover others too
@@ -363,6 +369,17 @@ class Execution(msgspec.Struct, frozen=True):
     deaths: int = 0  # how often the executor died with it in work
     known: ProcessRef | None = None  # the process that was last seen to be the service: nothing starts while it lives
     exit_text: str = ""  # what it left running has ended with a failure: how, and its last words
+
+
+def is_over(execution: Execution) -> bool:
+    """Ended, and nothing about it is still to be verified: its resource is free."""
+    match execution.state:
+        case ExecutionState.INTENDED | ExecutionState.CLAIMED | ExecutionState.INTERRUPTED:
+            return False
+        case ExecutionState.SUCCEEDED:
+            return execution.verified is not None or not execution.runbook.verifies
+        case _:
+            return True
 
 
 # --- messages to people --------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ TOLD_WITHIN_S = 30.0  # a new healer has heard of every quarantined item by then
 LIMITS = "healctl:limits"
 PAGES = f"messages:{Channel.SIGNAL}"
 ITEMS = "items"
+ITEM_OF_TARGET = ("reading", "outside")  # items that are one target's
 OPEN_INCIDENTS, TRAIL = "open incidents", "audit trail"
 
 
@@ -43,7 +44,7 @@ def reconfigured(turn: Turn, targets: tuple[Target, ...], open_families: frozens
     world.open_families, world.policy = open_families, policy
     for target_id in [*world.known]:
         old, new = before.get(target_id), world.target(target_id)
-        if new is None or old is None or (old.pid_file, old.match) != (new.pid_file, new.match):
+        if new is None or old is None or old.sought != new.sought:
             turn.drop_known(target_id)  # it was another program
     for target_id in [name for name in world.readings if world.target(name) is None]:
         del world.readings[target_id]
@@ -54,6 +55,11 @@ def reconfigured(turn: Turn, targets: tuple[Target, ...], open_families: frozens
     dismiss_gone(turn)
     halts.refit(turn)
     keeping.arrange(turn)
+    for anomaly, name in list(world.by_key):
+        kind, _, target_id = name.partition(":")
+        if anomaly is AnomalyType.ITEM_QUARANTINED and kind in ITEM_OF_TARGET and world.target(target_id) is None:
+            world.set_aside.discard(name)
+            part(turn, name, anomaly, "its target is no longer configured", firing=False)
     if not policy.pages:
         part(turn, PAGES, AnomalyType.DELIVERY_FAILING, "nobody is configured to be paged any more", firing=False)
     for runbook in world.runbooks.values():  # the whitelist may be another

@@ -82,13 +82,15 @@ class ProcessData(msgspec.Struct, frozen=True, tag="process"):
     manager: Manager = Manager.NONE
     dead_for_s: float = 0.0  # how long nothing of it has been alive
     act_after_s: float = 0.0  # R8: a managed target is its manager's for so long
+    sought: tuple[str, str] = ("", "")  # the pid_file and match by which it was looked for
 
 
 class DiskData(msgspec.Struct, frozen=True, tag="disk"):
     """A reading of `disk:MOUNT`. Shares are as df counts them: used / (used + available), 0 to 1.
 
     `full_in_s` is what the growth since earlier readings predicts, None when it does not grow or nobody can tell yet.
-    `pressure` and `critical` are the configured limits. `mounted` False: it was there before and is not any more.
+    `pressure` and `critical` are the configured limits. `mounted` False: it was there before and is not any more, or
+    (`detail`) is not watched any more.
     """
 
     mount: str

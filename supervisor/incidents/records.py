@@ -90,10 +90,14 @@ class DropStage(msgspec.Struct, frozen=True, tag="drop_stage"):
 
 
 class PutKnown(msgspec.Struct, frozen=True, tag="known"):
-    """The process that was last seen to be a service: nothing is started in its place while it lives."""
+    """The process that was last seen to be a service: nothing is started in its place while it lives.
+
+    `sought`: the pid_file and match by which it was found. By others it is another program, and no memory of this one.
+    """
 
     target_id: str
     process: ProcessRef
+    sought: tuple[str, str] = ("", "")
 
 
 class DropKnown(msgspec.Struct, frozen=True, tag="drop_known"):

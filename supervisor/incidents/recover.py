@@ -13,12 +13,12 @@ from supervisor.incidents.model import (
     Target,
     TierReason,
     TrailEntry,
+    is_over,
 )
 from supervisor.incidents.policy import Policy, state_for
 from supervisor.incidents.records import Snapshot
 from supervisor.incidents.world import (
     World,
-    is_over,
 )
 
 
@@ -53,7 +53,10 @@ def rebuild(
         world.closed.setdefault((incident.anomaly, incident.target_id), []).append(incident)
     world.stages = {stage.target_id: stage for stage in snapshot.stages}
     world.halts = {halt.database: halt for halt in snapshot.halts}
-    world.known = {one.target_id: one.process for one in snapshot.known}
+    for one in snapshot.known:
+        target = world.target(one.target_id)
+        if target is not None and target.sought == one.sought:  # else it was changed meanwhile, and that was another's
+            world.known[one.target_id] = one.process
     every = {e.id: e for e in (*snapshot.recent_executions, *snapshot.executions)}
     for execution in every.values():
         if not is_over(execution):

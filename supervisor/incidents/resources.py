@@ -19,7 +19,8 @@ FILES_NAMED_MAX = 3
 def disk(judge: Judge, data: DiskData) -> tuple[Verdict, ...]:
     """FR-002 `disk_pressure` and `disk_critical`, of bytes or of inodes, whichever is worse.
 
-    What is critical is one incident, not two: pressure is not opened beside it, and one that is open stays so.
+    What is critical is one incident, not two: pressure is not opened beside it while it lasts, and one that is open
+    stays so.
     """
     share = max(data.used_share, data.inodes_used_share or 0.0)
     critical = judge.level(
@@ -32,7 +33,7 @@ def disk(judge: Judge, data: DiskData) -> tuple[Verdict, ...]:
         beyond=share > data.pressure,
         well_within=not data.mounted or share < _disk_clear(data.pressure),
     )
-    if critical is Status.FIRING and not judge.is_open(AnomalyType.DISK_PRESSURE):
+    if critical is not Status.CLEAR and not judge.is_open(AnomalyType.DISK_PRESSURE):
         pressure = Status.PENDING
     evidence = _disk_evidence(data)
     hint = "make room: rotate logs, remove what is not needed"
@@ -48,7 +49,7 @@ def _disk_clear(limit: float) -> float:
 
 def _disk_evidence(data: DiskData) -> str:
     if not data.mounted:
-        return f"{data.mount} is not mounted any more"
+        return f"{data.mount} is {data.detail or 'not mounted any more'}"
     text = f"{data.mount} is {data.used_share:.1%} full, {size(data.available_bytes)} are left"
     if data.inodes_used_share is not None and data.inodes_used_share > data.used_share:
         text += f"; {data.inodes_used_share:.1%} of its inodes are taken"
@@ -70,7 +71,7 @@ def memory(judge: Judge, data: MemoryData) -> tuple[Verdict, ...]:
         beyond=available < data.pressure_bytes,
         well_within=available >= data.pressure_bytes * MEMORY_CLEAR_ABOVE,
     )
-    if critical is Status.FIRING and not judge.is_open(AnomalyType.MEMORY_PRESSURE):
+    if critical is not Status.CLEAR and not judge.is_open(AnomalyType.MEMORY_PRESSURE):
         pressure = Status.PENDING
     evidence = f"{size(available)} of {size(data.total_bytes)} memory are available, by {data.limited_by}"
     if data.stalled_share:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import msgspec
 
 from supervisor.incidents import records as r
-from supervisor.incidents.world import World, is_over
+from supervisor.incidents.model import is_over
+from supervisor.incidents.world import World
 
 PART_BYTES = 4 * 1024 * 1024  # of records in one message, which may have 16 MiB
 

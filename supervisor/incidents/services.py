@@ -54,13 +54,18 @@ _MANAGER_WORDS = {
 def process(judge: Judge, data: ProcessData) -> tuple[Verdict, ...]:
     """FR-002 `process_dead` and `process_zombie`; what a service manager has in hand is left to it (R8)."""
     status, evidence = _life(data)
+    hint = "restart it" if data.alive is False else "it lives but does not serve; a restart would end it first"
+    # A manager that takes it for running has a live process that we do not see: its restart would end that (R3).
+    beside = data.alive is False and data.manager is Manager.RUNNING
+    if beside:
+        hint = "its manager's restart would end what that runs; are pid_file and match right?"
     dead = judge.verdict(
         AnomalyType.PROCESS_DEAD,
         status,
         Severity.CRITICAL,
         evidence,
-        "restart it" if data.alive is False else "it lives but does not serve; a restart would end it first",
-        not_running=data.alive is False,
+        hint,
+        not_running=data.alive is False and not beside,
         process=data.process,
     )
     return (dead, _zombie(judge, data))

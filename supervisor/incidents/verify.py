@@ -34,6 +34,7 @@ from supervisor.incidents.world import (
 PROBE_FIRST_S = 0.02  # the first look again while a repair has not yet shown
 PROBE_SLOWEST_S = 1.0
 REPORT_MARGIN_S = 60.0  # a report that is late by more than this will not come
+SAME_CHECK_S = 0.001  # two readings whose checks began so close together tell the verdict of one
 DEATHS_MAX = 2  # DESIGN §1: what was in work at two deaths is not tried again
 
 
@@ -251,7 +252,7 @@ def on_target_read(turn: Turn, reading: HealthReading, verdicts: tuple[Verdict, 
             continue
         if execution.state is ExecutionState.SUCCEEDED:
             if _began_after_steps(turn, execution, reading):
-                _verify(turn, execution, verdict)
+                _verify(turn, execution, verdict, reading)
         elif execution.id in turn.world.settled and fresh:
             _after_interruption(turn, execution, verdict)
 
@@ -259,8 +260,11 @@ def on_target_read(turn: Turn, reading: HealthReading, verdicts: tuple[Verdict, 
 def _began_after_steps(turn: Turn, execution: Execution, reading: HealthReading) -> bool:
     """Only a check that began after the last step proves anything about it."""
     deadline = execution.verify_deadline_steady_s or 0.0
-    taken_steady_s = turn.now.steady_s - (turn.now.mono_s - reading.basis_mono_s)
-    return taken_steady_s >= deadline - turn.world.policy.verify_within_s
+    return _basis_steady_s(turn, reading) >= deadline - turn.world.policy.verify_within_s
+
+
+def _basis_steady_s(turn: Turn, reading: HealthReading) -> float:
+    return turn.now.steady_s - (turn.now.mono_s - reading.basis_mono_s)
 
 
 def _anomaly(turn: Turn, execution: Execution) -> AnomalyType | None:
@@ -271,7 +275,7 @@ def _anomaly(turn: Turn, execution: Execution) -> AnomalyType | None:
     return next(iter(execution.runbook.applies_to), None)
 
 
-def _verify(turn: Turn, execution: Execution, verdict: Verdict) -> None:
+def _verify(turn: Turn, execution: Execution, verdict: Verdict, reading: HealthReading) -> None:
     now, policy = turn.now, turn.world.policy
     incident = outcome.incident_of(turn, execution)
     if verdict.status is not Status.CLEAR:
@@ -286,7 +290,7 @@ def _verify(turn: Turn, execution: Execution, verdict: Verdict) -> None:
         _look_again(turn, execution, execution.settled_steady_s - now.steady_s)
         return
     if incident is not None and incident.intermittent:
-        incident = count_clear(turn, incident)
+        incident = count_clear(turn, incident, reading)
         if incident.clear_readings < clear_needed(turn, incident):
             _look_again(turn, execution, policy.clear_interval_s)
             return
@@ -351,13 +355,25 @@ def _look_again(turn: Turn, execution: Execution, after_s: float) -> None:
     turn.set_timer(TimerKind.VERIFY, execution.id, after_s)
 
 
-def count_clear(turn: Turn, incident: Incident) -> Incident:
-    """Counts a clear reading when it is far enough from the one counted before (R6, NFR-002)."""
+def count_clear(turn: Turn, incident: Incident, reading: HealthReading | None) -> Incident:
+    """Counts a clear reading when it is far enough from the one counted before (R6, NFR-002).
+
+    A background check's verdict is told by every reading until the next one is there, and counts once (R9). None: of
+    our own parts, whose word is of this moment.
+    """
     last, now = incident.clear_counted_steady_s, turn.now.steady_s
+    basis = _basis_steady_s(turn, reading) if reading is not None else now
+    if incident.clear_basis_steady_s is not None and basis <= incident.clear_basis_steady_s + SAME_CHECK_S:
+        return incident
     # 5 % less than the interval: a timer that fires a moment early must not cost a whole further interval.
     if last is not None and now - last < turn.world.policy.clear_interval_s * 0.95:
         return incident
-    return turn.update(incident, clear_readings=incident.clear_readings + 1, clear_counted_steady_s=now)
+    return turn.update(
+        incident,
+        clear_readings=incident.clear_readings + 1,
+        clear_counted_steady_s=now,
+        clear_basis_steady_s=basis,
+    )
 
 
 def clear_needed(turn: Turn, incident: Incident) -> int:

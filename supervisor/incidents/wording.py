@@ -186,15 +186,15 @@ def _decide(incident: Incident) -> str:
                 f"last, or try now with `healctl heal execute {incident.runbook_id} --target {incident.target_id} "
                 "--confirm`."
             )
-        case _, (TierReason.NO_RUNBOOK | TierReason.CANNOT_EXECUTE):
-            return (
-                f"Decide: repair it by hand ({clean(incident.hint, 80)}), or "
-                f"`healctl heal dismiss {incident.id} --reason ...`."
-            )
-        case _:
+        case _, reason if reason not in (TierReason.NO_RUNBOOK, TierReason.CANNOT_EXECUTE) and incident.runbook_id:
             return (
                 "Decide: repair it by hand, or try again with "
                 f"`healctl heal execute {incident.runbook_id} --target {incident.target_id} --confirm`."
+            )
+        case _:
+            return (
+                f"Decide: repair it by hand ({clean(incident.hint, 80)}), or "
+                f"`healctl heal dismiss {incident.id} --reason ...`."
             )
 
 
@@ -244,14 +244,16 @@ def _sentence(text: str, limit: int = QUOTE_CHARS_MAX) -> str:
     return text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
 
 
-def group(incidents: list[Incident], cause: str) -> str:
-    """DESIGN §5: a grouped page names every target when they are 20 or fewer."""
+def group(incidents: list[Incident], *sentences: str) -> str:
+    """DESIGN §5: a grouped page names every target when they are 20 or fewer. `sentences`: the likely cause, ..."""
     names = [clean(incident.target_id, 40) for incident in incidents]
     listed = ", ".join(names[:GROUP_NAMES_MAX])
     more = f" and {len(names) - GROUP_NAMES_MAX} more" if len(names) > GROUP_NAMES_MAX else ""
     family = incidents[0].family
+    by_runbook = ", or repair one with `healctl heal execute`" if incidents[0].runbook_id else ""
     text = (
-        f"{len(names)} {family} targets failed at once: {listed}{more}.\n{_sentence(cause)} Automatic repair of "
-        f"{family} targets is paused.\nDecide: find the common cause, or repair one with `healctl heal execute`."
+        f"{len(names)} {family} targets failed at once: {listed}{more}.\n"
+        f"{' '.join(_sentence(sentence) for sentence in sentences if sentence)}\n"
+        f"Decide: find the common cause{by_runbook}."
     )
     return clean_lines(text, SIGNAL_CHARS_MAX * 2)

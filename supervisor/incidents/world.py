@@ -1,8 +1,7 @@
 """The engine's memory (`World`) and one decision in the making (`Turn`).
 
-A `Turn` changes the world and notes the same change as a record, so that memory and ledger cannot differ: whoever
-wants to change an incident, an execution, a timer ... does it through the turn. Effects leave only after the records
-are durable (DESIGN §2.1); `ask_probe` alone may go at once, since it changes nothing.
+A `Turn` changes the world and notes the same change as a record, so that memory and ledger cannot differ. Effects
+leave only after the records are durable (DESIGN §2.1); `ask_probe` alone may go at once, since it changes nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from supervisor.incidents.model import (
     AnomalyType,
     Breaker,
     Execution,
-    ExecutionState,
     FamilyPause,
     Halt,
     Incident,
@@ -38,6 +36,7 @@ from supervisor.incidents.model import (
     Timer,
     TimerKind,
     TrailEntry,
+    is_over,
 )
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.readings import HealthReading, ProcessRef
@@ -274,8 +273,17 @@ class Turn:
         if not mine:
             world.by_target.pop(incident.target_id, None)
         world.closed.setdefault(key, []).append(incident)
+        self._hand_on_repeat(incident)
         for kind in (TimerKind.PAGE_HOLD, TimerKind.REPEAT, TimerKind.RECHECK):
             self.drop_timer(kind, incident.id)
+
+    def _hand_on_repeat(self, incident: Incident) -> None:
+        """A grouped page is repeated by one of those that it covers: by the next, once that one is over."""
+        if (repeat := self.world.timers.get((TimerKind.REPEAT, incident.id))) is not None:
+            covered = (i for i in self.world.incidents.values() if i.page_id == incident.page_id)
+            if heir := next((i for i in covered if i.acknowledged_wall_s is None), None):
+                self.update(heir, repeats=incident.repeats)
+                self.set_timer(TimerKind.REPEAT, heir.id, max(0.0, repeat.due_steady_s - self.now.steady_s))
 
     # -- the rest of the ledger --
 
@@ -364,11 +372,15 @@ class Turn:
         if self.world.halts.pop(database, None) is not None:
             self.records.append(DropHalt(database))
 
-    def put_known(self, target_id: str, process: ProcessRef) -> None:
-        """The process last seen to be this service, written only when it is another one than before."""
+    def put_known(self, target_id: str, process: ProcessRef, sought: tuple[str, str]) -> None:
+        """The process last seen to be this service, written only when it is another one than before. One that was
+        sought by another configuration's pid_file and match is another program's: it might be ended in its place."""
+        target = self.world.target(target_id)
+        if target is None or target.sought != sought:
+            return
         if self.world.known.get(target_id) != process:
             self.world.known[target_id] = process
-            self.records.append(PutKnown(target_id, process))
+            self.records.append(PutKnown(target_id, process, sought))
 
     def drop_known(self, target_id: str) -> None:
         """What was that service is none any more: its target is gone, or is another program now."""
@@ -386,14 +398,3 @@ class Turn:
         """
         self.world.asked.setdefault(target_id, self.now.mono_s)
         self._probes[target_id] = AskProbe(target_id, family)
-
-
-def is_over(execution: Execution) -> bool:
-    """Ended, and nothing about it is still to be verified: its resource is free."""
-    match execution.state:
-        case ExecutionState.INTENDED | ExecutionState.CLAIMED | ExecutionState.INTERRUPTED:
-            return False
-        case ExecutionState.SUCCEEDED:
-            return execution.verified is not None or not execution.runbook.verifies
-        case _:
-            return True

@@ -13,10 +13,7 @@ from typing import Any
 import msgspec
 
 from supervisor.incidents import records
-from supervisor.incidents.model import Execution, ExecutionState, Program
-from supervisor.incidents.world import (
-    is_over,
-)
+from supervisor.incidents.model import Execution, ExecutionState, Program, is_over
 
 _encode = msgspec.json.Encoder().encode
 _executions = msgspec.json.Decoder(Execution)

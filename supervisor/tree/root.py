@@ -34,6 +34,7 @@ from supervisor.tree.model import TreeSpec
 from supervisor.tree.output import Output, log_line
 from supervisor.tree.reloading import Reloading
 from supervisor.tree.spawn import SIGNALS, Child, assert_forkable
+from supervisor.tree.turn import portions
 
 STDERR = 2
 # What is handled first when several are ready: a message that was sent before a death counts before it.
@@ -237,7 +238,8 @@ class Root:
 
     def tell(self, child: Child, message: Down) -> None:
         dropped = child.dropped
-        child.tell(message)
+        for part in portions(message) if isinstance(message, TreeEvent) else (message,):
+            child.tell(part)
         if child.dropped and not dropped:
             self.log("warning", child.name, "does not take its messages: the oldest are dropped")
 

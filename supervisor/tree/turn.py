@@ -89,6 +89,10 @@ class Turn:
         self.pager_deadline_s = later(self.pager_deadline_s, gap_s)
 
 
+ITEMS_TOLD_MAX = 100  # in one event
+ITEMS_CHARS_MAX = 10_000  # an item is a name; a path may be long, and one character takes up to four bytes
+
+
 def tree_event(kind: TreeKind, child: ChildState, *, items: tuple[str, ...] = (), delay_s: float = 0.0) -> TreeEvent:
     """What `kind` says of this child; `exit_text` and `last_words` are those of its last death."""
     return TreeEvent(
@@ -104,6 +108,18 @@ def tree_event(kind: TreeKind, child: ChildState, *, items: tuple[str, ...] = ()
         delay_s=delay_s,
         failures=len(child.failures_s),
     )
+
+
+def portions(event: TreeEvent) -> list[TreeEvent]:
+    """`event` so that each fits into a packet: what was in work at a death is shortened, what was set aside is not."""
+    parts: list[list[str]] = [[]]
+    for item in event.items:
+        if sum(map(len, parts[-1])) + len(item) > ITEMS_CHARS_MAX or len(parts[-1]) >= ITEMS_TOLD_MAX:
+            parts.append([])
+        parts[-1].append(item)
+    if event.kind is not TreeKind.ITEM_QUARANTINED and len(parts) > 1:
+        parts = [[*parts[0], f"and {len(event.items) - len(parts[0])} more"]]
+    return [replace(event, items=tuple(part)) for part in parts]
 
 
 def later(at_s: float | None, gap_s: float) -> float | None:

@@ -125,6 +125,7 @@ def test_ac_011_signal_is_sent_with_every_synapse_path_broken_at_once(
         assert tree["outbox"]["pending"] == 1
     if synapse == "brain_db":
         until("Synapse catches up", lambda: daemon.ask("tree")["outbox"]["pending"] == 0)
+        assert len(daemon.wait_state("toy", "escalated")) == 1
         assert len(daemon.incidents("toy")) == 1
     assert len(phone.sent) == 1
 

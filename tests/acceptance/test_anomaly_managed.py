@@ -14,7 +14,7 @@ from tests.lab.daemon import Service, Site
 from tests.lab.pm2 import Pm2, pm2
 from tests.lab.systemd import UserManager, user_manager
 
-POLICY = '[policy]\nact_after = "600ms"\nsettle = "100ms"\n'
+POLICY = '[policy]\nact_after = "3s"\nsettle = "100ms"\n'
 
 
 @pytest.fixture
@@ -147,3 +147,19 @@ def test_a_persons_execute_restarts_by_the_manager_and_never_beside_a_service_th
     assert outside.ref() == by_hand
     assert (inside.starts(), outside.starts()) == (2, 2)
     assert proc.send_signal(by_hand, signal.SIGKILL)
+
+
+@pytest.mark.req("R3", "R8")
+def test_a_service_that_only_its_pid_file_calls_dead_is_not_restarted_by_itself(
+    here: Site, systemd: UserManager
+) -> None:
+    service = here.service("lives")
+    systemd.unit("lives", service.argv, "Restart=always")
+    lives = service.wait_new(None)
+    table = toml(service, 'systemd = "lives.service", user = true', systemd.environment)
+    daemon = here.daemon(POLICY + table.replace(str(service.pid_file), f"{service.pid_file}.wrong"))
+    daemon.start()
+    (row,) = daemon.wait_state("lives", "escalated")
+    assert "takes it for running" in programs(row)
+    assert service.ref() == lives
+    assert service.starts() == 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
+from contextlib import closing
 
 import pytest
 
@@ -129,3 +131,16 @@ def test_without_any_configuration_as_an_ordinary_user(here: Site) -> None:
     finally:
         stopped = subprocess.run([*argv, "stop"], env=ours, capture_output=True, text=True, timeout=40, check=False)
         assert stopped.returncode == 0, stopped.stderr
+
+
+def test_a_ledger_of_a_newer_healctl_ends_it_at_once_with_78(here: Site) -> None:
+    daemon = here.daemon("")
+    daemon.start()
+    daemon.stop()
+    with closing(sqlite3.connect(daemon.state_dir / "ledger.db", isolation_level=None)) as ledger:
+        ledger.execute("PRAGMA user_version=99")
+    done = subprocess.run(
+        [str(HEALCTL), "-c", str(daemon.config_file), "start"], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 78, "no restart helps, by us or by systemd"
+    assert "the ledger has schema 99" in done.stderr + done.stdout

@@ -211,7 +211,7 @@ class Lab:
             pauses=tuple(world.pauses.values()),
             stages=tuple(world.stages.values()),
             halts=tuple(world.halts.values()),
-            known=tuple(PutKnown(name, ref) for name, ref in world.known.items()),
+            known=tuple(PutKnown(name, ref, world.targets[name].sought) for name, ref in world.known.items()),
         )
         trails = {i: t for i, t in trails.items() if latest[i].open}
         self.engine = e.Engine(rebuild(snapshot, BOOT, self.policy, RUNBOOKS, self.targets, OPEN, trails))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,14 @@ def test_arguments_that_are_no_text(words: list[bytes], code: int) -> None:
     assert told(*words)[0] == code
 
 
+def test_a_login_without_a_runtime_directory_is_no_warning(tmp_path: Path) -> None:
+    """`su` and cron leave none: a line from inside a library, before every answer, would tell nobody anything."""
+    script = "import os, sys; os.geteuid = lambda: 65534; from supervisor import places; places.dirs('', '')"
+    env = {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 @pytest.mark.req("FR-007")
 def test_an_id_that_is_no_text_reaches_nobody(here: Site) -> None:
     daemon = here.daemon("")
@@ -95,3 +104,24 @@ def test_what_is_no_lock_file_is_named(here: Site, kind: str) -> None:
     code, text = told("-c", str(daemon.config_file), "start")
     assert code == 1
     assert str(path) in text
+
+
+@pytest.mark.req("FR-007")
+def test_closed_streams_are_no_traceback_and_no_database_takes_their_place(here: Site) -> None:
+    daemon = here.daemon("")
+    daemon.start()
+    for closed in ("<&- >&-", "2>&-", "<&- >&- 2>&-"):
+        script = f'"$@" {closed}; echo "$? done" >&9'
+        read, write = os.pipe()
+        words = ["bash", "-c", f"exec 9>&{write}; {script}", "-", str(HEALCTL), "-c", str(daemon.config_file), "status"]
+        done = subprocess.run(words, pass_fds=[write], capture_output=True, timeout=60, check=False)
+        os.close(write)
+        with os.fdopen(read) as said:
+            assert said.read() == "0 done\n", (closed, done.stderr)
+        assert b"Traceback" not in done.stderr
+    daemon.stop()
+    script = '"$@" <&- >&- 2>&-'
+    start = ["bash", "-c", script, "-", str(HEALCTL), "start", "--detach", "-c", str(daemon.config_file)]
+    assert subprocess.run(start, timeout=60, check=False).returncode == 0
+    assert told("-c", str(daemon.config_file), "status")[0] == 0
+    assert told("-c", str(daemon.config_file), "stop")[0] == 0

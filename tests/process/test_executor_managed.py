@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from remediators import service
 from supervisor import proc
 from supervisor.incidents.model import Authority, ExecutionState, Program, Recipe, Target
 from supervisor.messages import PlanAnswer, PlanRequest, Settle, Settled
@@ -155,3 +156,23 @@ def test_a_known_process_that_lives_is_never_doubled_whatever_its_pid_file_says(
             assert asked(tmp_path) == []
 
     asyncio.run(scenario())
+
+
+@pytest.mark.req("R8", "R15")
+def test_a_unit_of_the_same_name_of_another_manager_is_another_service() -> None:
+    """The restart of one would start it beside the other's."""
+    mine = f"/user.slice/user-1.slice/user@{os.geteuid()}.service/app.slice"
+    another = f"/user.slice/user-2.slice/user@{os.geteuid() + 1}.service/app.slice"
+    cases = [
+        ("/system.slice", True, False),
+        ("/system.slice/system-svc.slice", True, False),
+        ("", True, True),  # a container, where nobody can tell
+        (mine, False, True),
+        (another, False, False),
+        ("/session/app.slice", True, True),  # a user's manager that no login has started
+    ]
+    for above, of_system, of_user in cases:
+        groups = f"0::{above}/svc.service/worker\n"
+        assert service._of_unit(groups, "svc.service", user=False) is of_system, above
+        assert service._of_unit(groups, "svc.service", user=True) is of_user, above
+        assert not service._of_unit(groups, "vc.service", user=False)

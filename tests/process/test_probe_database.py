@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -369,6 +370,7 @@ def test_one_that_is_written_all_the_time_is_locked_and_each_poll_is_one_reading
             again = await lab.read("a")
             assert again.reason is Unavailable.LOCKED
             assert "written too often" in again.error
+            assert "journal_mode=WAL" in again.error, "and what would help"
 
     lab(test, tmp_path, made)
 
@@ -464,6 +466,23 @@ def test_our_own_databases_are_awaited_at_the_start(tmp_path: Path) -> None:
         assert data(await lab.told("ledger")).verdict is Integrity.OK
 
     lab(test, tmp_path)
+
+
+@pytest.mark.req("FR-001")
+def test_a_check_is_made_at_a_priority_that_is_lower_already_and_never_raises_it(tmp_path: Path) -> None:
+    """Going back up takes a privilege: where healctl runs under `nice`, each check would end with that."""
+    made, found = make(tmp_path / "a.db"), []
+
+    def nicer() -> None:
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, integrity.NICE + 5)
+        found.append(integrity.Check(str(made)).run().verdict)
+        found.append(os.getpriority(os.PRIO_PROCESS, thread))
+
+    worker = threading.Thread(target=nicer)
+    worker.start()
+    worker.join()
+    assert found == [Integrity.OK, integrity.NICE + 5]
 
 
 @pytest.mark.req("FR-001")

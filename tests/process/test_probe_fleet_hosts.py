@@ -244,12 +244,13 @@ def spoil(path: Path, fault: str) -> None:
 def test_a_hosts_file_that_was_never_read_says_nothing_of_a_host(tmp_path: Path) -> None:
     """An incident from before a restart must not end because the list is gone."""
     probe = probe_of(tmp_path / "fleet.json")
-    assert probe.sources() == ()
+    assert [source.source_id for source in probe.sources()] == ["fleet:hosts-file"], "so that it is told"
 
     async def script(wishes: Wishes) -> None:
-        reading = await probe.read("fleet:a", 5.0)
-        assert (reading.available, reading.reason) == (False, Unavailable.MISSING)
-        assert str(tmp_path) in reading.error
+        for target_id in ("fleet:a", "fleet:hosts-file"):
+            reading = await probe.read(target_id, 5.0)
+            assert (reading.available, reading.reason) == (False, Unavailable.MISSING)
+            assert str(tmp_path) in reading.error
 
     run(probe, script)
 

@@ -176,6 +176,7 @@ def test_a_named_path_that_is_not_there_is_no_other_disk(tmp_path: Path, path: s
 def test_a_user_without_a_home_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "none"))
     assert disks(HostProbe(Config(disk=DiskSection(discover=False)))) == ["/"]
+    assert Config().disk.mounts == ("/", str(tmp_path / "none")), "the home of now, not of when healctl was imported"
     monkeypatch.setenv("HOME", str(tmp_path))
     assert disks(HostProbe(config("/", tmp_path / "none"))) == ["/", str(tmp_path / "none")]
 
@@ -192,6 +193,22 @@ def test_permission_denied_is_told_as_such(tmp_path: Path) -> None:
     finally:
         os.seteuid(0)
     assert reading.reason is Unavailable.PERMISSION
+
+
+@pytest.mark.req("FR-001", "R7")
+@pytest.mark.parametrize("others", [True, False], ids=["others are watched", "no disk is"])
+def test_a_disk_that_was_taken_out_of_the_configuration_reads_as_gone_though_it_is_full(
+    tmp_path: Path, others: bool
+) -> None:
+    """Nobody polls it any more: an incident about it could never close."""
+    with mounts.tmpfs(tmp_path / "d") as point, mounts.tmpfs(tmp_path / "other") as other:
+        probe = HostProbe(config(point, other))
+        assert data(read(probe, point)).mounted
+        probe.reconfigure(config(*([other] if others else [])))
+        assert str(point) not in disks(probe)
+        assert probe.source(f"disk:{point}") is not None
+        left = data(read(probe, point))
+        assert (left.mounted, left.detail) == (False, "not watched any more")
 
 
 @pytest.mark.req("FR-001", "R9")
@@ -212,7 +229,6 @@ def test_a_named_mount_that_is_gone_is_missing_and_a_discovered_one_reads_as_gon
         assert probe.source(f"disk:{found}") is not None, "it is asked once more, which closes its incident"
         assert data(read(probe, found)).mounted is False
         assert [probe.source(name) for name in ("disk:x", "disk:", "disk:/a/../b", "x")] == [None] * 4
-        assert HostProbe(config()).source(f"disk:{found}") is None
 
 
 @pytest.mark.req("R9")

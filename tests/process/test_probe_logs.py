@@ -169,6 +169,24 @@ def test_a_rotated_file_that_still_grows_is_judged(tmp_path: Path, monkeypatch: 
     write(tmp_path / "a.log.1", 9000)
     write(tmp_path / "c.log.gz", 9000)
     assert names(data(read(probe=probe))) == ["a.log.1"]
+    assert names(data(read(probe=probe))) == ["a.log.1"], "written in bursts: the look before a repair says so too"
+    monkeypatch.setattr(logs, "WRITTEN_WITHIN", 0.0)
+    assert names(data(read(probe=probe))) == [], "nobody has written it for long"
+
+
+@pytest.mark.req("FR-002")
+def test_what_a_file_grew_before_it_was_rotated_away_is_not_held_against_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "GROWTH_OVER_S", 0.0)
+    probe = probe_of(tmp_path / "*")
+    written = write(tmp_path / "a.log", 5000)
+    assert names(data(read(probe=probe))) == ["a.log"]
+    write(written, 9000).rename(tmp_path / "a.log.1")
+    assert names(data(read(probe=probe))) == []
+    assert names(data(read(probe=probe))) == []
+    write(tmp_path / "a.log.1", 12_000)
+    assert names(data(read(probe=probe))) == ["a.log.1"], "its program was never told to reopen its log"
 
 
 @pytest.mark.req("FR-001")

@@ -113,6 +113,20 @@ def test_a_task_in_another_stage_than_the_blocked_one_moves(tmp_path: Path) -> N
     assert (found.moving, found.updated_wall_s) == (True, None)
 
 
+@pytest.mark.req("R9")
+@pytest.mark.parametrize("content", [None, b"{", b"[]"])
+def test_a_state_file_that_was_never_readable_does_not_go_unnoticed(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        write(tmp_path / "state.json", content)
+    probe = PipelineProbe(config_of(tmp_path))
+    assert names(probe) == ["pipeline:main"]
+    found = read(probe, "pipeline:main")
+    assert (found.available, found.reason) == (False, Unavailable.BAD_DATA if content else Unavailable.MISSING)
+    state(tmp_path, task())
+    assert data(read(probe, "pipeline:main")).detail == "its state file names 1 active tasks"
+    assert names(probe) == [TASK]
+
+
 @pytest.mark.req("FR-002")
 def test_a_task_that_has_left_the_list_is_answered_for(tmp_path: Path) -> None:
     state(tmp_path, task())
@@ -121,7 +135,8 @@ def test_a_task_that_has_left_the_list_is_answered_for(tmp_path: Path) -> None:
     found = data(read(probe))
     assert (found.moving, found.task_id) == (False, "task-001-shiny")
     assert "not among the active tasks" in found.detail
-    assert names(probe) == []
+    assert names(probe) == ["pipeline:main"], "a pipeline without tasks is a target itself"
+    assert data(read(probe, "pipeline:main")).moving is False
     assert probe.source(TASK) is not None
     assert data(read(probe, "pipeline:task-999")).moving is False
     for strange in (
@@ -357,6 +372,18 @@ def test_the_newest_message_counts_and_none_that_is_yet_to_come(tmp_path: Path) 
     found = data(read(PipelineProbe(config)))
     assert found.message_wall_s is not None
     assert 295 < time.time() - found.message_wall_s < 310
+
+
+@pytest.mark.req("FR-002")
+def test_a_message_counts_in_whatever_form_its_time_is_written(tmp_path: Path) -> None:
+    """One that is passed over by its text would leave a task stuck of which somebody speaks."""
+    wall_s = int(time.time()) - 60
+    for at in (local_naive_iso(wall_s), f"{wall_s}", f"{wall_s * 1000:.0f}"):
+        folder = tmp_path / at
+        folder.mkdir()
+        state(folder, task())
+        found = data(read(PipelineProbe(brain(folder, {"body": "task-001-shiny", "created_at": at}))))
+        assert found.message_wall_s == pytest.approx(wall_s, abs=1), at
 
 
 @pytest.mark.req("FR-002")

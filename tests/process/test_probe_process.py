@@ -416,3 +416,19 @@ def test_an_endpoint_alone_cannot_tell_whether_a_process_exists() -> None:
 def test_sources_are_the_sites_adapter() -> None:
     (source,) = ProcessProbe(Config(process={"svc": ProcessSection(match="x", interval=Duration(90))})).sources()
     assert (source.source_id, source.poll_interval_ms, source.freshness_threshold_ms) == ("svc", 90_000, 90_000)
+
+
+@pytest.mark.req("FR-001")
+def test_a_target_that_leaves_while_it_is_read_makes_nothing_raise(start: Start) -> None:
+    child = start("sleep", "61.2345")
+    probe = probe_of(match=r"^sleep 61\.2345$")
+
+    async def scenario() -> HealthReading:
+        reading = asyncio.create_task(probe.read("svc", DEADLINE_S))
+        while probe._table._queued is None:
+            await asyncio.sleep(0)
+        probe.reconfigure(Config())  # a reload, in the middle of the look at the process table
+        return await reading
+
+    assert not asyncio.run(scenario()).available
+    assert child.poll() is None

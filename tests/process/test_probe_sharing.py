@@ -8,6 +8,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from probes import runner
 from probes.base import Refused, Source, begin_outside
 from probes.runner import ProbeWorker
 from supervisor import clock
@@ -297,5 +298,33 @@ def test_questions_share_a_read_and_none_is_answered_by_one_that_began_before_it
                 assert isinstance(body, Readings)
                 assert body.readings[0].taken_mono_s >= asked_s
         assert begun < 30, "questions that came together share a read"
+
+    asyncio.run(lab.run({}, script))
+
+
+@pytest.mark.req("R7", "R9")
+def test_who_asks_during_a_read_that_hangs_does_not_wait_for_two_deadlines(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "DEADLINE_S", 2.0)
+    monkeypatch.setattr(runner, "HUNG_AGAIN_S", 0.2)
+    probe = scripted(monkeypatch, {"svc": at_once})
+
+    async def script(healer: Healer, worker: ProbeWorker) -> None:
+        await healer.until(of("svc"))
+        gate = probe.reads["svc"] = Gate()
+        assert healer.hub is not None
+        first = healer.hub.request("process", ProbeNow("svc"))
+        await until(lambda: gate.begun == 1)
+        asked_s = clock.monotonic_s()
+        second = await healer.request(ProbeNow("svc"))
+        assert isinstance(second, Readings)
+        assert second.readings[0].taken_mono_s >= asked_s
+        assert clock.monotonic_s() - asked_s < 3.5, "two deadlines are 4 s"
+        assert first.done()
+        gate.open.set()
+        later = await healer.request(ProbeNow("svc"))
+        assert isinstance(later, Readings)
+        assert later.readings[0].available
 
     asyncio.run(lab.run({}, script))

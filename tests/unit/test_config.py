@@ -67,6 +67,13 @@ def test_a_whole_target() -> None:
         ("[process]\nweb = 3", 2, "process.web", "found 3, expected a table", ""),
         ("[process.web]\n", 1, "process.web", "nothing tells whether it lives", "add pid_file"),
         ('[process.web]\npid_file = "web.pid"', 2, "process.web.pid_file", "expected an absolute path", "started"),
+        ('[process.web]\npid_file = "/a\\u0000b"', 2, "process.web.pid_file", "without a NUL byte", ""),
+        ('[process.web]\nmatch = "a{99999999999999999999}"', 2, "process.web.match", "regular expression", "too large"),
+        (f'[process.web]\nmatch = "{"(" * 9000}"', 2, "process.web.match", "regular expression", "recursion"),
+        ('[database.a]\npath = ""', 2, "database.a.path", "no default", ""),
+        ('[fleet.hosts.a]\naddress = ""', 2, "fleet.hosts.a.address", "no default", ""),
+        ('[healctl]\nlog_level = "\\u001b[31m"', 2, "healctl.log_level", 'found "\\x1b[31m"', ""),
+        ('[healctl]\n"\\u001b[31m" = 1', 1, 'healctl."\\x1b[31m"', "unknown key", ""),
         ('[process.web]\npid_file = "~nobodyhere/x"', 2, "process.web.pid_file", "a user that exists", ""),
         (WEB + 'restart_cwd = "x"', 3, "process.web.restart_cwd", "expected an absolute path", ""),
         (WEB + 'match = "a("', 3, "process.web.match", "expected a regular expression", "missing )"),
@@ -194,3 +201,20 @@ def test_sizes(text: str, size: int | None) -> None:
 @pytest.mark.parametrize("seconds", [0, 0.001, 0.25, 1, 59, 60, 90, 3600, 86400, 90061, 1.5])
 def test_a_duration_survives_its_text(seconds: float) -> None:
     assert parse_duration(format_duration(seconds)) == Duration(seconds)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a = " + "[" * 100_000, "nested too deeply"),
+        ("a = " + "{a=" * 3_000, "nested too deeply"),
+        ("[policy]\nbreaker_total = " + "9" * 5_000, "a number in it cannot be read"),
+    ],
+)
+def test_toml_that_python_gives_up_on(text: str, said: str) -> None:
+    assert said in faults(text)
+
+
+def test_a_file_without_an_end_is_not_read_to_its_end() -> None:
+    with pytest.raises(ConfigError, match="at most 1048576 bytes"):
+        places.read(Path("/dev/zero"))

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from supervisor.incidents import engine as e
+from supervisor.incidents.detect import UNCONFIRMED_S
 from supervisor.incidents.model import AnomalyType, Instant, Severity, State, Target
 from supervisor.incidents.outside import AGAIN_S
 from supervisor.incidents.policy import Policy
@@ -74,9 +75,28 @@ def test_while_our_probe_is_silent_nothing_runs_and_nobody_is_paged() -> None:
     assert lab.messages() == [], "only others say so: a page waits for our own word"
     lab.silent.clear()
     lab.alive["web"] = None
-    lab.advance(10)
+    lab.advance(60)  # asked ever more seldom, but at least so often
     assert len(lab.dispatched) == 1
     assert len(lab.messages("signal")) == 1
+
+
+@pytest.mark.req("R7", "NFR-004")
+def test_what_our_probe_can_never_confirm_is_let_go_in_time() -> None:
+    lab = Lab("web")
+    lab.silent.add("web")
+    outside(lab, alive=False)
+    lab.advance(UNCONFIRMED_S - 61)
+    assert lab.only("web").state is State.DIAGNOSING
+    lab.advance(122)
+    let_go = lab.only("web")
+    assert let_go.state is State.DISMISSED
+    assert lab.dispatched == []
+    assert lab.messages() == []
+    outside(lab, alive=False)
+    assert lab.only("web") == let_go, "nor does the next word open it again at once"
+    lab.silent.clear()
+    lab.kill("web")
+    assert lab.incidents("web")[-1].state is State.VERIFYING, "our own word is not held back"
 
 
 @pytest.mark.req("R14", "R7", "NFR-004")

@@ -6,12 +6,15 @@ import msgspec
 import pytest
 
 from supervisor.config import Config, Size, StoreSection
-from supervisor.house import LEDGER, ledger_parts
+from supervisor.house import CORE, LEDGER, beginning, ledger_parts
 from supervisor.incidents import detect, own
 from supervisor.incidents import engine as e
 from supervisor.incidents.model import AnomalyType, Channel, State, Tier
 from supervisor.incidents.policy import Policy
+from supervisor.incidents.readings import ProcessData
 from supervisor.messages import StoreStatus, TreeEvent, TreeKind
+from supervisor.targets import families
+from supervisor.tree.spec import healctl_tree
 from supervisor.treetable import TreeTable
 from tests.lab.engine import Lab, service
 
@@ -70,6 +73,14 @@ def test_a_quarantined_worker_pages_and_closes_when_it_is_ready_again() -> None:
     assert lab.messages("signal")[-1].kind == "closing"
 
 
+@pytest.mark.req("NFR-003")
+def test_the_page_about_a_worker_quotes_the_end_of_its_last_words() -> None:
+    lab = Lab("web")
+    traceback = "Traceback (most recent call last):\n" + '  File "x.py", line 1\n' * 40 + "KeyError: 'size'\n"
+    tell(lab, msgspec.structs.replace(event(TreeKind.QUARANTINED), last_words=traceback))
+    assert "KeyError: 'size'" in lab.messages("signal")[0].body
+
+
 @pytest.mark.req("R1")
 def test_the_healer_hears_of_its_own_deaths_from_the_root() -> None:
     lab = Lab("web")
@@ -88,6 +99,17 @@ def test_a_worker_that_leaves_the_tree_takes_its_incidents_along() -> None:
     lab = Lab("web")
     tell(lab, event(TreeKind.EXITED, failures=5), event(TreeKind.STOPPED))
     assert not lab.only("worker:logs").open
+
+
+@pytest.mark.req("R1")
+def test_a_worker_that_the_tree_has_no_more_after_a_restart_closes_and_another_does_not() -> None:
+    lab = Lab("web")
+    tell(lab, event(TreeKind.QUARANTINED, "fleet"), event(TreeKind.QUARANTINED, "host"))
+    lab.crash()
+    for one in beginning(lab.engine.world, Config()):  # which has no fleet
+        lab.feed(one)
+    assert {i.target_id for i in lab.incidents() if i.open} == {"worker:host"}
+    assert {*CORE, *families(Config())} == {child.name for child in healctl_tree(Config()).children}
 
 
 # --- pages that are not delivered ------------------------------------------------------------------------------------
@@ -269,6 +291,14 @@ def test_a_message_that_was_set_aside_stays_so() -> None:
     assert row.id not in lab.engine.world.outbox
 
 
+def test_an_item_whose_target_is_no_longer_configured_closes() -> None:
+    lab = Lab("a", "b")
+    for name in ("reading:a", "reading:disk:/gone", "outside:b"):
+        lab.feed(e.OwnPart(name, AnomalyType.ITEM_QUARANTINED, True, "twice"))
+    lab.feed(e.Reconfigured((service("b"),), frozenset(), Policy()))
+    assert {i.target_id for i in lab.incidents() if i.open} == {"outside:b"}
+
+
 # --- another configuration -------------------------------------------------------------------------------------------
 
 
@@ -301,3 +331,29 @@ def test_an_intent_for_a_target_that_left_is_not_carried_out() -> None:
     assert lab.engine.world.executions == {}
     lab.advance(100_000)
     assert lab.engine.world.incidents == {}
+
+
+@pytest.mark.req("R15", "NFR-001")
+def test_the_process_of_another_configuration_is_no_memory_of_this_one() -> None:
+    """What is known as a service may be ended in its place: it must not be what an earlier pid file named."""
+    old = msgspec.structs.replace(service("a"), pid_file="/run/old.pid")
+    new = msgspec.structs.replace(service("a"), pid_file="/run/new.pid")
+    lab = Lab(targets=(old,))
+
+    def seen(pid_file: str) -> None:
+        reading = lab.reading("a")
+        assert isinstance(reading.data, ProcessData)
+        data = msgspec.structs.replace(reading.data, sought=(pid_file, ""))
+        lab.feed(e.ReadingSeen(msgspec.structs.replace(reading, data=data)))
+
+    seen("/run/old.pid")
+    assert "a" in lab.engine.world.known
+    lab.crash()
+    assert "a" in lab.engine.world.known, "the same configuration: it is remembered"
+    lab.targets = (new,)
+    lab.crash()  # the file was changed while healctl was stopped
+    assert "a" not in lab.engine.world.known
+    seen("/run/old.pid")  # of a probe that has not heard of the new one yet
+    assert "a" not in lab.engine.world.known
+    seen("/run/new.pid")
+    assert "a" in lab.engine.world.known

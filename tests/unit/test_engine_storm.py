@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from supervisor.incidents import engine as e
-from supervisor.incidents.model import State, TierReason
+from supervisor.incidents import wording
+from supervisor.incidents.model import AnomalyType, Channel, State, Target, TierReason
 from supervisor.incidents.policy import Policy
+from supervisor.incidents.readings import FleetData, HealthReading, ProcessData, ProcessRef, Unavailable, Zombie
 from tests.lab.engine import Lab
 
 NAMES = tuple(f"svc{n:02d}" for n in range(20))
@@ -155,3 +158,84 @@ def test_messages_that_are_set_aside_open_one_incident_for_their_channel_however
         lab.feed(e.OwnPart(f"outbox:{row.id}", AnomalyType.ITEM_QUARANTINED, True, "it killed the notifier twice"))
     assert len(lab.incidents("messages:synapse")) == 1
     assert len(lab.messages("signal")) == before + 1
+
+
+# --- a fleet: looked at one after another, so that what fails at once is seen over minutes --------------------------
+
+
+def fleet_reading(lab: Lab, name: str, *, up: bool) -> HealthReading:
+    now = lab.instant()
+    reading = HealthReading(f"fleet:{name}", "fleet", now.mono_s, now.wall_s, 1.0, 300_000, up)
+    if up:
+        return msgspec.structs.replace(reading, data=FleetData(f"{name}.lan", 22))
+    return msgspec.structs.replace(reading, reason=Unavailable.TIMEOUT, error="no answer within 5 s")
+
+
+def cut_off(hosts: int, spread_s: float) -> Lab:
+    """A network that was cut: each host is seen to be gone at its own poll, and again at the fresh probe."""
+    lab = Lab(targets=tuple(Target(f"fleet:h{i}", "fleet") for i in range(hosts)), policy=Policy(pages=True))
+    lab.silent.update(f"fleet:h{i}" for i in range(hosts))
+    for i in range(hosts):
+        for _ in range(2):
+            lab.feed(e.ReadingSeen(fleet_reading(lab, f"h{i}", up=False)))
+        lab.advance(spread_s / hosts)
+    lab.advance(60)
+    return lab
+
+
+def test_fifty_hosts_that_are_cut_off_are_a_few_pages_which_name_them_all_and_not_fifty() -> None:
+    lab = cut_off(50, 120.0)
+    pages = lab.messages("signal")
+    assert len(pages) <= 4
+    told = {incident_id for row in pages for incident_id in row.covers}
+    assert told == {i.id for i in lab.incidents() if i.family == "fleet"}
+    assert "19 fleet targets failed at once: fleet:h0, " in pages[0].body
+    assert "is paused" not in pages[0].body, "nothing of the fleet could have been repaired by itself"
+    assert pages[0].created_wall_s - lab.only("fleet:h0").detected_wall_s <= 60
+
+
+def test_few_hosts_are_told_each_by_itself_and_their_page_outlasts_a_crash() -> None:
+    assert [row.kind for row in cut_off(4, 1.0).messages("signal")] == ["page"] * 4
+    lab = Lab(targets=(Target("fleet:h0", "fleet"),), policy=Policy(pages=True))
+    lab.silent.add("fleet:h0")
+    for _ in range(2):
+        lab.feed(e.ReadingSeen(fleet_reading(lab, "h0", up=False)))
+    lab.advance(20)
+    lab.crash()
+    lab.advance(20)
+    assert lab.messages() == []
+    lab.advance(10)
+    assert [row.kind for row in lab.messages("signal")] == ["page"]
+
+
+def test_a_grouped_page_is_repeated_for_those_who_are_left_when_the_first_of_them_is_back() -> None:
+    lab = cut_off(6, 5.0)
+    assert [row.kind for row in lab.messages("signal")] == ["grouped"]
+    for _ in range(3):
+        lab.feed(e.ReadingSeen(fleet_reading(lab, "h0", up=True)))
+        lab.advance(31)
+    assert not lab.only("fleet:h0").open
+    lab.advance(3_700)
+    repeat = next(row for row in lab.messages("signal") if row.kind == "repeat")
+    assert len(repeat.covers) == 5
+    assert "fleet:h1, fleet:h2, fleet:h3, fleet:h4, fleet:h5" in repeat.body
+
+
+def test_nobody_is_told_to_execute_a_runbook_where_there_is_none() -> None:
+    lab = Lab(*NAMES)
+    lab.hold_dispatch = True
+    all_die(lab)
+    zombie = Zombie(ProcessRef("boot-1", 7, 7), 1, "init", 11.0)
+    reading = lab.reading(NAMES[-1])
+    assert isinstance(reading.data, ProcessData)
+    lab.silent.add(NAMES[-1])
+    data = msgspec.structs.replace(reading.data, zombies=(zombie,))
+    lab.feed(e.ReadingSeen(msgspec.structs.replace(reading, data=data)))
+    lab.hold_dispatch = False
+    lab.step_fails = "start"
+    lab.run(lab.dispatched[0])  # a canary: its whole family is paused, whatever is wrong with the others
+    (found,) = [i for i in lab.incidents(NAMES[-1]) if i.anomaly is AnomalyType.PROCESS_ZOMBIE]
+    assert found.tier_reason is TierReason.CANARY_FAILED
+    body = wording.body(lab.engine.world, found, Channel.SIGNAL, "repeat")
+    assert "None" not in body
+    assert "repair it by hand (only its parent can reap it" in body

@@ -79,6 +79,18 @@ def test_without_a_zone_it_is_local_time(given: str, expected: float) -> None:
     assert wall_s_of(given) == expected
 
 
+@pytest.mark.req("FR-001")
+@pytest.mark.usefixtures("vienna")
+def test_in_the_hour_that_is_repeated_what_was_just_written_is_not_an_hour_old() -> None:
+    summer = datetime(2026, 10, 25, 0, 30, tzinfo=UTC).timestamp()
+    winter = summer + 3600
+    for by_s, expected in ((summer, summer), (winter - 1, summer), (winter, winter), (winter + 60, winter)):
+        assert wall_s_of("2026-10-25T02:30:00", by_s) == expected
+    assert wall_s_of("2026-10-25T02:30:00+02:00", winter) == summer
+    skipped = "2026-03-29T02:30:00"  # a time that no clock showed
+    assert wall_s_of(skipped, winter) == wall_s_of(skipped)
+
+
 @pytest.mark.req("FR-001", "R9")
 @pytest.mark.parametrize(
     "given",

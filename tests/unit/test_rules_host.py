@@ -104,7 +104,9 @@ def test_an_open_disk_critical_ends_two_points_below_its_limit(share: float, exp
 def test_an_open_pressure_goes_on_while_the_disk_is_critical() -> None:
     assert disk(0.96, PRESSURE) == (FIRING, FIRING)
     assert disk(0.96, CRITICAL) == (PENDING, FIRING)
-    assert disk(0.94, CRITICAL) == (FIRING, PENDING)
+    assert disk(0.94, CRITICAL) == (PENDING, PENDING), "still one incident, until what is critical has ended"
+    assert disk(0.94, PRESSURE, CRITICAL) == (FIRING, PENDING)
+    assert disk(0.92, CRITICAL) == (FIRING, CLEAR)
 
 
 @pytest.mark.req("FR-002")
@@ -173,6 +175,8 @@ def test_memory_has_the_severities_of_the_table_and_one_incident_for_what_is_cri
     verdicts = memory_verdicts(100 * MIB)
     assert (verdicts[SHORT].severity, verdicts[DIRE].severity) == (Severity.MEDIUM, Severity.CRITICAL)
     assert memory(100 * MIB, SHORT) == (FIRING, FIRING)
+    assert memory(270 * MIB, DIRE) == (PENDING, PENDING), "still one incident, until what is critical has ended"
+    assert memory(290 * MIB, DIRE) == (FIRING, CLEAR)
 
 
 @pytest.mark.req("FR-002", "NFR-003")

@@ -403,12 +403,14 @@ def test_a_start_on_a_full_disk_gets_the_reserve_and_without_one_is_tried_again(
         assert ledger.write([lab.decision(1, 2)]) == [Ack()]
     (small_disk / "ledger.reserve").unlink(missing_ok=True)
     fill(small_disk)
+    refused = ""
     try:
         with closing(Ledger(path)) as ledger:
             (answer,) = ledger.write([lab.decision(1, 3)])
             assert isinstance(answer, LedgerTrouble)
     except StoreError as error:  # no room for the files beside it, either
-        assert "cannot be opened now" in error.message
+        refused = error.message
+    assert refused == "" or "cannot be opened now" in refused
     (small_disk / "ballast").unlink()
     with closing(Ledger(path)) as ledger:
         assert ledger.write([lab.decision(1, 3)]) == [Ack()]

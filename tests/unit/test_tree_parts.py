@@ -15,10 +15,11 @@ from msgspec.structs import replace
 from supervisor import proc
 from supervisor.config import Config, Duration, ProcessSection, TreeSection
 from supervisor.errors import AlreadyRunning, ConfigError, Refused
-from supervisor.messages import TreeEvent, TreeKind
+from supervisor.messages import TreeEvent, TreeKind, encode
 from supervisor.tree import capture, lock, output, sd_notify, spec, wording
-from supervisor.tree.model import Backoff, GroupSpec, OnTrip
-from supervisor.worker import Worker
+from supervisor.tree.model import ITEMS_MAX, Backoff, GroupSpec, OnTrip
+from supervisor.tree.turn import portions
+from supervisor.worker import PACKET_BYTES_MAX, Worker
 
 TOY = "tests.process.toys:Toy"
 
@@ -365,3 +366,19 @@ finally:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", [TreeKind.EXITED, TreeKind.ITEM_QUARANTINED])
+@pytest.mark.parametrize("length", [10, 4_000])
+def test_what_was_in_work_fits_into_packets(kind: TreeKind, length: int) -> None:
+    """A packet that is cut off ends its reader: the healer died of a fleet's death."""
+    items = tuple(f"{n:\u00e9>{length}}" for n in range(ITEMS_MAX))
+    event = TreeEvent(kind, "fleet", 1, "fleet.1.1", 0.0, items=items, last_words="\u00e9" * 4_000)
+    parts = portions(event)
+    assert all(len(encode(part)) < PACKET_BYTES_MAX for part in parts)
+    if kind is TreeKind.ITEM_QUARANTINED:
+        assert tuple(item for part in parts for item in part.items) == items
+    else:
+        assert len(parts) == 1
+        assert parts[0].items[-1].endswith(" more")
+    assert portions(replace(event, items=("a",))) == [replace(event, items=("a",))]
