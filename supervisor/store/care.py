@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 CHECK_WITHIN_S = 120.0
 FIRST_S = 30.0  # after the start: whoever waits for us goes first
 EVERY_S = 3600.0
+CHECK_EVERY = 24  # of these hours
 PAUSE_S = 0.05
 DAY_S = 86_400.0
 FULL, WELL = 0.8, 0.7  # of `ledger_max`: from here on less is kept, until this is reached
@@ -50,16 +51,17 @@ class Care:
     async def run(self) -> None:
         """Until it is cancelled."""
         try:
-            await self.check()
-            await asyncio.sleep(FIRST_S)
             while True:
-                await self.archive()
-                await asyncio.sleep(EVERY_S)
+                await self.check()
+                await asyncio.sleep(FIRST_S)
+                for _ in range(CHECK_EVERY):
+                    await self.archive()
+                    await asyncio.sleep(EVERY_S)
         finally:
             self._over.set()  # a check under way ends: a stop waits for its thread
 
     async def check(self) -> None:
-        """Is the ledger sound? (After a crash it may have been the disk.)"""
+        """Is the ledger sound? At the start, since before a crash it may have been the disk; then daily."""
         ledger_id = self._ledger.ledger_id
         found = await asyncio.to_thread(quick_check, self._ledger.path, CHECK_WITHIN_S, self._over.is_set)
         if found and self._ledger.ledger_id == ledger_id:

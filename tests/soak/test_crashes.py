@@ -174,7 +174,11 @@ def test_store_healer_and_root_die_while_a_service_is_healed(here: Site, count: 
             until("some time", pause(dice.random() * 0.15))
             kill(daemon, dice.choice(("store", "healer", "root")))
             sound(daemon.state_dir / "ledger.db")
-            until(f"incident {n} is closed\n{daemon.tail()}", partial(closed, daemon, toy, n))
+            try:  # what a person must take over needs three clear readings, some seconds apart
+                until(f"incident {n} is closed", partial(closed, daemon, toy, n), within_s=120)
+            except AssertionError:
+                print(daemon.incidents("toy")[-1], daemon.tail())
+                raise
             assert toy.starts() == n + 1, "healed once, never twice"
             until("every worker READY again", daemon._ready)
         left = {row["anomaly_type"] for row in daemon.open_incidents()}
