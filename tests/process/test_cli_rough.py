@@ -14,6 +14,7 @@ from tests.acceptance.conftest import here as here
 from tests.lab.daemon import HEALCTL, Site
 
 WORDS = {
+    "db": ["db", "status"],
     "heal": ["heal", "status"],
     "ack": ["ack", "inc_1"],
     "events": ["events"],
