@@ -11,7 +11,6 @@ import asyncio
 import json
 import os
 import time
-from pathlib import Path
 
 from remediators import fence
 from remediators.command import command_of
@@ -19,6 +18,7 @@ from remediators.keeper import Keeper
 from supervisor import proc
 from supervisor.incidents.model import Recipe
 from supervisor.messages import StepReport
+from tests.bench.cost import pss_kib
 from tests.process import executorlab as lab
 
 RUNS = 200
@@ -67,17 +67,12 @@ async def gated() -> dict[str, float]:
     return quantiles(times)
 
 
-def pss_kib(executor: int) -> dict[str, float]:
+def memory_kib(executor: int) -> dict[str, float]:
     """The executor, and what its spare pair adds; watched programs' keepers are gone by then."""
     status = proc.stat(executor)
     assert status is not None
     spare = [ref.pid for ref in fence.family(status.ref)]
-    return {"executor": _pss_kib(executor), "spare": sum(map(_pss_kib, spare)), "spare_processes": len(spare)}
-
-
-def _pss_kib(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith("Pss:")))
+    return {"executor": pss_kib(executor), "spare": sum(map(pss_kib, spare)), "spare_processes": len(spare)}
 
 
 async def through_the_executor() -> dict[str, dict[str, float]]:
@@ -113,7 +108,7 @@ async def through_the_executor() -> dict[str, dict[str, float]]:
             burst.append(time.monotonic() - began_s)
             lab.kill(*(program.process for program in core.programs[before:]))
             await asyncio.sleep(IDLE_S)
-        memory = pss_kib(executor.process.pid)
+        memory = memory_kib(executor.process.pid)
         assert all(body.result.success for body in core.came if isinstance(body, StepReport))
         return {
             "dispatch_to_last_report_pid_file": quantiles(with_pid_file),

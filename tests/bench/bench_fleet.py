@@ -30,6 +30,7 @@ from supervisor.incidents.readings import FleetData, HealthReading
 from supervisor.messages import Ack, Frame, Readings, Stop, encode
 from supervisor.worker import Boot
 from tests.bench.bench_probe import cpu_s, drain, quantiles
+from tests.bench.cost import pss_kib
 from tests.lab.sshd import PORT, Lab, missing
 
 SSHDS = 8
@@ -48,11 +49,6 @@ def section(lab: Lab, interval_s: float) -> FleetSection:
         interval=Duration(interval_s), user="root", identity_file=str(lab.login), known_hosts=str(lab.known_hosts),
         hosts=hosts,
     )  # fmt: skip
-
-
-def pss_kib() -> int:
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 async def connecting(lab: Lab) -> dict[str, object]:
@@ -82,9 +78,9 @@ async def probing(lab: Lab) -> dict[str, object]:
         return readings, time.monotonic() - began_s, time.process_time() - cpu_began_s
 
     await probe.read(names[0], 5.0)  # what the first connection loads is not the connections'
-    before_kib = pss_kib()
+    before_kib = pss_kib(os.getpid())
     first, first_s, first_cpu_s = await whole_round()
-    after_kib = pss_kib()
+    after_kib = pss_kib(os.getpid())
     reached = sum(reading.available for reading in first)
     times, took_s, cpu_took_s = [], 0.0, 0.0
     for _ in range(ROUNDS):

@@ -18,7 +18,8 @@ from probes.base import DEADLINE_S
 from probes.runner import probe_of
 from supervisor.config import Config, parse
 from supervisor.targets import families
-from tests.bench.bench_site import Announcing, Ears, _cpu_s, _pss_kib, kill_now, site
+from tests.bench.bench_site import Announcing, Ears, kill_now, site
+from tests.bench.cost import cpu_s, pss_kib
 from tests.doubles.openclaw_double import HttpPort, Program
 from tests.lab import sshd
 from tests.lab.daemon import Daemon, until
@@ -66,10 +67,10 @@ def configuration(folder: Path, services: list[Announcing], ports: list[HttpPort
 def idle(daemon: Daemon) -> dict[str, Any]:
     assert daemon.process is not None
     pids = {"root": daemon.process.pid, **{name: ref.pid for name, ref in daemon.workers().items()}}
-    before = {name: _cpu_s(pid) for name, pid in pids.items()}
+    before = {name: cpu_s(pid) for name, pid in pids.items()}
     time.sleep(IDLE_S)
-    used = {name: (_cpu_s(pid) - before[name]) * 60 / IDLE_S for name, pid in pids.items()}
-    pss_mib = {name: round(_pss_kib(pid) / 1024, 1) for name, pid in pids.items()}
+    used = {name: (cpu_s(pid) - before[name]) * 60 / IDLE_S for name, pid in pids.items()}
+    pss_mib = {name: round(pss_kib(pid) / 1024, 1) for name, pid in pids.items()}
     return {
         "processes": len(pids),
         "pss_mib": round(sum(pss_mib.values()), 1),

@@ -28,6 +28,7 @@ from supervisor import proc
 from supervisor.incidents.readings import ProcessRef
 from supervisor.messages import Event, decode_frame
 from supervisor.sockets import endpoint, new_context, open_socket
+from tests.bench.cost import cpu_s, pss_kib
 from tests.lab.daemon import HEALCTL, Daemon, Site, site, until
 
 KILLS = 30
@@ -223,27 +224,14 @@ def cost(daemon: Daemon) -> dict[str, float]:
     """PSS and CPU of the whole tree while nothing happens."""
     assert daemon.process is not None
     pids = [daemon.process.pid, *(ref.pid for ref in daemon.workers().values())]
-    before = sum(_cpu_s(pid) for pid in pids)
+    before = sum(cpu_s(pid) for pid in pids)
     time.sleep(IDLE_S)
-    used = sum(_cpu_s(pid) for pid in pids) - before
+    used = sum(cpu_s(pid) for pid in pids) - before
     return {
         "processes": len(pids),
-        "pss_mib": round(sum(_pss_kib(pid) for pid in pids) / 1024, 1),
+        "pss_mib": round(sum(pss_kib(pid) for pid in pids) / 1024, 1),
         "cpu_s_per_min": round(used * 60 / IDLE_S, 3),
     }
-
-
-def _cpu_s(pid: int) -> float:
-    """Run time in nanoseconds from the scheduler, not in ticks of 10 ms (/proc/PID/schedstat), every thread."""
-    total = 0
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        total += int((thread / "schedstat").read_text().split()[0])
-    return total / 1e9
-
-
-def _pss_kib(pid: int) -> int:
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return int(next(line for line in text.splitlines() if line.startswith("Pss:")).split()[1])
 
 
 def start_time(daemon: Daemon) -> float:

@@ -27,6 +27,7 @@ from supervisor.sockets import endpoint, new_context, open_socket
 from supervisor.tree import spec
 from supervisor.tree.root import Root
 from supervisor.tree.spawn import Child, ChildMain
+from tests.bench.cost import cpu_s, pss_kib
 from tests.process.toys import Listener, Toy, tell
 from tests.process.treelab import Lab, children_of
 
@@ -119,26 +120,15 @@ def _kill_each(lab: Lab) -> dict[str, list[float]]:
 
 def _idle(root_pid: int) -> dict[str, float]:
     pids = [root_pid, *children_of(root_pid)]
-    before = {pid: _cpu_s(pid) for pid in pids}
+    before = {pid: cpu_s(pid) for pid in pids}
     time.sleep(IDLE_S)
-    used = {pid: _cpu_s(pid) - before[pid] for pid in pids}
+    used = {pid: cpu_s(pid) - before[pid] for pid in pids}
     return {
         "idle_cpu_s_per_min": round(sum(used.values()) * 60 / IDLE_S, 3),
         "idle_cpu_s_per_min_root": round(used[root_pid] * 60 / IDLE_S, 3),
-        "pss_mib": round(sum(_pss_kib(pid) for pid in pids) / 1024, 1),
-        "pss_mib_root": round(_pss_kib(root_pid) / 1024, 1),
+        "pss_mib": round(sum(pss_kib(pid) for pid in pids) / 1024, 1),
+        "pss_mib_root": round(pss_kib(root_pid) / 1024, 1),
     }
-
-
-def _cpu_s(pid: int) -> float:
-    """Of all its threads, in nanoseconds' resolution (a tick of 10 ms would hide what an idle worker uses)."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
-
-
-def _pss_kib(pid: int) -> int:
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
 
 
 def _figures(times_ms: list[float]) -> dict[str, float]:
