@@ -169,14 +169,16 @@ class PlanRequest(msgspec.Struct, frozen=True, tag="plan_request"):
     """Healer -> executor, answered by PlanAnswer: what would these steps do? Reads only (FR-003 dry run)."""
 
     execution: Execution
-    reading: HealthReading | None
 
 
 class StepPlan(msgspec.Struct, frozen=True):
+    """`frees_bytes`: how much room it would make, where that is what it is for."""
+
     step_id: str
     description: str
     predicts_clear: bool
     artifacts: tuple[str, ...] = ()
+    frees_bytes: int = 0
 
 
 class PlanAnswer(msgspec.Struct, frozen=True, tag="plan_answer"):

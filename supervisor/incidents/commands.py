@@ -172,9 +172,10 @@ def _dry_run(turn: Turn, token: str, args: DryRunArgs, actor: str) -> None:
         boot_id=turn.world.boot_id,
         expires_mono_s=turn.now.mono_s,
         grounds_mono_s=None,
-        known=turn.world.known.get(target.target_id),
+        known=turn.world.known.get(target.service_id),
+        reading=turn.world.readings.get(target.target_id),
     )
-    turn.effects.append(PlanExecution(sketch, turn.world.readings.get(target.target_id), token))
+    turn.effects.append(PlanExecution(sketch, token))
 
 
 def _execute(turn: Turn, token: str, args: ExecuteArgs, actor: str) -> views.Json | None:

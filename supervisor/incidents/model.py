@@ -12,7 +12,7 @@ from enum import IntEnum, StrEnum
 
 import msgspec
 
-from supervisor.incidents.readings import ProcessRef
+from supervisor.incidents.readings import HealthReading, ProcessRef
 
 
 class Instant(msgspec.Struct, frozen=True):
@@ -144,6 +144,8 @@ class Target(msgspec.Struct, frozen=True):
 
     `pid_file` and `match` are the target's own, by which the executor finds what is alive (`supervisor.identify`).
     `path` is a database's file; `written`: healctl itself writes it, so that it is halted and backed up (R10).
+    `service` is the process target that stands behind it, where that is another one: recipe, pid_file and match are
+    then that service's, and so is the lock (DESIGN §2.7: two incidents about one service never act on it at once).
     """
 
     target_id: str
@@ -154,6 +156,12 @@ class Target(msgspec.Struct, frozen=True):
     match: str = ""
     path: str = ""
     written: bool = False
+    service: str = ""
+
+    @property
+    def service_id(self) -> str:
+        """The service that a repair of this target touches."""
+        return self.service or self.target_id
 
     @property
     def sought(self) -> tuple[str, str]:
@@ -170,18 +178,26 @@ class StageEntry(msgspec.Struct, frozen=True):
     entered_wall_s: float
 
 
-class StepSpec(msgspec.Struct, frozen=True):
-    """One step of a runbook: a registered kind with its parameters. `timeout_s` overrides the default of 30 s."""
+ParamValue = str | int | float | bool | tuple[str, ...]
+
+
+class StepSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One step of a runbook: a registered kind with its parameters. `timeout_s` overrides the default of 30 s.
+
+    `params` are (name, value) pairs, checked against the kind's own `Params` when the runbook is registered.
+    """
 
     step_id: str
     kind: str
     effect: Effect
     idempotent: bool = False
     timeout_s: float = 30.0
+    params: tuple[tuple[str, ParamValue], ...] = ()
 
 
-class Runbook(msgspec.Struct, frozen=True):
-    """FR-003. `resource` is what it locks, `{target}` standing for the target's id (DESIGN §2.7)."""
+class Runbook(msgspec.Struct, frozen=True, omit_defaults=True):
+    """FR-003. `resource` is what it locks (DESIGN §2.7): `{target}` stands for the target's id, `{service}` for that of
+    the service behind it. `author`: "healctl" for a shipped one, else who wrote it."""
 
     id: str
     label: str
@@ -192,6 +208,7 @@ class Runbook(msgspec.Struct, frozen=True):
     starts_service: bool = False  # R3 (c) applies: it starts a known service that is not running
     summary: bool = False
     verifies: bool = True
+    author: str = "healctl"
 
     def version(self) -> str:
         """The hash that approvals and executions record: the same text, the same version."""
@@ -336,6 +353,7 @@ class StepResult(msgspec.Struct, frozen=True):
     duration_ms: float
     artifacts: tuple[str, ...] = ()
     process: ProcessRef | None = None  # what the step started
+    undo: str = ""  # what the step's undo needs, as JSON of its own (R15); empty: there is nothing to undo
 
 
 class Execution(msgspec.Struct, frozen=True):
@@ -369,6 +387,8 @@ class Execution(msgspec.Struct, frozen=True):
     deaths: int = 0  # how often the executor died with it in work
     known: ProcessRef | None = None  # the process that was last seen to be the service: nothing starts while it lives
     exit_text: str = ""  # what it left running has ended with a failure: how, and its last words
+    reading: HealthReading | None = None  # what was known of the target when it was decided: the grounds, as evidence
+    undoes: str = ""  # the execution whose steps this one takes back, the last first (R15)
 
 
 def is_over(execution: Execution) -> bool:

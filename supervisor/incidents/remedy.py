@@ -104,7 +104,8 @@ def begin(
         boot_id=world.boot_id,
         expires_mono_s=now.mono_s + world.policy.intent_expires_s,
         grounds_mono_s=grounds_mono_s,
-        known=world.known.get(target.target_id),
+        known=world.known.get(target.service_id),
+        reading=world.readings.get(target.target_id),
     )
     if incident is not None:
         world.rerun.discard(incident.id)
@@ -139,7 +140,7 @@ def begin(
 
 
 def resource_of(runbook: Runbook, target: Target) -> str:
-    return runbook.resource.replace("{target}", target.target_id)
+    return runbook.resource.replace("{target}", target.target_id).replace("{service}", target.service_id)
 
 
 def changes(runbook: Runbook) -> bool:
