@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from remediators.runbooks import ladder
 from supervisor import proc
 from supervisor.asking import Asking
 from supervisor.bus import Hub, Link, Publisher, nack_of
@@ -113,9 +114,8 @@ class HealerWorker(Worker):
         trails = await trails_of(self._store, tuple(incident.id for incident in snapshot.open_incidents))
         self._clock = SteadyClock(opened.anchor)
         self._targets = targets(config)
-        from remediators.runbooks import RUNBOOKS
-
-        world = rebuild(snapshot, proc.this_boot(), policy, RUNBOOKS, self._targets, open_families(config), trails)
+        books = ladder(config.runbook.values())
+        world = rebuild(snapshot, proc.this_boot(), policy, books, self._targets, open_families(config), trails)
         self._engine = e.Engine(world)
         self._halted = Halted(snapshot.halts, self._tell)
         self._committer = Committer(
@@ -340,7 +340,8 @@ class HealerWorker(Worker):
 
     def on_reload(self, config: Config) -> None:
         self._targets = targets(config)
-        self._decide(e.Reconfigured(self._targets, open_families(config), policy_of(config)))
+        books = ladder(config.runbook.values())
+        self._decide(e.Reconfigured(self._targets, open_families(config), policy_of(config), books))
         self._look_at_ledger()
         kept, self._strange = self._strange, {}
         self._readings(tuple(kept.values()))

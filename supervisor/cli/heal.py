@@ -85,17 +85,18 @@ def _show_runbooks(answer: Answer) -> None:
             f"{r['confidence']:.2f}",
             ",".join(r["applies_to"]),
             output.local_time(r["last_executed_at"]),
+            r["author"],
             r["label"],
         )
         for r in answer["runbooks"]
     ]
-    output.table(("RUNBOOK", "MODE", "CONFIDENCE", "APPLIES TO", "LAST EXECUTED", "LABEL"), rows)
+    output.table(("RUNBOOK", "MODE", "CONFIDENCE", "APPLIES TO", "LAST EXECUTED", "AUTHOR", "LABEL"), rows)
 
 
 @heal.command("list_runbooks", epilog="\b\nExample:\n  healctl heal list-runbooks")
 @with_output
 def list_runbooks() -> None:
-    """Show all runbooks with mode, confidence and last use."""
+    """Show all runbooks, shipped and your own, with mode, confidence, last use and author."""
     ask("list_runbooks", None, _show_runbooks)
 
 

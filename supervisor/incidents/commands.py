@@ -29,7 +29,6 @@ from supervisor.incidents.model import (
     Runbook,
     State,
     Target,
-    TierReason,
     TimerKind,
 )
 from supervisor.incidents.policy import CONFIDENCE_APPROVED, CONFIDENCE_PRIOR, EVERY_TARGET, state_for, undecided
@@ -38,6 +37,7 @@ from supervisor.incidents.world import (
 )
 
 REASON_CHARS_MAX = 500
+ENDS = "stop-service"  # the kind of step that ends a live process
 
 
 class NoArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,7 +107,10 @@ def _approve(turn: Turn, token: str, args: ApproveArgs, actor: str) -> views.Jso
     runbook = _runbook(turn, args.runbook_id)
     scope = EVERY_TARGET
     if args.target_id is not None:
-        scope = _target(turn, args.target_id).target_id
+        target = _target(turn, args.target_id)
+        if not args.revoke:
+            _can_be_for(runbook, target)
+        scope = target.target_id
     old = world.runbook_states.get((runbook.id, scope)) or undecided(runbook, scope)
     mode = Mode.DRY_RUN if args.revoke else Mode.AUTO_EXECUTE
     graduated = mode is Mode.AUTO_EXECUTE and old.mode is not Mode.AUTO_EXECUTE
@@ -146,8 +149,8 @@ def _waiting(turn: Turn, runbook: Runbook, scope: str) -> list[Incident]:
         i
         for i in turn.world.incidents.values()
         if i.state is State.ESCALATED
-        and (i.tier_reason is TierReason.NEEDS_APPROVAL or remedy.approved_cure(turn.world, i) is runbook)
-        and i.anomaly in runbook.applies_to
+        and (i.tier_reason in remedy.WAIT_FOR_APPROVAL or remedy.approved_cure(turn.world, i) is runbook)
+        and runbook.suits(i.anomaly, i.target_id)
         and scope in (EVERY_TARGET, i.target_id)
         and (decided := state_for(states, runbook, i.target_id)) is not None
         and decided.mode is Mode.AUTO_EXECUTE
@@ -209,7 +212,7 @@ def _execute(turn: Turn, token: str, args: ExecuteArgs, actor: str) -> views.Jso
 def _refuse_anothers(turn: Turn, runbook: Runbook, target: Target) -> None:
     """Two pid files that name one process: without a `match` nobody can tell whose it is, so none may end it."""
     process = turn.world.known.get(target.target_id)
-    if process is None or target.match or not runbook.starts_service:
+    if process is None or target.match or not any(step.kind == ENDS for step in runbook.steps):
         return
     others = [name for name, known in turn.world.known.items() if known == process and name != target.target_id]
     if others:
@@ -284,7 +287,13 @@ def _open_incident(turn: Turn, incident_id: str) -> Incident:
     return incident
 
 
+def _can_be_for(runbook: Runbook, target: Target) -> None:
+    if not runbook.is_for(target.target_id):
+        raise Refused(f"{runbook.id} is not for {target.target_id}", f"its targets: {', '.join(runbook.targets)}")
+
+
 def _can_run(runbook: Runbook, target: Target) -> None:
+    _can_be_for(runbook, target)
     if runbook.starts_service and target.recipe is None:
         raise Refused(
             f"{target.target_id} has no restart recipe, so {runbook.id} cannot run for it",

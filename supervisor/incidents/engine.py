@@ -24,6 +24,7 @@ from supervisor.incidents.model import (
     ExecutionState,
     Instant,
     OutboxState,
+    Runbook,
     State,
     StepResult,
     Target,
@@ -67,6 +68,7 @@ class Reconfigured(msgspec.Struct, frozen=True):
     targets: tuple[Target, ...]
     open_families: frozenset[str]
     policy: Policy
+    runbooks: tuple[Runbook, ...]
 
 
 class ExecutorIs(msgspec.Struct, frozen=True):
@@ -213,8 +215,8 @@ def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and f
             outside.on_hint(turn, target_id, family)
         case Started():
             _started(turn)
-        case Reconfigured(targets, open_families, policy):
-            own.reconfigured(turn, targets, open_families, policy)
+        case Reconfigured(targets, open_families, policy, runbooks):
+            own.reconfigured(turn, targets, open_families, policy, runbooks)
         case ExecutorIs(incarnation):
             _executor_is(turn, incarnation)
         case NotifierIsBack():

@@ -178,6 +178,8 @@ class StageEntry(msgspec.Struct, frozen=True):
     entered_wall_s: float
 
 
+SHIPPED = "healctl"  # the author of the runbooks that come with it
+
 ParamValue = str | int | float | bool | tuple[str, ...]
 
 
@@ -197,7 +199,8 @@ class StepSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Runbook(msgspec.Struct, frozen=True, omit_defaults=True):
     """FR-003. `resource` is what it locks (DESIGN §2.7): `{target}` stands for the target's id, `{service}` for that of
-    the service behind it. `author`: "healctl" for a shipped one, else who wrote it."""
+    the service behind it. `author`: "healctl" for a shipped one, else who wrote it. `targets`: the only ones that it is
+    for; none: all. `before`: the runbook in front of which it is tried; none: behind all that are shipped."""
 
     id: str
     label: str
@@ -208,11 +211,21 @@ class Runbook(msgspec.Struct, frozen=True, omit_defaults=True):
     starts_service: bool = False  # R3 (c) applies: it starts a known service that is not running
     summary: bool = False
     verifies: bool = True
-    author: str = "healctl"
+    author: str = SHIPPED
+    targets: tuple[str, ...] = ()
+    before: str = ""
 
     def version(self) -> str:
-        """The hash that approvals and executions record: the same text, the same version."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:12]
+        """The hash that approvals and executions record: of what it does, not of who wrote it."""
+        text = msgspec.json.encode(msgspec.structs.replace(self, author=SHIPPED), order="deterministic")
+        return hashlib.sha256(text).hexdigest()[:12]
+
+    def suits(self, anomaly: AnomalyType, target_id: str) -> bool:
+        """Is it a runbook for this anomaly of this target?"""
+        return anomaly in self.applies_to and self.is_for(target_id)
+
+    def is_for(self, target_id: str) -> bool:
+        return not self.targets or target_id in self.targets
 
 
 class RunbookState(msgspec.Struct, frozen=True):

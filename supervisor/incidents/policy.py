@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from supervisor.incidents.model import (
+    SHIPPED,
     AnomalyType,
     Authority,
     Effect,
@@ -71,14 +72,14 @@ class Permission(msgspec.Struct, frozen=True):
     why: str
 
 
-def pick(runbooks: Iterable[Runbook], anomaly: AnomalyType) -> Runbook | None:
-    """The runbook registered for this anomaly type (FR-003), the first in the registry's order."""
-    return next((runbook for runbook in runbooks if anomaly in runbook.applies_to), None)
+def pick(runbooks: Iterable[Runbook], anomaly: AnomalyType, target_id: str) -> Runbook | None:
+    """The runbook registered for this anomaly of this target (FR-003), the first in the registry's order."""
+    return next((runbook for runbook in runbooks if runbook.suits(anomaly, target_id)), None)
 
 
-def cure(runbooks: Iterable[Runbook], anomaly: AnomalyType) -> Runbook | None:
+def cure(runbooks: Iterable[Runbook], anomaly: AnomalyType, target_id: str) -> Runbook | None:
     """What may follow, on a person's word, where the anomaly's own runbook only tells or protects (R10)."""
-    every = [runbook for runbook in runbooks if anomaly in runbook.applies_to]
+    every = [runbook for runbook in runbooks if runbook.suits(anomaly, target_id)]
     if not every or every[0].verifies:
         return None
     return next((runbook for runbook in every if runbook.verifies), None)
@@ -100,8 +101,9 @@ def state_for(states: Mapping[tuple[str, str], RunbookState], runbook: Runbook, 
 def permission(
     runbook: Runbook, verdict: Verdict, target: Target | None, state: RunbookState | None, policy: Policy
 ) -> Permission:
-    """R3: may this runbook run by itself for this target, now?"""
-    if all(step.effect in (Effect.OBSERVE, Effect.PROTECT) for step in runbook.steps):
+    """R3: may this runbook run by itself for this target, now? (a) is for shipped ones: what an operator's own does is
+    known from its text alone, and a new one starts in dry_run (FR-003)."""
+    if runbook.author == SHIPPED and all(step.effect in (Effect.OBSERVE, Effect.PROTECT) for step in runbook.steps):
         return Permission(Authority.HARMLESS, "it only observes or protects")
     if runbook.id in policy.auto_execute:
         return Permission(Authority.WHITELIST, "it is on the whitelist")

@@ -15,7 +15,7 @@ from supervisor.incidents.model import (
     TrailEntry,
     is_over,
 )
-from supervisor.incidents.policy import Policy, state_for
+from supervisor.incidents.policy import Policy, pick, state_for
 from supervisor.incidents.records import Snapshot
 from supervisor.incidents.world import (
     World,
@@ -81,12 +81,14 @@ def _approved_meanwhile(world: World) -> None:
     for incident in world.incidents.values():
         if incident.state is not State.ESCALATED:
             continue
-        runbook = world.runbooks.get(incident.runbook_id or "")
+        runbook = world.runbooks.get(incident.runbook_id or "") or pick(
+            world.runbooks.values(), incident.anomaly, incident.target_id
+        )
         if runbook is None:
             continue
         if remedy.approved_cure(world, incident) is not None:
             world.rerun.add(incident.id)
-        if incident.tier_reason is TierReason.NEEDS_APPROVAL:
+        if incident.tier_reason in remedy.WAIT_FOR_APPROVAL:
             state = state_for(world.runbook_states, runbook, incident.target_id)
             if state is not None and state.mode is Mode.AUTO_EXECUTE and state.version == runbook.version():
                 world.rerun.add(incident.id)

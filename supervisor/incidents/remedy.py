@@ -38,13 +38,15 @@ from supervisor.incidents.world import (
     World,
 )
 
+# Nothing stands in the way of such an incident but that nobody has approved a runbook for it.
+WAIT_FOR_APPROVAL = frozenset({TierReason.NEEDS_APPROVAL, TierReason.NO_RUNBOOK})
 EXPIRE_MARGIN_S = 2.0  # after an intent's expiry: a claim that was granted in time is known by then
 
 
 def consider(turn: Turn, incident: Incident, verdict: Verdict, reading: HealthReading | None) -> None:
     """It is still firing: may something run, and may it run now? (R1, R3)"""
     world = turn.world
-    runbook = approved_cure(world, incident) or pick(world.runbooks.values(), incident.anomaly)
+    runbook = approved_cure(world, incident) or pick(world.runbooks.values(), incident.anomaly, incident.target_id)
     if runbook is None:
         _stop(turn, incident, TierReason.NO_RUNBOOK, "no runbook for this anomaly")
         return
@@ -153,7 +155,7 @@ def approved_cure(world: World, incident: Incident) -> Runbook | None:
 
     An approval counts for the incident that stood open when it was given: the next one is told of first.
     """
-    found = cure(world.runbooks.values(), incident.anomaly)
+    found = cure(world.runbooks.values(), incident.anomaly, incident.target_id)
     if found is None or incident.state is not State.ESCALATED:
         return None
     decided = state_for(world.runbook_states, found, incident.target_id)
@@ -164,7 +166,7 @@ def approved_cure(world: World, incident: Incident) -> Runbook | None:
 
 def would_change(turn: Turn, incident: Incident) -> bool:
     """Is there a runbook for it that alters the system? Only such a one must wait for a fresh check."""
-    runbook = pick(turn.world.runbooks.values(), incident.anomaly)
+    runbook = pick(turn.world.runbooks.values(), incident.anomaly, incident.target_id)
     return runbook is not None and changes(runbook)
 
 
@@ -244,6 +246,8 @@ def half_open_due(turn: Turn, subject: str) -> None:
     """The breaker lets one try through: every incident that it stopped is probed afresh first."""
     runbook_id, _, resource = subject.partition(" ")
     breaker, runbook = turn.world.breakers.get((runbook_id, resource)), turn.world.runbooks.get(runbook_id)
+    if runbook is None:  # its file was removed meanwhile
+        turn.drop_breaker(runbook_id, resource)
     if breaker is None or runbook is None:
         return
     turn.put_breaker(msgspec.structs.replace(breaker, half_open=True))

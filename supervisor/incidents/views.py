@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from supervisor.incidents.model import (
+    SHIPPED,
     Execution,
     ExecutionState,
     Incident,
@@ -108,6 +109,8 @@ def _runbook_json(world: World, runbook: Runbook) -> Json:
         "last_succeeded_at": stamp(_latest(s.last_succeeded_wall_s for s in mine)),
         "approved_at": stamp(everywhere.approved_at_wall_s if everywhere else None),
         "version": runbook.version(),
+        "author": runbook.author,
+        "origin": "shipped" if runbook.author == SHIPPED else "own",
         "steps": [{"step_id": step.step_id, "effect": step.effect.value} for step in runbook.steps],
         "successes": successes,
         "failures": failures,

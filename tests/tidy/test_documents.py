@@ -14,7 +14,7 @@ import pytest
 import supervisor
 from supervisor import config, errors
 from supervisor.cli.main import COMMANDS, cli
-from supervisor.config import Config
+from supervisor.config import Config, Tables
 from supervisor.schema import Reader
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ def example() -> dict[str, Any]:
 def sections() -> list[tuple[tuple[str, ...], type[msgspec.Struct]]]:
     """Every table of the configuration: its path and its struct; NAME stands for a target's name."""
     found: list[tuple[tuple[str, ...], type[msgspec.Struct]]] = []
-    for name, kind in get_type_hints(Config).items():
+    for name, kind in get_type_hints(Tables).items():
         if get_origin(kind) is dict:
             found.append(((name, "NAME"), get_args(kind)[1]))
         elif name == "notify":
