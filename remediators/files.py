@@ -32,7 +32,7 @@ from supervisor.units import Duration
 
 FILES_MAX = 200
 FILE_BYTES_MAX = 64 * 1024
-TOTAL_BYTES_MAX = 2 * 1024 * 1024  # a reload must be over within seconds
+TOTAL_CHARS_MAX = 2 * 1024 * 1024  # a reload must be over within seconds
 BAD_FILES_MAX = 20  # shown at once
 LIST_MAX = 100
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -87,26 +87,15 @@ def read(config: Config, folder: Path) -> dict[str, Runbook]:
     """The runbooks of `folder` by id, in the order of their files. Raises ConfigError with every fault."""
     found: dict[str, Runbook] = {}
     origin: dict[str, str] = {}
-    bad: list[str] = []
-    total = 0
-    directory = _open_folder(folder)
-    try:
-        for name in _names(directory, folder):
-            try:
-                text = _text(directory, folder, name)
-                total += len(text.encode())
-                if total > TOTAL_BYTES_MAX:
-                    raise ConfigError(f"{folder}: expected at most {TOTAL_BYTES_MAX} bytes in all its files together")
-                runbook = _runbook(text, folder, name, config, origin)
-            except ConfigError as error:
-                bad.append(str(error))
-                if total > TOTAL_BYTES_MAX:
-                    break
-            else:
-                found[runbook.id] = runbook
-                origin[runbook.id] = name
-    finally:
-        os.close(directory)
+    texts, bad = _texts(folder)
+    for name, text in texts.items():
+        try:
+            runbook = _runbook(text, folder, name, config, origin)
+        except ConfigError as error:
+            bad.append(str(error))
+        else:
+            found[runbook.id] = runbook
+            origin[runbook.id] = name
     if bad:
         more = [f"{folder}: and {len(bad) - BAD_FILES_MAX} more files"] if len(bad) > BAD_FILES_MAX else []
         raise ConfigError("\n".join([*bad[:BAD_FILES_MAX], *more]))
@@ -114,6 +103,25 @@ def read(config: Config, folder: Path) -> dict[str, Runbook]:
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
+
+
+def _texts(folder: Path) -> tuple[dict[str, str], list[str]]:
+    """Each file's text by its name, and what is wrong with those that have none. Raises ConfigError for the folder."""
+    texts: dict[str, str] = {}
+    bad: list[str] = []
+    directory = _open_folder(folder)
+    try:
+        for name in _names(directory, folder):
+            try:
+                texts[name] = _text(directory, folder, name)
+            except ConfigError as error:
+                bad.append(str(error))
+    finally:
+        os.close(directory)
+    total = sum(len(text) for text in texts.values())
+    if total > TOTAL_CHARS_MAX:
+        raise ConfigError(f"{folder}: {total} characters in all its files, expected at most {TOTAL_CHARS_MAX}")
+    return texts, bad
 
 
 def _open_folder(folder: Path) -> int:
@@ -152,20 +160,19 @@ def _text(directory: int, folder: Path, name: str) -> str:
     if not _FILE_NAME.fullmatch(name):
         hint = "name it with letters, digits, '.', '_' and '-', ending in .toml"
         raise ConfigError(f"{folder}: found {shown(name)}, expected the name of a file", hint)
+    hint = "a runbook is a file of its own, which you can read"
     try:
         # Without waiting: a FIFO in its place would keep us for ever.
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, dir_fd=directory)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+        with open(name, "rb", opener=lambda file, _: os.open(file, flags, dir_fd=directory)) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise ConfigError(f"{path}: is not a regular file", hint)
+            _refuse_others(path, found)
+            raw = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         why = "it is a symbolic link" if os.path.islink(path) else error.strerror
-        raise ConfigError(
-            f"{path}: cannot be read: {why}", "a runbook is a file of its own, which you can read"
-        ) from error
-    with open(fd, "rb") as file:
-        kind = os.fstat(fd)
-        if not stat.S_ISREG(kind.st_mode):
-            raise ConfigError(f"{path}: is not a regular file", "a runbook is a file of its own, which you can read")
-        _refuse_others(path, kind)
-        raw = file.read(FILE_BYTES_MAX + 1)
+        raise ConfigError(f"{path}: cannot be read: {why}", hint) from error
     if len(raw) > FILE_BYTES_MAX:
         raise ConfigError(f"{path}: expected at most {FILE_BYTES_MAX} bytes")
     return places.decoded(raw, path)
