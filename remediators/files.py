@@ -32,7 +32,7 @@ from supervisor.units import Duration
 
 FILES_MAX = 200
 FILE_BYTES_MAX = 64 * 1024
-TOTAL_CHARS_MAX = 2 * 1024 * 1024  # a reload must be over within seconds
+TOTAL_MAX = 2 * 1024 * 1024  # of all together: a reload must be over within seconds, a decision fit into a message
 BAD_FILES_MAX = 20  # shown at once
 LIST_MAX = 100
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -99,7 +99,17 @@ def read(config: Config, folder: Path) -> dict[str, Runbook]:
     if bad:
         more = [f"{folder}: and {len(bad) - BAD_FILES_MAX} more files"] if len(bad) > BAD_FILES_MAX else []
         raise ConfigError("\n".join([*bad[:BAD_FILES_MAX], *more]))
+    total = sum(_size(runbook) for runbook in found.values())
+    if total > TOTAL_MAX:
+        raise ConfigError(
+            f"{folder}: {total} bytes in all its runbooks and their commands, expected at most {TOTAL_MAX}"
+        )
     return found
+
+
+def _size(runbook: Runbook) -> int:
+    """What it adds to the messages that carry it; a command counts wherever it is named."""
+    return len(msgspec.json.encode(runbook))
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
@@ -119,8 +129,8 @@ def _texts(folder: Path) -> tuple[dict[str, str], list[str]]:
     finally:
         os.close(directory)
     total = sum(len(text) for text in texts.values())
-    if total > TOTAL_CHARS_MAX:
-        raise ConfigError(f"{folder}: {total} characters in all its files, expected at most {TOTAL_CHARS_MAX}")
+    if total > TOTAL_MAX:
+        raise ConfigError(f"{folder}: {total} characters in all its files, expected at most {TOTAL_MAX}")
     return texts, bad
 
 
@@ -203,6 +213,9 @@ def _runbook(text: str, folder: Path, name: str, config: Config, origin: dict[st
             before=table.before,
         )
         problems += [*_contradictions(table, config, origin), *_new(registry.faults(runbook), problems)]
+        if (size := _size(runbook)) > FILE_BYTES_MAX:
+            said = f"is {size} bytes with the commands that it names, expected at most {FILE_BYTES_MAX}"
+            problems.append(Problem(("step",), said, "move what is long into a script"))
         if not problems:
             return runbook
     raise ConfigError(report(problems, text, source))

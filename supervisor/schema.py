@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
@@ -68,6 +69,13 @@ def near(name: str, known: Iterable[str]) -> str:
     return f'did you mean "{found[0]}"?' if found else ""
 
 
+@cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[dict[str, msgspec.structs.FieldInfo], dict[str, Any]]:
+    """A struct's fields and their types; found out once, since files may hold thousands of tables of one kind."""
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    return fields, get_type_hints(kind, include_extras=True)
+
+
 class Reader:
     """Collects the problems of one file while it converts."""
 
@@ -77,8 +85,7 @@ class Reader:
     def struct(self, kind: type[T], table: dict[str, Any], key: Key) -> T | None:
         """The struct of `table`; None when anything in it was wrong (the problems say what)."""
         before = len(self.problems)
-        hints = get_type_hints(kind, include_extras=True)
-        fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+        fields, hints = _fields(kind)
         values: dict[str, Any] = {}
         for name, value in table.items():
             field = fields.get(name)

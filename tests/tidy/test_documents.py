@@ -94,11 +94,19 @@ def test_the_readme_names_every_exit_code() -> None:
         assert re.search(rf"^\| {code} \|", text, re.MULTILINE), f"README: exit code {code}"
 
 
-def test_the_readme_example_is_a_good_configuration() -> None:
+def test_the_readme_examples_are_a_good_configuration_with_a_runbook(tmp_path: Path) -> None:
     blocks = re.findall(r"```toml\n(.*?)```", README.read_text(), re.DOTALL)
-    assert blocks
-    for block in blocks:
-        assert config.parse(block, "README.md").process
+    runbooks = [block for block in blocks if "[[step]]" in block]
+    folder = tmp_path / "runbooks.d"
+    folder.mkdir(mode=0o700)
+    for number, block in enumerate(runbooks):
+        file = folder / f"{number}.toml"
+        file.write_text(block)
+        file.chmod(0o600)
+    whole = config.accept("".join(block for block in blocks if block not in runbooks), tmp_path / "healctl.toml")
+    assert whole.process
+    assert whole.command
+    assert len(whole.runbook) == len(runbooks) == 1
 
 
 def test_the_version_is_one() -> None:

@@ -385,6 +385,19 @@ def test_there_is_a_limit_on_files_and_on_all_of_them_together(folder: Path) -> 
     assert "in all its files, expected at most 2097152" in faults(folder)
 
 
+def test_there_is_a_limit_on_what_the_commands_add(folder: Path) -> None:
+    long = COMMANDS.replace('"--all"', '"' + "x" * 30_000 + '"')
+    put(folder, GOOD)
+    assert load(folder, long).runbook
+    for number in range(100):
+        put(folder, GOOD.replace("rb-mine", f"rb-{number}"), f"{number:03}.toml")
+    with pytest.raises(ConfigError, match="bytes in all its runbooks and their commands"):
+        load(folder, long)
+    put(folder, GOOD + STEP + 'id = "b"\n' + STEP + 'id = "c"\n')
+    with pytest.raises(ConfigError, match=r"a.toml:4: key step: is 9\d+ bytes with the commands that it names"):
+        load(folder, long)
+
+
 # --- whose they are ------------------------------------------------------------------------------------------------
 
 
