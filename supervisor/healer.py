@@ -43,6 +43,7 @@ from supervisor.incidents.records import Record
 from supervisor.incidents.recover import rebuild
 from supervisor.incidents.seed import parts as seed_parts
 from supervisor.incidents.world import Decision
+from supervisor.lookup import LOOKUPS, look_up
 from supervisor.messages import (
     Ack,
     Body,
@@ -56,6 +57,7 @@ from supervisor.messages import (
     Frame,
     Hello,
     Known,
+    LedgerTrouble,
     OpenEpoch,
     ProgramExited,
     Readings,
@@ -227,7 +229,7 @@ class HealerWorker(Worker):
                 case SettleExecution(execution):
                     self._then(self._hub.request("executor", Settle(execution)), self._on_settled)
                 case FetchExecutionState(execution_id):
-                    self._then(self._store.ask(FetchExecution(execution_id)), self._on_found)
+                    self._then(self._store.ask(FetchExecution(execution_id)), partial(self._on_found, execution_id))
                 case PlanExecution():
                     self._asking.plan(effect)
                 case DeliverRow(row):
@@ -244,9 +246,11 @@ class HealerWorker(Worker):
         else:
             log.error("the executor did not settle an interrupted execution: %s", body)
 
-    def _on_found(self, body: Body) -> None:
+    def _on_found(self, execution_id: str, body: Body) -> None:
         if isinstance(body, ExecutionFound):
-            self._decide(e.ExecutionSeen(body.execution))
+            self._decide(e.ExecutionSeen(body.execution, body.undone_by))
+        elif execution_id in self._engine.world.undo_asked:
+            self._decide(e.ExecutionUnknown(execution_id, body.message if isinstance(body, LedgerTrouble) else ""))
         else:
             log.error("the store does not know an execution of ours: %s", body)
 
@@ -352,6 +356,9 @@ class HealerWorker(Worker):
     def _order(self, token: str, request: Request) -> None:
         if request.action == "probe":
             self._fresh.ask(token, request.args)
+            return
+        if request.action in LOOKUPS:
+            look_up(self._store, request, partial(self._desk.answer, token))
             return
         self._decide(e.Order(token, request.action, request.args, request.actor[:ACTOR_CHARS_MAX]))
 

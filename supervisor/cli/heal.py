@@ -66,6 +66,8 @@ def _show_status(answer: Answer) -> None:
                 output.say(f"{output.plain(incident['id'])}: {output.plain(trail[-1].get('note'))}")
     for halt in answer.get("halted", ()):
         output.say(output.halted(halt))
+    for pause in answer.get("paused", ()):
+        output.say(output.paused(pause))
     summary = answer["runbook_summary"]
     output.say(f"Runbooks: {summary['total']} ({summary['auto_execute']} auto_execute, {summary['dry_run']} dry_run)")
 
@@ -173,3 +175,15 @@ def _show_dismissed(answer: Answer) -> None:
 def dismiss(incident: str, reason: str) -> None:
     """Close INCIDENT as not worth acting on, and keep quiet about it for the dismiss window."""
     ask("dismiss", {"incident_id": incident, "reason": reason}, _show_dismissed)
+
+
+@heal.command(epilog="\b\nExample:\n  healctl heal undo exe_3f2a91c0d4e7")
+@click.argument("execution")
+@with_output
+def undo(execution: str) -> int:
+    """Take back what EXECUTION did, its last step first, if it has left what that needs.
+
+    Each step looks first whether what is there is still what it had left; if not, nothing is touched. The runbook then
+    runs for this target by itself no more, until you approve it again.
+    """
+    return 0 if ask("undo", {"execution_id": execution}, _show_execution, ACT_S)["success"] else 1

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from supervisor.errors import HealError, NeedsConfirm, Refused, UnknownId, UsageError
-from supervisor.incidents import remedy, views
+from supervisor.incidents import pauses, remedy, undoing, views
 from supervisor.incidents.effects import (
     Answer,
     PlanExecution,
@@ -82,6 +82,8 @@ def handle(turn: Turn, token: str, action: str, args: bytes, actor: str) -> None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise UsageError(f"{action}: {error}") from error
         body = run(turn, token, parsed, actor)
+        if action in AUDITED:
+            turn.audit(token, actor, action, args.decode())
     except HealError as error:
         turn.effects.append(Answer(token, error=error))
         return
@@ -121,6 +123,7 @@ def _approve(turn: Turn, token: str, args: ApproveArgs, actor: str) -> views.Jso
             approved_at_wall_s=approved_at,
             # Revoking one target's approval must hold against an approval for all.
             demoted=args.revoke and scope != EVERY_TARGET,
+            taken_back=False,
         )
     )
     if graduated:
@@ -139,6 +142,9 @@ def _approve(turn: Turn, token: str, args: ApproveArgs, actor: str) -> views.Jso
     }
 
 
+_HELD_BACK = (TierReason.NEEDS_APPROVAL, TierReason.PAUSED)
+
+
 def _waiting(turn: Turn, runbook: Runbook, scope: str) -> list[Incident]:
     """The incidents that may run now; an approval for all does not lift a target's own demotion."""
     states = turn.world.runbook_states
@@ -146,7 +152,7 @@ def _waiting(turn: Turn, runbook: Runbook, scope: str) -> list[Incident]:
         i
         for i in turn.world.incidents.values()
         if i.state is State.ESCALATED
-        and (i.tier_reason is TierReason.NEEDS_APPROVAL or remedy.approved_cure(turn.world, i) is runbook)
+        and (i.tier_reason in _HELD_BACK or remedy.approved_cure(turn.world, i) is runbook)
         and i.anomaly in runbook.applies_to
         and scope in (EVERY_TARGET, i.target_id)
         and (decided := state_for(states, runbook, i.target_id)) is not None
@@ -190,6 +196,8 @@ def _execute(turn: Turn, token: str, args: ExecuteArgs, actor: str) -> views.Jso
         return views.execution_answer(known)
     if known is None:
         _can_run(runbook, target)
+        if remedy.changes(runbook):
+            pauses.refuse(world, target)
         holder = world.holder_of(remedy.resource_of(runbook, target))
         if holder is not None:
             raise Refused(
@@ -292,6 +300,9 @@ def _can_run(runbook: Runbook, target: Target) -> None:
         )
 
 
+# What changes something, and so leaves a line in the audit, whatever came of it.
+AUDITED = frozenset({"approve", "execute", "dismiss", "ack", "pause", "resume", "undo"})
+
 _Run = Callable[[Turn, str, Any, str], views.Json | None]
 TABLE: Mapping[str, tuple[type, _Run]] = {
     "status": (NoArgs, _status),
@@ -301,5 +312,8 @@ TABLE: Mapping[str, tuple[type, _Run]] = {
     "execute": (ExecuteArgs, _execute),
     "dismiss": (DismissArgs, _dismiss),
     "ack": (AckArgs, _ack),
+    "pause": (pauses.PauseArgs, pauses.pause),
+    "resume": (pauses.PauseArgs, pauses.resume),
+    "undo": (undoing.UndoArgs, undoing.order),
     "stats": (NoArgs, _stats),
 }

@@ -103,6 +103,8 @@ def permission(
     """R3: may this runbook run by itself for this target, now?"""
     if all(step.effect in (Effect.OBSERVE, Effect.PROTECT) for step in runbook.steps):
         return Permission(Authority.HARMLESS, "it only observes or protects")
+    if state is not None and state.taken_back:
+        return Permission(None, "a person has undone its last run for this target")
     if runbook.id in policy.auto_execute:
         return Permission(Authority.WHITELIST, "it is on the whitelist")
     if runbook.starts_service and target is not None and target.auto_restart and target.recipe is not None:
@@ -129,7 +131,7 @@ def tier_of(reason: TierReason, severity: Severity) -> Tier:
             return Tier.SILENT
         case TierReason.SUMMARY_ASKED | TierReason.TELLS_ONLY:
             return Tier.INFORM
-        case TierReason.NEEDS_APPROVAL:
+        case TierReason.NEEDS_APPROVAL | TierReason.PAUSED:
             return Tier.ASK
         case _:
             return Tier.PAGE
