@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -29,6 +30,7 @@ from supervisor.halted import Halted
 from supervisor.house import MAY_WAIT, WAITING, beginning, item_of, ledger_parts, policy_of, tree_view
 from supervisor.incidents import engine as e
 from supervisor.incidents import views
+from supervisor.incidents.agents import PREFIX as AGENT
 from supervisor.incidents.effects import (
     Answer,
     DeliverRow,
@@ -357,10 +359,11 @@ class HealerWorker(Worker):
         if request.action == "probe":
             self._fresh.ask(token, request.args)
             return
-        if request.action in LOOKUPS:
+        if request.action in LOOKUPS and not request.actor.startswith(AGENT):
             look_up(self._store, request, partial(self._desk.answer, token))
             return
-        self._decide(e.Order(token, request.action, request.args, request.actor[:ACTOR_CHARS_MAX]))
+        actor = request.actor[:ACTOR_CHARS_MAX]
+        self._decide(e.Order(token, request.action, request.args, actor, secrets.token_hex(16)))
 
     # -- timers and views --
 

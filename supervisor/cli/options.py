@@ -33,6 +33,7 @@ class Settings:
     def __init__(self) -> None:
         self.config_path: Path | None = None
         self.output = ""
+        self.actor = ""  # who asks, as the trail and the audit tell it; empty: the person at this terminal
 
     @property
     def json(self) -> bool:

@@ -11,6 +11,7 @@ import msgspec
 
 from supervisor.errors import HealError
 from supervisor.incidents import (
+    agents,
     commands,
     detect,
     escalation,
@@ -177,12 +178,13 @@ class TimersDue(msgspec.Struct, frozen=True):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """A person's request (FR-007)."""
+    """A person's request (FR-007), or an agent's (R15). `secret`: drawn by the healer, for a one-time code."""
 
     token: str
     action: str
     args: bytes
     actor: str
+    secret: str = ""
 
 
 Event = (
@@ -270,8 +272,8 @@ def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and f
                 if timer is None or timer.due_steady_s > turn.now.steady_s:
                     return
                 _timer(turn, timer)
-        case Order(token, action, args, actor):
-            commands.handle(turn, token, action, args, actor)
+        case Order(token, action, args, actor, secret):
+            commands.handle(turn, token, action, args, actor, secret)
 
 
 def _started(turn: Turn) -> None:
@@ -365,6 +367,8 @@ def _timer(turn: Turn, timer: Timer) -> None:
             escalation.repeat_due(turn, incident)
         case TimerKind.OWN:
             own.timer_due(turn, timer.subject)
+        case TimerKind.REQUEST_OVER:
+            agents.over(turn, timer.subject)
         case TimerKind.PAUSE_OVER:
             pauses.over(turn, timer.subject)
         case TimerKind.BACKUP:

@@ -462,6 +462,7 @@ class TimerKind(StrEnum):
     RECHECK = "recheck"  # probe an open incident again (R7), or one that waits
     BACKUP = "backup"  # the next good copy of a database that we write
     BACKUP_OVERDUE = "backup_overdue"  # by then one must have been made
+    REQUEST_OVER = "request_over"  # an agent's request has waited for a person too long
     PAUSE_OVER = "pause_over"  # a person's pause has run its time
 
 

@@ -48,3 +48,18 @@ class AuditEntry(msgspec.Struct, frozen=True):
     actor: str
     action: str
     args: str
+
+
+class AgentRequest(msgspec.Struct, frozen=True):
+    """What an agent has asked for and a person has to confirm (R15): good once, for this version of the runbook."""
+
+    id: str
+    code: str
+    action: str
+    args: str  # of the action, as they came (JSON)
+    runbook_id: str
+    version: str
+    target_id: str
+    by: str
+    asked_wall_s: float
+    until_wall_s: float

@@ -40,6 +40,7 @@ class Policy(msgspec.Struct, frozen=True):
     breaker_total: int = 20
     breaker_window_s: float = 3600.0
     page_healed_critical: bool = True
+    agents_trusted: bool = False  # R15: an agent's orders are a person's
     pages: bool = False  # somebody is configured to be paged
     intent_expires_s: float = 60.0  # DESIGN §2.3
     executions_max: int = 8  # DESIGN §2.7

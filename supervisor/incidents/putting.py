@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from supervisor.incidents.model import Breaker, FamilyPause, Halt, Instant, Metric, StageEntry, Timer, TimerKind
-from supervisor.incidents.orders import AuditEntry, OperatorPause
+from supervisor.incidents.orders import AgentRequest, AuditEntry, OperatorPause
 from supervisor.incidents.readings import ProcessRef
 from supervisor.incidents.records import (
     AddAudit,
@@ -16,6 +16,7 @@ from supervisor.incidents.records import (
     DropKnown,
     DropOperatorPause,
     DropPause,
+    DropRequest,
     DropStage,
     DropTimer,
     PutBreaker,
@@ -23,6 +24,7 @@ from supervisor.incidents.records import (
     PutKnown,
     PutOperatorPause,
     PutPause,
+    PutRequest,
     PutStage,
     Record,
     SetTimer,
@@ -78,6 +80,14 @@ class Putting:
     def drop_operator_pause(self, key: str) -> None:
         if self.world.operator_pauses.pop(key, None) is not None:
             self.records.append(DropOperatorPause(key))
+
+    def put_request(self, request: AgentRequest) -> None:
+        self.world.requests[request.id] = request
+        self.records.append(PutRequest(request))
+
+    def drop_request(self, request_id: str) -> None:
+        if self.world.requests.pop(request_id, None) is not None:
+            self.records.append(DropRequest(request_id))
 
     def put_stage(self, stage: StageEntry) -> None:
         self.world.stages[stage.target_id] = stage

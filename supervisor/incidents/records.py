@@ -19,7 +19,7 @@ from supervisor.incidents.model import (
     TimerKind,
     TrailEntry,
 )
-from supervisor.incidents.orders import AuditEntry, OperatorPause
+from supervisor.incidents.orders import AgentRequest, AuditEntry, OperatorPause
 from supervisor.incidents.readings import ProcessRef
 
 
@@ -100,6 +100,14 @@ class DropOperatorPause(msgspec.Struct, frozen=True, tag="drop_operator_pause"):
     key: str
 
 
+class PutRequest(msgspec.Struct, frozen=True, tag="request"):
+    request: AgentRequest
+
+
+class DropRequest(msgspec.Struct, frozen=True, tag="drop_request"):
+    request_id: str
+
+
 class AddAudit(msgspec.Struct, frozen=True, tag="audit"):
     entry: AuditEntry
 
@@ -159,6 +167,8 @@ Record = (
     | DropHalt
     | PutOperatorPause
     | DropOperatorPause
+    | PutRequest
+    | DropRequest
     | AddAudit
     | AddLateTrail
 )
@@ -186,6 +196,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     known: tuple[PutKnown, ...] = ()
     halts: tuple[Halt, ...] = ()
     operator_pauses: tuple[OperatorPause, ...] = ()
+    requests: tuple[AgentRequest, ...] = ()
     last_remediation_wall_s: float | None = None
     last_escalation_wall_s: float | None = None
     last_signal_wall_s: float | None = None

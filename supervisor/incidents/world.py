@@ -36,7 +36,7 @@ from supervisor.incidents.model import (
     TrailEntry,
     is_over,
 )
-from supervisor.incidents.orders import OperatorPause
+from supervisor.incidents.orders import AgentRequest, OperatorPause
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.putting import Putting
 from supervisor.incidents.readings import HealthReading, ProcessRef
@@ -97,6 +97,8 @@ class World:
     breakers: dict[tuple[str, str], Breaker] = field(default_factory=dict)
     pauses: dict[str, FamilyPause] = field(default_factory=dict)
     operator_pauses: dict[str, OperatorPause] = field(default_factory=dict)  # by key
+    requests: dict[str, AgentRequest] = field(default_factory=dict)  # of agents, for a person to confirm
+    wrong_codes: list[float] = field(default_factory=list)  # steady_s
     storms: dict[str, Storm] = field(default_factory=dict)
     readings: dict[str, HealthReading] = field(default_factory=dict)  # newest per target
     known: dict[str, ProcessRef] = field(default_factory=dict)  # target -> the process last seen to be it

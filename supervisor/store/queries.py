@@ -19,7 +19,7 @@ from supervisor.incidents.model import (
     StageEntry,
     Timer,
 )
-from supervisor.incidents.orders import AuditEntry, OperatorPause
+from supervisor.incidents.orders import AgentRequest, AuditEntry, OperatorPause
 from supervisor.incidents.records import PutKnown, Snapshot
 from supervisor.store import records
 
@@ -83,6 +83,7 @@ def snapshot(
         breakers=_bodies(connection, Breaker, "SELECT body FROM breakers"),
         pauses=_bodies(connection, FamilyPause, "SELECT body FROM pauses"),
         operator_pauses=_bodies(connection, OperatorPause, "SELECT body FROM operator_pauses"),
+        requests=_bodies(connection, AgentRequest, "SELECT body FROM requests"),
         stages=_bodies(connection, StageEntry, "SELECT body FROM stages"),
         known=_bodies(connection, PutKnown, "SELECT body FROM known"),
         halts=halts(connection),

@@ -89,6 +89,8 @@ class Records:
             records.DropPause: self._drop_pause,
             records.PutOperatorPause: self._operator_pause,
             records.DropOperatorPause: self._drop_operator_pause,
+            records.PutRequest: self._request,
+            records.DropRequest: self._drop_request,
             records.AddAudit: self._audit,
             records.AddLateTrail: self._late_trail,
             records.PutStage: self._stage,
@@ -115,6 +117,7 @@ class Records:
                 "breakers",
                 "pauses",
                 "operator_pauses",
+                "requests",
                 "stages",
                 "known",
                 "halts",
@@ -212,6 +215,13 @@ class Records:
 
     def _drop_operator_pause(self, record: records.DropOperatorPause) -> None:
         self._execute("DELETE FROM operator_pauses WHERE key = ?", (record.key,))
+
+    def _request(self, record: records.PutRequest) -> None:
+        it = record.request
+        self._execute("INSERT OR REPLACE INTO requests VALUES (?, ?)", (it.id, _encode(it).decode()))
+
+    def _drop_request(self, record: records.DropRequest) -> None:
+        self._execute("DELETE FROM requests WHERE id = ?", (record.request_id,))
 
     def _audit(self, record: records.AddAudit) -> None:
         it = record.entry

@@ -132,6 +132,10 @@ CREATE TABLE operator_pauses (
     key TEXT PRIMARY KEY,
     body TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE requests (
+    id TEXT PRIMARY KEY,
+    body TEXT NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE audit (
     id TEXT PRIMARY KEY,
     at_wall_s REAL NOT NULL,
