@@ -258,6 +258,12 @@ class EscalationSection(Section, frozen=True):
     page_healed_critical: bool = True
 
 
+class McpSection(Section, frozen=True):
+    """Agents that use `healctl mcp`, the OpenClaw plugin or `heal --agent`."""
+
+    trusted: bool = False  # true: their `approve` and `execute` count like a person's
+
+
 class Tables(Section, frozen=True):
     """What a configuration file holds; where it came from is `places.locate`'s answer."""
 
@@ -276,6 +282,7 @@ class Tables(Section, frozen=True):
     logs: dict[TargetName, LogsSection] = msgspec.field(default_factory=_usual_logs)
     notify: NotifySection = NotifySection()
     escalation: EscalationSection = EscalationSection()
+    mcp: McpSection = McpSection()
     command: dict[TargetName, CommandSection] = {}
     runbooks: RunbooksSection = RunbooksSection()
 

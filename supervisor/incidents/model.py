@@ -243,6 +243,7 @@ class RunbookState(msgspec.Struct, frozen=True):
     last_executed_wall_s: float | None = None
     last_succeeded_wall_s: float | None = None
     demoted: bool = False  # for this target, whatever holds for all (R4)
+    taken_back: bool = False  # a person has undone its last run here: not even the whitelist lets it run again
 
 
 # --- incidents -----------------------------------------------------------------------------------------------------
@@ -269,6 +270,7 @@ class TierReason(StrEnum):
     CANARY_FAILED = "canary_failed"
     TELLS_ONLY = "tells_only"
     CANNOT_EXECUTE = "cannot_execute"
+    PAUSED = "paused"  # a person has told healctl to leave it alone (R15)
 
 
 class Incident(msgspec.Struct, frozen=True):
@@ -302,6 +304,7 @@ class Incident(msgspec.Struct, frozen=True):
     clear_basis_steady_s: float | None = None  # when its check began
     waiting_for: str = ""  # why nothing is running although something may (a lock, a canary, a hold), in words
     held_as_canary: bool = False  # it waits until the first repairs of its family have verified
+    held_by_pause: bool = False  # it would have been repaired, but for a person's pause
     page_id: str | None = None  # the outbox row of its Signal page, which may cover others too
     acknowledged_wall_s: float | None = None
     repeats: int = 0
@@ -402,6 +405,7 @@ class Execution(msgspec.Struct, frozen=True):
     exit_text: str = ""  # what it left running has ended with a failure: how, and its last words
     reading: HealthReading | None = None  # what was known of the target when it was decided: the grounds, as evidence
     undoes: str = ""  # the execution whose steps this one takes back, the last first (R15)
+    taken_back: tuple[StepResult, ...] = ()  # what those steps had reported, one for each step of this runbook
 
 
 def is_over(execution: Execution) -> bool:
@@ -471,6 +475,8 @@ class TimerKind(StrEnum):
     RECHECK = "recheck"  # probe an open incident again (R7), or one that waits
     BACKUP = "backup"  # the next good copy of a database that we write
     BACKUP_OVERDUE = "backup_overdue"  # by then one must have been made
+    REQUEST_OVER = "request_over"  # an agent's request has waited for a person too long
+    PAUSE_OVER = "pause_over"  # a person's pause has run its time
 
 
 class Timer(msgspec.Struct, frozen=True):
