@@ -35,6 +35,7 @@ FILE_BYTES_MAX = 64 * 1024
 TOTAL_MAX = 2 * 1024 * 1024  # of all together: a reload must be over within seconds, a decision fit into a message
 BAD_FILES_MAX = 20  # shown at once
 LIST_MAX = 100
+NUMBER_MAX = 2**53
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.toml")
@@ -288,7 +289,9 @@ def _param(value: object, key: Key, problems: list[Problem]) -> ParamValue:
     """TOML's value as a step's; the kind says later whether it is the right one."""
     if isinstance(value, list) and all(isinstance(item, str) and "\0" not in item for item in value):
         return tuple(value)
-    if isinstance(value, str | int | float) and "\0" not in str(value):
+    if isinstance(value, str) and "\0" not in value:
+        return value
+    if isinstance(value, int | float) and abs(value) < NUMBER_MAX:  # not nan either, which no JSON can hold
         return value
     text = f"found {shown(value)}, expected a string, a number, true or false, or a list of strings"
     problems.append(Problem(key, text))
@@ -324,9 +327,12 @@ def _contradictions_of_place(table: RunbookTable, shipped: dict[str, Runbook]) -
     if first is None:
         hint = near(table.before, shipped) or f"shipped: {', '.join(shipped)}"
         yield Problem(("before",), f"no shipped runbook has the id {shown(table.before)}", hint)
-    elif not set(first.applies_to) & set(table.applies_to):
+        return
+    if not set(first.applies_to) & set(table.applies_to):
         text = f"{first.id} is for {', '.join(first.applies_to) or 'no anomaly'}, this one is not"
         yield Problem(("before",), text, "remove before: they never meet")
-    elif all(step.effect in (Effect.OBSERVE, Effect.PROTECT) for step in first.steps):
-        hint = "remove before: what protects is never kept waiting for an approval"
-        yield Problem(("before",), f"{first.id} only tells or protects, and always comes first", hint)
+    for behind in RUNBOOKS[RUNBOOKS.index(first) :]:
+        protects = all(step.effect in (Effect.OBSERVE, Effect.PROTECT) for step in behind.steps)
+        if protects and set(behind.applies_to) & set(table.applies_to):
+            text = f"it would stand in front of {behind.id}, which only tells or protects and always comes first"
+            yield Problem(("before",), text, "what protects never waits for an approval: one file for each anomaly")

@@ -262,7 +262,8 @@ def _execution_id(turn: Turn, token: str) -> str:
 def _refuse_anothers(turn: Turn, runbook: Runbook, target: Target) -> None:
     """Two pid files that name one process: without a `match` nobody can tell whose it is, so none may end it."""
     process = turn.world.known.get(target.target_id)
-    if process is None or target.match or not any(step.kind == ENDS for step in runbook.steps):
+    may_end = runbook.starts_service or any(step.kind == ENDS for step in runbook.steps)
+    if process is None or target.match or not may_end:
         return
     others = [name for name, known in turn.world.known.items() if known == process and name != target.target_id]
     if others:
