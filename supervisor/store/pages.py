@@ -208,17 +208,14 @@ def _varint(page: bytes, at: int) -> tuple[int, int]:
     if at < len(page) and page[at] < 0x80:  # nearly all are one byte
         return page[at], at + 1
     value = 0
-    for n in range(9):
-        if at + n >= len(page):
-            raise Bad("cut off")
-        byte = page[at + n]
-        if n == 8:
+    for n, byte in enumerate(page[at : at + 9], 1):
+        if n == 9:
             value = (value << 8) | byte
-            break
+            return (value - 2**64 if value >= 2**63 else value), at + n
         value = (value << 7) | (byte & 0x7F)
         if byte < 0x80:
-            break
-    return (value - 2**64 if value >= 2**63 else value), at + n + 1
+            return value, at + n
+    raise Bad("cut off")
 
 
 def _record(image: Image, page: bytes, at: int, *, of_table: bool) -> Row:
