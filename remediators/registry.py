@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from remediators.base import Step
+from remediators.base import Step, StepFailed
 from remediators.database import BackupDatabase, RestoreDatabase, VerifyBackup
 from remediators.halt import HaltWrites
 from remediators.service import RunRecipe, StartService, StopService
@@ -35,7 +35,10 @@ def step_of(spec: StepSpec) -> Step:
     kind = KINDS.get(spec.kind)
     if kind is None:
         raise BadRunbook(f"step {spec.step_id}: no such kind {spec.kind!r}", f"kinds: {', '.join(sorted(KINDS))}")
-    return kind(spec)
+    try:
+        return kind(spec)
+    except StepFailed as error:
+        raise BadRunbook(error.message) from error
 
 
 def validate(runbook: Runbook) -> None:

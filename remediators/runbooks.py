@@ -19,7 +19,7 @@ RUNBOOKS: tuple[Runbook, ...] = (
             StepSpec("stop", "stop-service", Effect.CHANGE, idempotent=True),
             StepSpec("start", "start-service", Effect.CHANGE, idempotent=True),
         ),
-        resource="service:{target}",
+        resource="service:{service}",
         starts_service=True,
     ),
     Runbook(

@@ -235,6 +235,12 @@ class EscalationSection(Section, frozen=True):
     page_healed_critical: bool = True
 
 
+class McpSection(Section, frozen=True):
+    """Agents that use `healctl mcp`, the OpenClaw plugin or `heal --agent`."""
+
+    trusted: bool = False  # true: their `approve` and `execute` count like a person's
+
+
 class Config(Section, frozen=True):
     """A whole configuration; where it came from is `places.locate`'s answer."""
 
@@ -253,6 +259,7 @@ class Config(Section, frozen=True):
     logs: dict[TargetName, LogsSection] = msgspec.field(default_factory=_usual_logs)
     notify: NotifySection = NotifySection()
     escalation: EscalationSection = EscalationSection()
+    mcp: McpSection = McpSection()
 
 
 def load(path: Path | None, env: Mapping[str, str]) -> Config:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from supervisor.errors import HealError, NeedsConfirm, Refused, UnknownId, UsageError
-from supervisor.incidents import remedy, views
+from supervisor.incidents import agents, pauses, remedy, undoing, views
 from supervisor.incidents.effects import (
     Answer,
     PlanExecution,
@@ -70,8 +70,9 @@ class AckArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     incident_id: str
 
 
-def handle(turn: Turn, token: str, action: str, args: bytes, actor: str) -> None:
-    """Carries out one order; `token` is unique for the request and the same when it is sent again."""
+def handle(turn: Turn, token: str, action: str, args: bytes, actor: str, secret: str = "") -> None:
+    """Carries out one order; `token` is unique for the request and the same when it is sent again. `secret` is what a
+    one-time code is made of."""
     entry = TABLE.get(action)
     try:
         if entry is None:
@@ -81,12 +82,48 @@ def handle(turn: Turn, token: str, action: str, args: bytes, actor: str) -> None
             parsed: Any = msgspec.json.decode(args, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise UsageError(f"{action}: {error}") from error
-        body = run(turn, token, parsed, actor)
+        agents.check(turn, action, actor)
+        body: views.Json | None
+        if action in agents.ASKED and agents.limited(turn, actor):
+            body = _ask_person(turn, action, parsed, actor, secret)
+        else:
+            body = run(turn, token, parsed, actor)
+        if action in AUDITED:
+            turn.audit(token, actor, action, args.decode())
     except HealError as error:
         turn.effects.append(Answer(token, error=error))
         return
     if body is not None:
         turn.effects.append(Answer(token, body=body))
+
+
+def _ask_person(turn: Turn, action: str, args: ApproveArgs | ExecuteArgs, actor: str, secret: str) -> views.Json:
+    """R15: what an agent may only ask for. What could not be done anyway is refused at once."""
+    runbook = _runbook(turn, args.runbook_id)
+    target = _target(turn, args.target_id) if args.target_id is not None else None
+    if isinstance(args, ExecuteArgs):
+        if not args.confirm:
+            raise NeedsConfirm("Safety check: must pass confirm=true to force-execute a runbook")
+        assert target is not None
+        _can_run(runbook, target)
+    text = msgspec.json.encode(args).decode()
+    return agents.ask(turn, action, text, runbook, args.target_id, actor, secret)
+
+
+def _requests(turn: Turn, token: str, args: NoArgs, actor: str) -> views.Json:
+    return agents.pending(turn)
+
+
+def _confirm(turn: Turn, token: str, args: agents.ConfirmArgs, actor: str) -> views.Json | None:
+    """R15: a person confirms what an agent asked for. The same request sent again runs nothing twice: `execute` is
+    idempotent by the token, and the code is spent."""
+    execution_id = _execution_id(turn, token)
+    if execution_id in turn.world.executions or execution_id in turn.world.ended:
+        known = turn.world.ended.get(execution_id) or turn.world.executions[execution_id]
+        return _execute(turn, token, ExecuteArgs(known.runbook.id, known.target.target_id, True), actor)
+    request = agents.take(turn, args.code)
+    kind, run = TABLE[request.action]
+    return run(turn, token, msgspec.json.decode(request.args, type=kind), f"{actor} (asked by {request.by})")
 
 
 def _status(turn: Turn, token: str, args: NoArgs, actor: str) -> views.Json:
@@ -121,6 +158,7 @@ def _approve(turn: Turn, token: str, args: ApproveArgs, actor: str) -> views.Jso
             approved_at_wall_s=approved_at,
             # Revoking one target's approval must hold against an approval for all.
             demoted=args.revoke and scope != EVERY_TARGET,
+            taken_back=False,
         )
     )
     if graduated:
@@ -139,6 +177,9 @@ def _approve(turn: Turn, token: str, args: ApproveArgs, actor: str) -> views.Jso
     }
 
 
+_HELD_BACK = (TierReason.NEEDS_APPROVAL, TierReason.PAUSED)
+
+
 def _waiting(turn: Turn, runbook: Runbook, scope: str) -> list[Incident]:
     """The incidents that may run now; an approval for all does not lift a target's own demotion."""
     states = turn.world.runbook_states
@@ -146,7 +187,7 @@ def _waiting(turn: Turn, runbook: Runbook, scope: str) -> list[Incident]:
         i
         for i in turn.world.incidents.values()
         if i.state is State.ESCALATED
-        and (i.tier_reason is TierReason.NEEDS_APPROVAL or remedy.approved_cure(turn.world, i) is runbook)
+        and (i.tier_reason in _HELD_BACK or remedy.approved_cure(turn.world, i) is runbook)
         and i.anomaly in runbook.applies_to
         and scope in (EVERY_TARGET, i.target_id)
         and (decided := state_for(states, runbook, i.target_id)) is not None
@@ -172,9 +213,10 @@ def _dry_run(turn: Turn, token: str, args: DryRunArgs, actor: str) -> None:
         boot_id=turn.world.boot_id,
         expires_mono_s=turn.now.mono_s,
         grounds_mono_s=None,
-        known=turn.world.known.get(target.target_id),
+        known=turn.world.known.get(target.service_id),
+        reading=turn.world.readings.get(target.target_id),
     )
-    turn.effects.append(PlanExecution(sketch, turn.world.readings.get(target.target_id), token))
+    turn.effects.append(PlanExecution(sketch, token))
 
 
 def _execute(turn: Turn, token: str, args: ExecuteArgs, actor: str) -> views.Json | None:
@@ -183,12 +225,14 @@ def _execute(turn: Turn, token: str, args: ExecuteArgs, actor: str) -> views.Jso
     runbook, target = _runbook(turn, args.runbook_id), _target(turn, args.target_id)
     if not args.confirm:
         raise NeedsConfirm("Safety check: must pass confirm=true to force-execute a runbook")
-    execution_id = "exe_" + hashlib.sha256(f"{world.ledger_id}:{token}".encode()).hexdigest()[:12]
+    execution_id = _execution_id(turn, token)
     known = world.executions.get(execution_id) or world.ended.get(execution_id)
     if known is not None and execution_id in world.ended:
         return views.execution_answer(known)
     if known is None:
         _can_run(runbook, target)
+        if remedy.changes(runbook):
+            pauses.refuse(world, target)
         holder = world.holder_of(remedy.resource_of(runbook, target))
         if holder is not None:
             raise Refused(
@@ -203,6 +247,10 @@ def _execute(turn: Turn, token: str, args: ExecuteArgs, actor: str) -> views.Jso
     if token not in tokens:
         tokens.append(token)
     return None
+
+
+def _execution_id(turn: Turn, token: str) -> str:
+    return "exe_" + hashlib.sha256(f"{turn.world.ledger_id}:{token}".encode()).hexdigest()[:12]
 
 
 def _refuse_anothers(turn: Turn, runbook: Runbook, target: Target) -> None:
@@ -291,6 +339,9 @@ def _can_run(runbook: Runbook, target: Target) -> None:
         )
 
 
+# What changes something, and so leaves a line in the audit, whatever came of it.
+AUDITED = frozenset({"approve", "execute", "dismiss", "ack", "pause", "resume", "undo", "confirm"})
+
 _Run = Callable[[Turn, str, Any, str], views.Json | None]
 TABLE: Mapping[str, tuple[type, _Run]] = {
     "status": (NoArgs, _status),
@@ -300,5 +351,10 @@ TABLE: Mapping[str, tuple[type, _Run]] = {
     "execute": (ExecuteArgs, _execute),
     "dismiss": (DismissArgs, _dismiss),
     "ack": (AckArgs, _ack),
+    "pause": (pauses.PauseArgs, pauses.pause),
+    "resume": (pauses.PauseArgs, pauses.resume),
+    "requests": (NoArgs, _requests),
+    "confirm": (agents.ConfirmArgs, _confirm),
+    "undo": (undoing.UndoArgs, undoing.order),
     "stats": (NoArgs, _stats),
 }

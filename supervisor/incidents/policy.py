@@ -40,6 +40,7 @@ class Policy(msgspec.Struct, frozen=True):
     breaker_total: int = 20
     breaker_window_s: float = 3600.0
     page_healed_critical: bool = True
+    agents_trusted: bool = False  # R15: an agent's orders are a person's
     pages: bool = False  # somebody is configured to be paged
     intent_expires_s: float = 60.0  # DESIGN §2.3
     executions_max: int = 8  # DESIGN §2.7
@@ -103,6 +104,8 @@ def permission(
     """R3: may this runbook run by itself for this target, now?"""
     if all(step.effect in (Effect.OBSERVE, Effect.PROTECT) for step in runbook.steps):
         return Permission(Authority.HARMLESS, "it only observes or protects")
+    if state is not None and state.taken_back:
+        return Permission(None, "a person has undone its last run for this target")
     if runbook.id in policy.auto_execute:
         return Permission(Authority.WHITELIST, "it is on the whitelist")
     if runbook.starts_service and target is not None and target.auto_restart and target.recipe is not None:
@@ -129,7 +132,7 @@ def tier_of(reason: TierReason, severity: Severity) -> Tier:
             return Tier.SILENT
         case TierReason.SUMMARY_ASKED | TierReason.TELLS_ONLY:
             return Tier.INFORM
-        case TierReason.NEEDS_APPROVAL:
+        case TierReason.NEEDS_APPROVAL | TierReason.PAUSED:
             return Tier.ASK
         case _:
             return Tier.PAGE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from supervisor.incidents import breaker, remedy
+from supervisor.incidents import breaker, pauses, remedy
 from supervisor.incidents.model import (
     ExecutionState,
     Mode,
@@ -72,6 +72,8 @@ def rebuild(
         world.arm(timer)
     world.breakers = {(b.runbook_id, b.resource): b for b in snapshot.breakers}
     world.pauses = {pause.family: pause for pause in snapshot.pauses}
+    world.requests = {request.id: request for request in snapshot.requests}
+    world.operator_pauses = {pause.key: pause for pause in snapshot.operator_pauses}
     _approved_meanwhile(world)
     return world
 
@@ -81,6 +83,8 @@ def _approved_meanwhile(world: World) -> None:
     for incident in world.incidents.values():
         if incident.state is not State.ESCALATED:
             continue
+        if pauses.held(world, incident):
+            world.rerun.add(incident.id)
         runbook = world.runbooks.get(incident.runbook_id or "")
         if runbook is None:
             continue
