@@ -177,9 +177,11 @@ def examine(path: Path, folder: Folder) -> tuple[str, dict[str, int]]:
 
 
 def rows_of(connection: sqlite3.Connection) -> dict[str, int]:
-    """The number of rows of each ordinary table."""
+    """The number of rows of each ordinary table; those in which an index of texts is stored are none, whose rows say
+    how it has grown, not what is in it."""
     query = (
-        "SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0 AND name NOT LIKE 'sqlite@_%' ESCAPE '@'"
+        "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table'"
+        " AND name NOT LIKE 'sqlite@_%' ESCAPE '@'"
     )
     names = [str(row[0]) for row in connection.execute(f"{query} ORDER BY name LIMIT {TABLES_MAX}")]
     return {name: int(connection.execute(f"SELECT count(*) FROM {quoted(name)}").fetchone()[0]) for name in names}

@@ -48,7 +48,9 @@ class Choice(msgspec.Struct, frozen=True):
 
     @property
     def weight(self) -> tuple[int, int]:
-        return sum(self.rows.get(name, 0) for name in SAID_FIRST), sum(self.rows.values())
+        """Without our own positions: what is salvaged comes without them, and is no poorer for that."""
+        counted = {name: count for name, count in self.rows.items() if name != rescue.POSITION}
+        return sum(counted.get(name, 0) for name in SAID_FIRST), sum(counted.values())
 
     def words(self) -> str:
         counted = [f"{self.rows[name]} {name}" for name in SAID_FIRST if name in self.rows]

@@ -317,6 +317,25 @@ def test_what_can_be_salvaged_is_taken_when_it_holds_more(site: Site, damage: Ca
 
 
 @pytest.mark.req("R10")
+def test_how_an_index_of_texts_has_grown_and_our_own_positions_count_as_no_rows(site: Site) -> None:
+    """What is salvaged has its index built anew, smaller, and comes without positions: it holds no less for that."""
+    with closing(sqlite3.connect(site.live, isolation_level=None)) as db:
+        db.execute("CREATE VIRTUAL TABLE texts USING fts5 (body)")
+        for n in range(100):
+            db.execute("INSERT INTO texts VALUES (?)", (f"text {n}",))
+        db.execute("CREATE TABLE heal_projection (name TEXT PRIMARY KEY, ledger_id TEXT NOT NULL, rev INTEGER)")
+        db.execute("INSERT INTO heal_projection VALUES ('brain_db', 'x', 1), ('synapse', 'x', 1)")
+        db.execute("CREATE TABLE atoms (body)")
+    site.ok("backup")
+    with closing(sqlite3.connect(site.live, isolation_level=None)) as db:
+        db.execute("INSERT INTO atoms VALUES ('newer')")
+    header(site)
+    assert "is now what could be salvaged" in site.ok("restore").said
+    assert site.count("atoms") == 1
+    assert rows(site.live, "SELECT count(*) FROM texts WHERE texts MATCH 'text'") == [(100,)]
+
+
+@pytest.mark.req("R10")
 def test_without_a_good_copy_it_is_salvaged_or_refused(site: Site) -> None:
     site.overwrite(30)
     assert "is now what could be salvaged, 1 pages" in site.ok("restore").said
