@@ -67,8 +67,11 @@ def _name_clashes(config: Config) -> list[Problem]:
     named: list[tuple[str, Key]] = []
     for table in ("process", "gateway", "database", "logs"):
         named += [(name, (table, name)) for name in getattr(config, table)]
-    for name in config.trading:
+    paths = {section.path for section in config.database.values()}
+    for name, trading in config.trading.items():
         named += [(f"{name}-signals", ("trading", name)), (f"{name}-positions", ("trading", name))]
+        if trading.trades_db and trading.trades_db not in paths:  # else it is watched under that table's name
+            named.append((f"{name}-trades", ("trading", name)))
     for target_id, key in named:
         if target_id in RESERVED and (key[0] != "database" or target_id not in OWN_DATABASES):
             problems.append(
