@@ -193,6 +193,10 @@ class Runbook(msgspec.Struct, frozen=True):
     summary: bool = False
     verifies: bool = True
 
+    def only_protects(self) -> bool:
+        """R3 (a): its steps read, or are safeguards that can be taken back."""
+        return all(step.effect in (Effect.OBSERVE, Effect.PROTECT) for step in self.steps)
+
     def version(self) -> str:
         """The hash that approvals and executions record: the same text, the same version."""
         return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:12]

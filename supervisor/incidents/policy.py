@@ -9,7 +9,6 @@ import msgspec
 from supervisor.incidents.model import (
     AnomalyType,
     Authority,
-    Effect,
     Mode,
     Runbook,
     RunbookState,
@@ -101,7 +100,7 @@ def permission(
     runbook: Runbook, verdict: Verdict, target: Target | None, state: RunbookState | None, policy: Policy
 ) -> Permission:
     """R3: may this runbook run by itself for this target, now?"""
-    if all(step.effect in (Effect.OBSERVE, Effect.PROTECT) for step in runbook.steps):
+    if runbook.only_protects():
         return Permission(Authority.HARMLESS, "it only observes or protects")
     if runbook.id in policy.auto_execute:
         return Permission(Authority.WHITELIST, "it is on the whitelist")
