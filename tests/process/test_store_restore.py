@@ -63,6 +63,10 @@ def test_a_good_copy_is_verified_and_says_what_it_holds(site: Site) -> None:
         file.seek(5 * PAGE + 2000)
         file.write(b"rot")
     assert "checksum differs" in site.refused("backup", "--verify")
+    assert f"{kept.path.name} has rotted" in site.ok("backup").said
+    (newer,) = backups.good(site.copies)
+    assert newer.path != kept.path
+    assert kept.path.with_name(f"{kept.path.name}.rotted").exists()
 
 
 @pytest.mark.req("R10")

@@ -97,6 +97,18 @@ def test_who_writes_between_the_two_locks_is_not_written_over(
 
 
 @pytest.mark.req("R10")
+def test_an_emptied_database_makes_no_good_copy_that_would_be_restored(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.ok("backup")
+    rows(site.live, "PRAGMA wal_checkpoint(TRUNCATE)")
+    os.truncate(site.live, 0)
+    assert "is empty" in site.refused("backup")
+    assert "no good copy of it can be made" in site.ok("backup", "--raw").said
+    site.ok("restore")
+    assert (site.count(), site.whole()) == (1000, True)
+
+
+@pytest.mark.req("R10")
 def test_a_sentry_dies_with_the_restore(tmp_path: Path) -> None:
     path = make(tmp_path / "x.db", wal=True)
     code = (
