@@ -6,6 +6,7 @@ import re
 
 from supervisor.config import OWN_DATABASES, RESERVED, Config, ProcessSection, RestartSection
 from supervisor.schema import Key, Problem
+from supervisor.targets import own_databases
 
 
 def contradictions(config: Config) -> list[Problem]:
@@ -14,6 +15,7 @@ def contradictions(config: Config) -> list[Problem]:
     for name, section in config.process.items():
         problems += _process_contradictions(("process", name), section)
     problems += _name_clashes(config)
+    problems += _other_files(config)
     problems += _limit_contradictions(config)
     signal = config.notify.signal
     if signal.transports and not signal.recipient:
@@ -86,6 +88,15 @@ def _name_clashes(config: Config) -> list[Problem]:
             hint = f"add [process.{section.process}], or remove process: then the signal is always expected"
             problems.append(Problem(("trading", name, "process"), f'there is no process "{section.process}"', hint))
     return problems
+
+
+def _other_files(config: Config) -> list[Problem]:
+    """Under the name of a database of our own another one would be watched, and ours by nobody."""
+    return [
+        Problem(("database", name, "path"), f"healctl's own {name} is {path}", "choose another name for this one")
+        for name, path in own_databases(config).items()
+        if name in config.database and config.database[name].path != path
+    ]
 
 
 def _limit_contradictions(config: Config) -> list[Problem]:

@@ -83,12 +83,16 @@ def databases(config: Config) -> Mapping[str, DatabaseSection]:
     """The configured ones, then our own and the trades' under their names, unless the same file has one already."""
     found = dict(config.database)
     paths = {section.path for section in found.values()}
-    own = {**_projected(config), "ledger": str(dirs(config).state_dir / "ledger.db")}
-    for name, path in (*own.items(), *_trades(config).items()):
+    for name, path in (*own_databases(config).items(), *_trades(config).items()):
         if name not in found and path not in paths:
             found[name] = DatabaseSection(path=path)
             paths.add(path)
     return found
+
+
+def own_databases(config: Config) -> dict[str, str]:
+    """Name -> path of those that the store keeps."""
+    return {**_projected(config), "ledger": str(dirs(config).state_dir / "ledger.db")}
 
 
 def written(config: Config) -> Mapping[str, str]:

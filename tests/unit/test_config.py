@@ -90,6 +90,7 @@ def test_a_whole_target() -> None:
         ("[disk]\npressure = 0.95", 1, "disk.critical", "expected more than disk.pressure", ""),
         ('[memory]\ncritical = "1GiB"', 2, "memory.critical", "is not less than memory.pressure", ""),
         (WEB + '[logs.web]\npaths = ["/l/*"]', 3, "logs.web", 'a second target of the name "web"', "[process.web]"),
+        ('[database.brain-db]\npath = "/b"', 2, "database.brain-db.path", "healctl's own brain-db is", "another name"),
         (
             '[trading.bot]\nsignal_file = "/s"\ntrades_db = "/t"\n[database.bot-trades]\npath = "/other"',
             1,
