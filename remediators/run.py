@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from remediators.launcher import Held
 from remediators.watches import Watches, tell
 from supervisor import clock, crashpoint, proc
 from supervisor.bus import Link
+from supervisor.config import Config
 from supervisor.errors import HealError
 from supervisor.incidents.model import Authority, Execution, Program, StepResult
 from supervisor.messages import (
@@ -63,6 +65,10 @@ class Ties(msgspec.Struct, frozen=True):
     exclude: frozenset[int]
     watches: Watches
     nursery: Nursery
+    config: Callable[[], Config]  # the one in force
+
+    def context(self, execution: Execution, programs: Programs) -> Context:
+        return Context(execution, programs, self.state_dir, self.exclude, self.config())
 
 
 class Run:
@@ -92,7 +98,7 @@ class Run:
         specs = self.execution.runbook.steps
         reports: list[asyncio.Future[Body]] = []
         for index, spec in enumerate(specs):
-            result, changed = await self._step(registry.step_of(spec))
+            result, changed = await self._step(registry.step_of(spec), index)
             # A safeguard that fails keeps no other from being taken; what changes something ends with a failure.
             goes_on = result.success or self.execution.runbook.only_protects()
             last = not goes_on or index == len(specs) - 1
@@ -125,7 +131,7 @@ class Run:
         if not answer.granted:
             raise Refusal("not_claimed", answer.reason or "another executor has claimed it")
 
-    async def _step(self, step: Step) -> tuple[StepResult, bool]:
+    async def _step(self, step: Step, index: int) -> tuple[StepResult, bool]:
         """One step with its deadline, and whether it may have changed anything.
 
         Whatever it started and did not mean to leave running is over afterwards.
@@ -137,7 +143,9 @@ class Run:
         failure = ""
         try:
             async with asyncio.timeout(step.spec.timeout_s) as deadline:
-                outcome = await step.run(Context(self.execution, programs, self._ties.state_dir, self._ties.exclude))
+                context = self._ties.context(self.execution, programs)
+                back = self.execution.taken_back
+                outcome = await (step.undo(context, back[index]) if self.execution.undoes else step.run(context))
         except TimeoutError as error:  # the step's deadline, or the system's own ETIMEDOUT
             failure = f"timed out after {step.spec.timeout_s:g} s" if deadline.expired() else f"failed: {error}"
         except (HealError, OSError) as error:
@@ -161,6 +169,7 @@ class Run:
             duration_ms=(clock.monotonic_s() - began_s) * 1000,
             artifacts=outcome.artifacts if outcome is not None else (),
             process=outcome.process if outcome is not None else None,
+            undo=outcome.undo if outcome is not None else "",
         )
         return result, outcome is None or outcome.changed
 
@@ -201,7 +210,7 @@ def plan(ties: Ties, execution: Execution) -> PlanAnswer:
     """What every step would do now. Reads only: it starts, ends, creates and records nothing."""
     plans: list[StepPlan] = []
     programs = Programs("", _record_nothing, ties.nursery.take)
-    context = Context(execution, programs, ties.state_dir, ties.exclude)
+    context = ties.context(execution, programs)
     try:
         plans.extend(registry.step_of(spec).plan(context) for spec in execution.runbook.steps)
     except (HealError, OSError) as error:

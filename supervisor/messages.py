@@ -18,6 +18,7 @@ import msgspec
 
 from supervisor.clock import Anchor
 from supervisor.incidents.model import Execution, OutboxRow, Program, StepResult
+from supervisor.incidents.orders import AuditEntry
 from supervisor.incidents.readings import HealthReading, ProcessRef, SourceReading
 from supervisor.incidents.records import Record, Snapshot
 from supervisor.uplink import Alarm as Alarm
@@ -169,14 +170,16 @@ class PlanRequest(msgspec.Struct, frozen=True, tag="plan_request"):
     """Healer -> executor, answered by PlanAnswer: what would these steps do? Reads only (FR-003 dry run)."""
 
     execution: Execution
-    reading: HealthReading | None
 
 
 class StepPlan(msgspec.Struct, frozen=True):
+    """`frees_bytes`: how much room it would make, where that is what it is for."""
+
     step_id: str
     description: str
     predicts_clear: bool
     artifacts: tuple[str, ...] = ()
+    frees_bytes: int = 0
 
 
 class PlanAnswer(msgspec.Struct, frozen=True, tag="plan_answer"):
@@ -247,7 +250,20 @@ class FetchExecution(msgspec.Struct, frozen=True, tag="fetch_execution"):
 
 
 class ExecutionFound(msgspec.Struct, frozen=True, tag="execution_found"):
+    """`undone_by`: the execution that has taken it back (R15), empty when none has."""
+
     execution: Execution
+    undone_by: str = ""
+
+
+class FetchAudit(msgspec.Struct, frozen=True, tag="fetch_audit"):
+    """Healer -> store: the newest `limit` orders of people. Answer: AuditFound."""
+
+    limit: int
+
+
+class AuditFound(msgspec.Struct, frozen=True, tag="audit_found"):
+    entries: tuple[AuditEntry, ...]
 
 
 class FetchTrail(msgspec.Struct, frozen=True, tag="fetch_trail"):
@@ -323,6 +339,8 @@ Body = (
     | Commit
     | FetchExecution
     | ExecutionFound
+    | FetchAudit
+    | AuditFound
     | FetchTrail
     | TrailFound
     | StoreStatus
