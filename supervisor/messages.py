@@ -116,7 +116,7 @@ class Claimed(msgspec.Struct, frozen=True, tag="claimed"):
 class StepReport(msgspec.Struct, frozen=True, tag="step_report"):
     """Executor -> healer, acked when durable: step `index` ended. The next begins after the ack; `last` ends it all.
 
-    A failed step is always the last.
+    A failed step is the last, unless the runbook only protects.
     """
 
     execution_id: str

@@ -216,6 +216,11 @@ class Runbook(msgspec.Struct, frozen=True, omit_defaults=True):
     targets: tuple[str, ...] = ()
     before: str = ""
 
+    def only_protects(self) -> bool:
+        """R3 (a): its steps read, or are safeguards that can be taken back; what an operator's own does, only its text
+        tells."""
+        return self.author == SHIPPED and all(step.effect in (Effect.OBSERVE, Effect.PROTECT) for step in self.steps)
+
     def version(self) -> str:
         """The hash that approvals and executions record: of what it does, not of who wrote it."""
         text = msgspec.json.encode(msgspec.structs.replace(self, author=SHIPPED), order="deterministic")

@@ -147,7 +147,10 @@ def strays(image: Image) -> Iterator[tuple[int, list[Row]]]:
         if page[0] != TABLE_LEAF:
             continue
         before, lost = set(image.seen), image.lost
-        found = list(_leaf(image, page, 0))
+        try:
+            found = list(_leaf(image, page, 0))
+        except Bad:  # no leaf, though its first byte says so
+            continue
         if found and image.lost == lost:
             yield n, found
         else:

@@ -113,7 +113,8 @@ class StoreWorker(Worker):
         self._care = Care(self._ledger, self._projected, self._set_aside, self._limits)
         self._caring = loop.create_task(self._care.run())
         self._caring.add_done_callback(self._on_care_over)
-        if sqlite.has_wal_reset_bug() and (self.boot.config.store.brain_db or self.boot.config.store.metrics_db):
+        shared = self.boot.config.store.brain_db or self.boot.config.store.metrics_db
+        if sqlite.has_wal_reset_bug() and (shared or any(it.trades_db for it in self.boot.config.trading.values())):
             log.warning(
                 "SQLite %s can lose commits of a WAL database that several programs write (sqlite.org/wal.html):"
                 " healctl never checkpoints beside a commit, the others may; 3.51.3, 3.50.7 and 3.44.6 are fixed",

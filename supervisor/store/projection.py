@@ -5,7 +5,7 @@ short transaction, and keeps the position in that same transaction, in the datab
 leaves both as they were, a restored older file comes back with its own position and gets what it lacks.
 
 A target that is locked, gone, damaged or of another shape hurts nobody: the follower says since when and why, and
-tries again. It never creates a configured file anew that was there and vanished, and never swallows an error. While
+tries again. It never makes a configured file anew that vanished or was emptied, and never swallows an error. While
 its database is halted (R10) it commits nothing there, and does not even close its connection, which could checkpoint.
 """
 
@@ -319,6 +319,11 @@ class Follower(threading.Thread):
         identity = _identity(path)
         if self._connection is not None and identity != self._connection_is:
             self._drop_target()
+        if identity is not None and not self.target.own and os.stat(path).st_size == 0:
+            if self._connection is not None:
+                _kept.append(self._connection)  # its close could put what is left in the log into the emptied file
+                self._connection = None
+            raise StoreError(f"{path} is empty", "healctl db restore, or take it away: then a new one is begun")
         if self._connection is None:
             if identity is None and self._connection_is is not None and not self.target.own:
                 raise StoreError(f"{path} was there and is gone", "put it back, or restart healctl to begin a new one")
