@@ -29,6 +29,7 @@ import msgspec
 from supervisor import http, proc
 from supervisor.errors import ConfigError
 from supervisor.incidents.readings import Endpoint
+from supervisor.jsonlines import open_stream
 
 LINES_MAX = 100  # of other traffic before the answer
 LINE_BYTES_MAX = 1024 * 1024
@@ -121,7 +122,7 @@ Talk = Callable[[Address, asyncio.StreamReader, asyncio.StreamWriter], Awaitable
 async def _connected(address: Address, talk: Talk) -> Answer:
     """Connects, talks, and drops the connection. A failed connect is a refusal, a later failure a bad answer."""
     try:
-        reader, writer = await _open(address)
+        reader, writer = await open_stream(address.host, address.port, address.path, LINE_BYTES_MAX)
     except TimeoutError:
         raise
     except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be encoded
@@ -140,23 +141,6 @@ async def _connected(address: Address, talk: Talk) -> Answer:
 
 def _words(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-
-
-async def _open(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    if address.host:
-        return await asyncio.open_connection(address.host, address.port, limit=LINE_BYTES_MAX)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        while True:
-            try:
-                sock.connect(address.path)
-                break
-            except BlockingIOError:  # its backlog is full: nobody accepts. asyncio would take this for connected.
-                await asyncio.sleep(ACCEPT_LOOK_S[-1])
-        return await asyncio.open_unix_connection(sock=sock, limit=LINE_BYTES_MAX)
-    except BaseException:
-        sock.close()
-        raise
 
 
 # --- what is said on the connection ----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import re
 from supervisor.config import OWN_DATABASES, RESERVED, CommandSection, Config, ProcessSection, RestartSection
 from supervisor.schema import Key, Problem, shown
 from supervisor.targets import own_databases
+from supervisor.transports import Kind, parse
 
 _PLACEHOLDER = re.compile(r"\{(?:target|service)\}")  # a runbook's resource knows them; a command must not
 
@@ -26,6 +27,9 @@ def contradictions(config: Config) -> list[Problem]:
     if signal.transports and not signal.recipient:
         hint = 'add recipient = "+15550100" (who is paged), or remove transports'
         problems.append(Problem(("notify", "signal", "recipient"), "is missing, transports are given", hint))
+    if not signal.account and any(parse(text).kind is Kind.SIGNAL_CLI for text in signal.transports):
+        hint = 'add account = "+15550100" (who sends); without a daemon signal-cli must be told'
+        problems.append(Problem(("notify", "signal", "account"), 'is missing, "signal-cli" is a transport', hint))
     tree = config.tree
     if tree.beat_within <= tree.beat:
         hint = f"a worker beats every {float(tree.beat):g} s; allow several beats to be late"

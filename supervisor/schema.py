@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hint
 
 import msgspec
 
+from supervisor import transports
 from supervisor.units import DURATION_FORM, SIZE_FORM, Duration, Form, Size, parse_duration, parse_size
 
 Key = tuple[str, ...]
@@ -27,7 +28,6 @@ _PREFIXES = {
         '"http://HOST:PORT/PATH", "tcp://HOST:PORT", "unix:/PATH", "jsonrpc+unix:/PATH" or "jsonrpc+tcp://HOST:PORT"',
     ),
     Form.HTTP: (("http://",), 'an address like "http://127.0.0.1:18789/healthz"'),
-    Form.TRANSPORT: (("http://",), 'a signal-cli daemon, like "http://127.0.0.1:8080"'),
 }
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -225,6 +225,8 @@ class Reader:
             return self._wrong(key, text, "the name of a table: letters, digits and '_'")
         if form is Form.LINE and (len(text) > LINE_CHARS_MAX or not text.isprintable()):
             return self._wrong(key, text, f"one line of printable text, at most {LINE_CHARS_MAX} characters")
+        if form is Form.TRANSPORT:
+            return self._transport(text, key)
         if form is Form.LOG_LEVEL and text not in LOG_LEVELS:
             return self._wrong(key, text, "one of " + ", ".join(LOG_LEVELS))
         if form is Form.SYNAPSE and text != "brain_db" and not text.startswith("http://"):
@@ -248,6 +250,17 @@ class Reader:
             hint = "a relative path would depend on where healctl was started"
             return self._wrong(key, text, "an absolute path (or one that begins with ~)", hint)
         return str(path)
+
+    def _transport(self, text: str, key: Key) -> Any:
+        """A path in it may begin with `~/`."""
+        scheme = "unix:" if text.startswith("unix:") else ""
+        path = text.removeprefix(scheme)
+        if path.startswith("~/"):
+            text = f"{scheme}{Path(path).expanduser()}"
+        try:
+            return transports.parse(text).text
+        except ValueError as error:
+            return self._wrong(key, text, str(error))
 
     def _socket_path(self, text: str, key: Key) -> Any:
         scheme, _, path = text.partition("unix:")

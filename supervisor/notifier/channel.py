@@ -12,7 +12,7 @@ from typing import NewType, Protocol
 from supervisor import http
 from supervisor.incidents.model import OutboxRow
 
-ATTEMPT_S = 10.0  # DESIGN §5: the deadline of one attempt over one transport
+ATTEMPT_S = 10.0  # DESIGN §5: the deadline of one attempt, over all its transports
 ERROR_CHARS_MAX = 500
 QUOTE_CHARS_MAX = 120
 
@@ -29,6 +29,10 @@ class DeliveryError(Exception):
 
 class Retryable(DeliveryError):
     """May pass by itself: try again soon."""
+
+
+class Unreachable(Retryable):
+    """Nobody is there: no connection, so that nothing can have been sent."""
 
 
 class Permanent(DeliveryError):
@@ -51,12 +55,22 @@ def quote(raw: bytes) -> str:
 
 def of_http(error: http.HttpError) -> DeliveryError:
     """An address that cannot work has to be changed; everything else about a connection may pass."""
+    if isinstance(error, http.ConnectFailed):
+        return Unreachable(f"unreachable: {error}")
     return Permanent(str(error)) if isinstance(error, http.BadRequest) else Retryable(str(error))
+
+
+def _retry_after_s(response: http.Response) -> float:
+    """Seconds, if told in that form (RFC 9110; the other is a date, for which the ordinary pause does)."""
+    told = dict(response.headers).get("retry-after", "").strip()
+    return float(told) if re.fullmatch(r"\d{1,6}", told) else 0.0
 
 
 def of_status(url: str, what: str, response: http.Response) -> DeliveryError:
     """An HTTP status that is no success. 429 and 5xx may pass; others mean that the wrong thing answers there."""
     message = f"{url} answered HTTP {response.status} ({quote(response.body)})"
-    if response.status == 429 or response.status >= 500:
+    if response.status == 429:
+        return Retryable(f"{message}: it limits the rate", _retry_after_s(response))
+    if response.status >= 500:
         return Retryable(message)
     return Permanent(f"{message}: is {what} there?")

@@ -1,6 +1,7 @@
 """The last page: sent by a one-shot process when the core has given up and there is no healer, store or notifier.
 
-It needs nothing but the configuration: no ledger, no bus. It tries each Signal transport once and never twice.
+It needs nothing but the configuration: no ledger, no bus. It tries each Signal transport once and never twice,
+and waits for a program that it has started.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from supervisor.errors import HealError
 from supervisor.notifier.channel import DeliveryError
 from supervisor.notifier.signal_cli import SignalCli
 
+KEY = "oneshot"
+SETTLE_S = 8.0  # with the attempt, less than the root allows its pager (`kernel.PAGER_WITHIN_S`)
+
 
 class PageFailed(HealError):
     """Nobody was reached: every Signal transport failed."""
@@ -20,7 +24,10 @@ class PageFailed(HealError):
 
 
 def page(config: Config, text: str) -> None:
-    """Sends `text` over Signal, 10 s at most for each transport. Raises PageFailed with every transport's reason."""
+    """Sends `text` over Signal: 10 s for the whole chain, and some more for a program that it started.
+
+    Raises PageFailed with every transport's reason.
+    """
     try:
         asyncio.run(_page(config, text))
     except DeliveryError as error:
@@ -30,6 +37,9 @@ def page(config: Config, text: str) -> None:
 async def _page(config: Config, text: str) -> None:
     channel = SignalCli(config.notify.signal)
     try:
-        await channel.send(text, key="oneshot")
+        await channel.send(text, key=KEY)
+    except DeliveryError:
+        if await channel.settle(KEY, SETTLE_S) is None:
+            raise
     finally:
         await channel.close()

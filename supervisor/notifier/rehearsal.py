@@ -89,20 +89,19 @@ class Rehearsal:
 
     def answer(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
         """Answers POST /api/v1/rpc; a double that fails on purpose begins here."""
+        answer = self.spoken(body)
+        reply(handler, 201 if answer is None else 200, answer)  # None: a notification
+
+    def spoken(self, body: bytes) -> object:
+        """What is answered to the text of a request or a batch, over whatever transport. None: nothing."""
         try:
             request = msgspec.json.decode(body) if body else None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            reply(handler, 200, _error(None, RpcError(-32700, str(error))))
-            return
-        if isinstance(request, list):
-            answers = [answer for one in request if (answer := self.call(one)) is not None]
-            reply(handler, 200, answers if request else _error(None, RpcError(-32600, "invalid request")))
-            return
-        answer = self.call(request)
-        if answer is None:  # a notification
-            reply(handler, 201, None)
-        else:
-            reply(handler, 200, answer)
+            return _error(None, RpcError(-32700, str(error)))
+        if not isinstance(request, list):
+            return self.call(request)
+        answers = [answer for one in request if (answer := self.call(one)) is not None]
+        return answers if request else _error(None, RpcError(-32600, "invalid request"))
 
     def call(self, request: object) -> dict[str, Any] | None:
         """The answer to one JSON-RPC object, None for a notification."""

@@ -1,58 +1,76 @@
-"""Signal, through the HTTP interface of a signal-cli daemon (`signal-cli daemon --http HOST:PORT`).
+"""Signal, over the chain of transports that is configured (DESIGN §5 "Channel"): a daemon over HTTP or a socket,
+openclaw, signal-cli itself.
 
-It must never call a message sent that the daemon did not confirm for every recipient, and it takes care not to send a
-second copy where waiting would do:
+It must never call a message sent that was not confirmed for every recipient, and it takes care not to send a second
+copy where waiting would do:
 
-* an attempt ends after 10 s, but its call stays open until the message is given away again: a daemon that answers
-  late is heard, and nothing is sent twice;
-* a daemon that left a call unanswered must answer a plain check before it is given the message again: a stopped one
-  keeps every request in its socket and would send them all when it goes on;
-* after a partial failure only those who were missed are tried again.
+* one attempt has 10 s for all its transports; a transport that does not answer within its share is passed over, but its
+  call stays open until the message is given away again: who answers late is heard, and nothing is sent twice;
+* a daemon that left a call unanswered must answer a plain question before it is given a message again, and so must
+  every other one while this message's call is open somewhere (they may be one daemon): a stopped one keeps each request
+  in its socket and would send them all when it goes on;
+* a program that has been started for a message is waited for, attempt after attempt, until its own deadline;
+* after a partial failure only those who were missed are tried again;
+* signal-cli itself is the last resort whatever its place in the file, and starts only when no configured daemon can be
+  reached and none runs: it would wait for the account's lock.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
-from supervisor import http
 from supervisor.config import SignalSection
 from supervisor.incidents.model import OutboxRow
 from supervisor.notifier import backoff, signal_rpc
-from supervisor.notifier.channel import (
-    ATTEMPT_S,
-    DeliveryError,
-    Permanent,
-    Receipt,
-    Retryable,
-    of_http,
-    of_status,
-)
+from supervisor.notifier.channel import ATTEMPT_S, DeliveryError, Permanent, Receipt, Retryable, Unreachable
+from supervisor.notifier.ways import Message, Way, ways
+from supervisor.transports import Kind
 
-CHECK_PATH, RPC_PATH = "/api/v1/check", "/api/v1/rpc"
+KNOCK_S_MAX = 1.0
 TEXT_CHARS_MAX = 4_000
 CUT = "\n… (cut: `healctl heal status` has the rest)"
 NO_TRANSPORT = 'no way to send is configured: set notify.signal.transports, e.g. ["http://127.0.0.1:8080"]'
 
 
-class _Overdue:
-    """A call that was not answered within its attempt, and how to read its answer if one comes after all."""
+class _Call:
+    """The message handed over on one way. Its task never raises a DeliveryError: nobody may be waiting any more."""
 
-    def __init__(self, url: str, request_id: str, call: asyncio.Task[http.Response | http.HttpError]) -> None:
-        self.url = url
-        self.request_id = request_id
-        self.call = call
+    def __init__(self, way: Way, message: Message) -> None:
+        self.way = way
+        self._task = asyncio.get_running_loop().create_task(_outcome(way, message))
+
+    @property
+    def done(self) -> bool:
+        return self._task.done()
+
+    async def answered(self, timeout_s: float) -> bool:
+        await asyncio.wait({self._task}, timeout=timeout_s)
+        return self._task.done()
+
+    def proof(self) -> str:
+        """Of an answered call. Raises what was answered."""
+        outcome = self._task.result()
+        if isinstance(outcome, DeliveryError):
+            raise outcome
+        return outcome
+
+    def drop(self) -> asyncio.Task[str | DeliveryError]:
+        """Gives it up; a program is ended, which takes until the task has ended."""
+        self._task.cancel()
+        return self._task
 
 
 class SignalCli:
-    """`notify.signal.transports`: every entry an http address of a daemon, tried in order, the last good one first."""
+    """`[notify.signal]`: its transports in their order, but the daemon that was good last comes first."""
 
     def __init__(self, config: SignalSection, attempt_s: float = ATTEMPT_S) -> None:
         self._config = config
         self._attempt_s = attempt_s
-        self._good = config.transports[0] if config.transports else ""
-        self._silent: set[str] = set()  # transports that left their last call unanswered
-        self._overdue: dict[str, _Overdue] = {}  # by row
+        self._ways = sorted(ways(config), key=lambda way: way.transport.kind is Kind.SIGNAL_CLI)
+        self._good: Way | None = None
+        self._silent: set[Way] = set()  # left their last call unanswered
+        self._open: dict[str, list[_Call]] = {}  # by row
+        self._ending: set[asyncio.Task[str | DeliveryError]] = set()
         self._missing: dict[str, tuple[str, ...]] = {}  # by row: who was not reached when others were
         self._count = 0
 
@@ -63,33 +81,100 @@ class SignalCli:
     async def send(self, text: str, key: str) -> Receipt:
         """`deliver` for a bare text; attempts with the same `key` are attempts to send the same message."""
         to = signal_rpc.address(self._config.recipient)
-        if not self._config.transports:
+        if not self._ways:
             raise Permanent(NO_TRANSPORT)
-        if (timestamp := self._late_answer(key)) is not None:
-            return self._done(key, timestamp)
-        failures: list[DeliveryError] = []
-        for url in sorted(self._config.transports, key=lambda url: url != self._good):
-            missing = self._missing.get(key)
+        deadline_s = asyncio.get_running_loop().time() + self._attempt_s
+        order = sorted(self._ways, key=lambda way: way is not self._good)
+        failures: dict[Way, DeliveryError] = {}
+        if (receipt := self._late(key)) is not None:
+            return receipt
+        for left, way in zip(range(len(order), 0, -1), order, strict=True):
+            remaining_s = deadline_s - asyncio.get_running_loop().time()
+            share_s = remaining_s if left == 1 else remaining_s / 2
+            missing = self._missing.get(key, ())
             try:
-                timestamp = await self._try(url, key, {"recipient": list(missing)} if missing else to, text)
+                self._may(way, failures)
+                receipt = await self._try(way, key, signal_rpc.To(missing) if missing else to, text, share_s)
             except DeliveryError as error:
-                failures.append(self._remember(key, error))
+                failures[way] = self._remember(key, error)
+                if (receipt := self._late(key)) is not None:  # of one that was passed over
+                    return receipt
             else:
-                self._good = url
-                return self._done(key, timestamp)
-        raise _together(failures)
+                return receipt
+        raise _together(list(failures.values()))
+
+    async def settle(self, key: str, timeout_s: float) -> Receipt | None:
+        """For who makes one attempt only: waits a little longer for the program that it started."""
+        for call in tuple(self._open.get(key, ())):
+            if call.way.patient and await call.answered(timeout_s):
+                return self._late(key)
+        return None
 
     async def close(self) -> None:
-        calls = [overdue.call for overdue in self._overdue.values()]
-        for call in calls:
-            call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
-        self._overdue.clear()
+        for key in tuple(self._open):
+            self._drop(key)
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
-    def _done(self, key: str, timestamp: int) -> Receipt:
-        self._drop_overdue(key)
+    def _may(self, way: Way, failures: dict[Way, DeliveryError]) -> None:
+        """signal-cli itself only when every configured daemon is known, from this attempt, to be out of reach."""
+        if way.transport.kind is not Kind.SIGNAL_CLI:
+            return
+        for other in self._ways:
+            if other.transport.kind.is_daemon and not isinstance(failures[other], Unreachable):
+                at = other.transport.text
+                raise Retryable(f"{way.transport.text}: not started: the daemon at {at} may hold the account")
+
+    async def _try(self, way: Way, key: str, to: signal_rpc.To, text: str, share_s: float) -> Receipt:
+        deadline_s = asyncio.get_running_loop().time() + share_s
+        call = next((one for one in self._open.get(key, ()) if one.way is way), None)
+        if call is None or not way.patient:
+            if way in self._silent or self._open.get(key) or way.patient:
+                await way.knock(min(KNOCK_S_MAX, share_s / 3))
+            # One that hung and answers again may just be about to answer the open call, too.
+            if call is not None and await call.answered(share_s / 2):
+                return self._answer(key, call)
+            if (receipt := self._late(key)) is not None:
+                return receipt
+            self._drop(key)
+            self._count += 1
+            call = _Call(way, Message(f"{key}.{self._count}", to, text))
+            self._open[key] = [call]
+        try:
+            answered = await call.answered(deadline_s - asyncio.get_running_loop().time())
+        except asyncio.CancelledError:
+            self._drop(key)
+            raise
+        if not answered:
+            if way.patient:
+                raise Retryable(f"{way.transport.text}: it has not ended within {share_s:.3g} s and goes on")
+            self._silent.add(way)
+            message = f"{way.transport.text}: no answer within {share_s:.3g} s; it may still send"
+            raise Retryable(message, backoff.CAP_PAGE_S)
+        return self._answer(key, call)
+
+    def _answer(self, key: str, call: _Call) -> Receipt:
+        """Of an answered call, which is closed by it; a receipt closes the others of its message, too.
+
+        Raises what was answered.
+        """
+        self._open[key].remove(call)
+        self._silent.discard(call.way)
+        proof = call.proof()
+        if call.way.transport.kind.is_daemon:
+            self._good = call.way
         self._missing.pop(key, None)
-        return Receipt(f"signal:{timestamp}")
+        self._drop(key)
+        return Receipt(f"signal:{proof} by {call.way.transport.text}")
+
+    def _late(self, key: str) -> Receipt | None:
+        """The receipt, if a call of an earlier attempt or share was answered after it. None: still open, or failed."""
+        for call in tuple(self._open.get(key, ())):
+            if call.done:
+                try:
+                    return self._answer(key, call)
+                except DeliveryError as error:
+                    self._remember(key, error)  # the attempt that begins now will say how things stand
+        return None
 
     def _remember(self, key: str, error: DeliveryError) -> DeliveryError:
         if not isinstance(error, signal_rpc.NotEveryone):
@@ -97,66 +182,11 @@ class SignalCli:
         self._missing[key] = error.missing
         return error.cause
 
-    def _late_answer(self, key: str) -> int | None:
-        """The timestamp, if the last attempt's call was answered after its deadline. None: still open, or failed."""
-        overdue = self._overdue.get(key)
-        if overdue is None or not overdue.call.done():
-            return None
-        del self._overdue[key]
-        try:
-            timestamp = _read(overdue.url, overdue.request_id, overdue.call.result())
-        except DeliveryError as error:
-            self._remember(key, error)  # the attempt that begins now will say how things stand
-            return None
-        self._silent.discard(overdue.url)
-        return timestamp
-
-    def _drop_overdue(self, key: str) -> None:
-        if (overdue := self._overdue.pop(key, None)) is not None:
-            overdue.call.cancel()
-
-    async def _try(self, url: str, key: str, to: dict[str, Any], text: str) -> int:
-        if not url.startswith(("http://", "http+unix://")):
-            raise Permanent(f'notify.signal.transports: {url!r} is not supported; expected "http://host:port"')
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + self._attempt_s
-        if url in self._silent:
-            await self._knock(url)
-            if (timestamp := await self._last_chance(url, key)) is not None:
-                return timestamp
-        self._drop_overdue(key)
-        self._count += 1
-        request_id = f"{key}.{self._count}"
-        call = loop.create_task(_call(url, signal_rpc.request(request_id, self._config.account, to, text)))
-        try:
-            await asyncio.wait({call}, timeout=deadline_s - loop.time())
-        except asyncio.CancelledError:
-            call.cancel()
-            raise
-        if not call.done():
-            self._silent.add(url)
-            self._overdue[key] = _Overdue(url, request_id, call)
-            raise Retryable(f"{url}: no answer within {self._attempt_s:g} s; it may still send", backoff.CAP_PAGE_S)
-        self._silent.discard(url)
-        return _read(url, request_id, call.result())
-
-    async def _last_chance(self, url: str, key: str) -> int | None:
-        """A daemon that hung and answers again may just be about to answer the open call, too."""
-        overdue = self._overdue.get(key)
-        if overdue is None or overdue.url != url:
-            return None
-        await asyncio.wait({overdue.call}, timeout=self._attempt_s / 2)
-        return self._late_answer(key)
-
-    async def _knock(self, url: str) -> None:
-        try:
-            response = await http.request(url, path=CHECK_PATH, timeout_s=self._attempt_s / 3)
-        except http.TimedOut:
-            raise Retryable(f"{url}: hangs: it accepts connections and answers nothing") from None
-        except http.HttpError as error:
-            raise of_http(error) from error
-        if response.status != 200:
-            raise of_status(url + CHECK_PATH, "signal-cli's daemon", response)
+    def _drop(self, key: str) -> None:
+        for call in self._open.pop(key, ()):
+            task = call.drop()
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
 
 
 def message_text(row: OutboxRow) -> str:
@@ -165,27 +195,11 @@ def message_text(row: OutboxRow) -> str:
     return whole if len(whole) <= TEXT_CHARS_MAX else whole[: TEXT_CHARS_MAX - len(CUT)] + CUT
 
 
-async def _call(url: str, body: bytes) -> http.Response | http.HttpError:
-    """One POST, its error as a value: the attempt that would have raised it may be over."""
+async def _outcome(way: Way, message: Message) -> str | DeliveryError:
     try:
-        return await http.request(
-            url,
-            method="POST",
-            path=RPC_PATH,
-            headers=(("content-type", "application/json"),),
-            body=body,
-            timeout_s=backoff.CAP_S,
-        )
-    except http.HttpError as error:
+        return await way.call(message)
+    except DeliveryError as error:
         return error
-
-
-def _read(url: str, request_id: str, outcome: http.Response | http.HttpError) -> int:
-    if isinstance(outcome, http.HttpError):
-        raise of_http(outcome)
-    if outcome.status != 200:
-        raise of_status(url + RPC_PATH, "signal-cli's daemon", outcome)
-    return signal_rpc.read(url, request_id, outcome.body)
 
 
 def _together(failures: list[DeliveryError]) -> DeliveryError:

@@ -1,8 +1,8 @@
-"""The rehearsal server with faults: signal-cli's HTTP interface as it behaves on bad days.
+"""The rehearsal server with faults: signal-cli's daemon as it behaves on bad days, over HTTP, UNIX and TCP sockets.
 
 In a test: `with SignalDouble() as signal: signal.fault = Fault(Kind.HANG)`. As a program, for a process of its own:
-`python -m tests.doubles.signal_double --port 0 --log FILE` prints `{"port": N}`, appends every message it takes to FILE
-as a line of JSON, and takes its fault as JSON by POST /double/fault.
+`python -m tests.doubles.signal_double --port 0 --socket PATH --tcp 0 --log FILE` prints `{"transports": [...]}`, appends
+every message it takes to FILE as a line of JSON, and takes its fault as JSON by POST /double/fault.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from enum import StrEnum
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
 from supervisor.notifier.rehearsal import Rehearsal, RpcError, reply, result
+from tests.doubles.signal_lines import Cut, LineServer
 
 
 class Kind(StrEnum):
@@ -47,8 +48,16 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class SignalDouble(Rehearsal):
-    def __init__(self, port: int = 0, log: Path | None = None) -> None:
+    """`socket_path`, `tcp`: listens there, too; `transports` are all its addresses, HTTP first."""
+
+    def __init__(
+        self, port: int = 0, log: Path | None = None, *, socket_path: Path | None = None, tcp: int | None = None
+    ) -> None:
         super().__init__(port)
+        self.transports = [self.url]
+        self._socket_path = socket_path
+        self._tcp = tcp
+        self._lines: list[LineServer] = []
         self.requests: list[dict[str, Any]] = []  # every `send` that came in, hung ones too
         self.accounts: tuple[str, ...] = ()  # those registered here; empty: every account
         self.members: tuple[str, ...] = ()  # of whatever group is written to
@@ -69,8 +78,18 @@ class SignalDouble(Rehearsal):
             self._version += 1
             self._lock.notify_all()
 
+    def __enter__(self) -> Self:
+        if self._socket_path is not None:
+            self._lines.append(LineServer(self.line, path=self._socket_path))
+        if self._tcp is not None:
+            self._lines.append(LineServer(self.line, port=self._tcp))
+        self.transports = [self.url, *(server.transport for server in self._lines)]
+        return super().__enter__()
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.fault = Fault()
+        for server in self._lines:
+            server.close()
         super().__exit__(kind, error, at)
 
     def wait_for_requests(self, count: int, timeout_s: float) -> None:
@@ -112,6 +131,25 @@ class SignalDouble(Rehearsal):
             reply(handler, 200, answer)
         else:
             super().answer(handler, body)
+
+    def line(self, body: bytes) -> bytes | None:
+        """The answer to one line over a socket."""
+        fault, version = self._next(body)
+        if fault.kind is Kind.GARBAGE:
+            return fault.text.encode() + b"\n"
+        if fault.kind is Kind.HANG:
+            with self._lock:
+                self._lock.wait_for(lambda: self._version != version)
+            raise Cut
+        if fault.kind is Kind.HALF_CLOSE:
+            raise Cut(b'{"jsonrpc":"2.0","result":{"timest')
+        answer = self.spoken(body)
+        if fault.kind is Kind.DROP:
+            raise Cut
+        if fault.kind is Kind.DELAY:
+            with self._lock:
+                self._lock.wait_for(lambda: self._version != version, fault.seconds)
+        return None if answer is None else msgspec.json.encode(answer) + b"\n"
 
     def send(self, account: str, recipients: tuple[str, ...], text: str) -> dict[str, Any]:
         if self.accounts and account not in self.accounts:
@@ -178,10 +216,12 @@ def _end(handler: BaseHTTPRequestHandler) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--socket", type=Path)
+    parser.add_argument("--tcp", type=int)
     parser.add_argument("--log", type=Path)
     arguments = parser.parse_args()
-    with SignalDouble(arguments.port, arguments.log) as double:
-        print(msgspec.json.encode({"port": double.port}).decode(), flush=True)
+    with SignalDouble(arguments.port, arguments.log, socket_path=arguments.socket, tcp=arguments.tcp) as double:
+        print(msgspec.json.encode({"transports": double.transports}).decode(), flush=True)
         signal.sigwait({signal.SIGTERM, signal.SIGINT})
 
 

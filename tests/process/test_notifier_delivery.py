@@ -45,7 +45,7 @@ def test_a_page_goes_out_once_with_its_receipt() -> None:
         async with Lab(config(signal.url)) as lab:
             assert await lab.healer.deliver(row("r1")) == Ack()
             report = await lab.healer.report("r1")
-            assert report.receipt == f"signal:{signal.sent[0].timestamp}"
+            assert report.receipt == f"signal:{signal.sent[0].timestamp} by {signal.url}"
             assert (report.attempts, report.error) == (1, "")
             assert await lab.healer.deliver(row("r1")) == Ack()  # handed in again: reported again, not sent again
             await lab.healer.until(lambda: len(lab.healer.of("r1")) == 2)
@@ -197,7 +197,7 @@ def test_a_late_answer_is_heard_and_nothing_is_sent_twice() -> None:
         with pytest.raises(Retryable, match="it may still send"):
             await channel.deliver(row("r1"))
         signal.fault = Fault()  # the answer comes now, after the attempt is over
-        assert await channel.deliver(row("r1")) == f"signal:{signal.sent[0].timestamp}"
+        assert await channel.deliver(row("r1")) == f"signal:{signal.sent[0].timestamp} by {signal.url}"
         assert len(signal.sent) == 1
         await channel.close()
 
@@ -212,7 +212,7 @@ def test_a_daemon_that_lost_the_message_gets_it_again() -> None:
         channel = _small(signal)
         with pytest.raises(Retryable, match="no answer"):
             await channel.deliver(row("r1"))
-        assert await channel.deliver(row("r1")) == f"signal:{signal.sent[0].timestamp}"
+        assert await channel.deliver(row("r1")) == f"signal:{signal.sent[0].timestamp} by {signal.url}"
         await channel.close()
 
     with SignalDouble() as signal:
@@ -254,15 +254,15 @@ def test_a_silent_daemon_is_asked_before_it_is_given_the_message_again() -> None
 def test_the_next_transport_takes_over_and_is_kept() -> None:
     async def test(first: SignalDouble, second: SignalDouble) -> None:
         first.fault = Fault(Kind.ERROR, code=-3)
-        settings = config(first.url, "unix:/run/signal.sock", second.url).notify.signal
+        settings = config(first.url, "unix:/nowhere/signal.sock", second.url).notify.signal
         channel = SignalCli(settings)
-        assert await channel.deliver(row("r1")) == f"signal:{second.sent[0].timestamp}"
+        assert await channel.deliver(row("r1")) == f"signal:{second.sent[0].timestamp} by {second.url}"
         await channel.deliver(row("r2"))
         assert (len(first.requests), len(second.sent)) == (1, 2)
         second.fault = Fault(Kind.ERROR, code=-32602)
         with pytest.raises(Retryable) as caught:
             await channel.deliver(row("r3"))
-        for part in (first.url, second.url, "'unix:/run/signal.sock' is not supported"):
+        for part in (first.url, second.url, "unreachable: unix:/nowhere/signal.sock"):
             assert part in str(caught.value)
         await channel.close()
 

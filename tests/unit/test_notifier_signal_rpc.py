@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.notifier import signal_cli, signal_rpc
+from supervisor.notifier import signal_cli, signal_rpc, ways
 from supervisor.notifier.channel import DeliveryError, Permanent, Retryable
 from supervisor.notifier.rehearsal import result
 from tests.doubles.notifier_lab import row
@@ -17,7 +17,7 @@ from tests.doubles.notifier_lab import row
 URL = "http://127.0.0.1:8080"
 
 
-def _read(answer: object) -> int:
+def _read(answer: object) -> str:
     return signal_rpc.read(URL, "q1", msgspec.json.encode(answer))
 
 
@@ -32,8 +32,8 @@ def _results(*kinds: str) -> dict[str, Any]:
 
 @pytest.mark.req("FR-005")
 def test_success_for_everybody_is_a_receipt() -> None:
-    assert _read(_results("SUCCESS")) == 1700
-    assert _read(_results("SUCCESS", "SUCCESS")) == 1700
+    assert _read(_results("SUCCESS")) == "1700"
+    assert _read(_results("SUCCESS", "SUCCESS")) == "1700"
 
 
 @pytest.mark.req("FR-005", "AC-011")
@@ -139,16 +139,108 @@ def test_whatever_comes_is_an_error_of_ours(raw: bytes) -> None:
 
 @pytest.mark.req("FR-005")
 def test_recipients() -> None:
-    assert signal_rpc.address("+15551234567") == {"recipient": ["+15551234567"]}
-    assert signal_rpc.address("group:abc=") == {"groupId": "abc="}
-    assert signal_rpc.address("username:x.01") == {"username": "x.01"}
+    forms = {
+        "+15551234567": ({"recipient": ["+15551234567"]}, ("+15551234567",), "+15551234567"),
+        "group:abc=": ({"groupId": "abc="}, ("-g", "abc="), "group:abc="),
+        "username:x.01": ({"username": "x.01"}, ("-u", "x.01"), "username:x.01"),
+    }
+    for configured, (params, arguments, target) in forms.items():
+        to = signal_rpc.address(configured)
+        assert (to.params(), to.arguments(), to.target()) == (params, arguments, target)
+    missed = signal_rpc.To(people=("9f1c-uuid",))
+    assert (missed.params(), missed.target()) == ({"recipient": ["9f1c-uuid"]}, "uuid:9f1c-uuid")
+    with pytest.raises(Retryable, match="2 were missed"):
+        signal_rpc.To(people=("+15551234567", "+15551234568")).target()
     for wrong in ("", "15551234567", "+1", "group:", "group:a b", "username:", "+1555123456a", "+15551234567\n"):
         with pytest.raises(Permanent, match=r"notify\.signal\.recipient"):
             signal_rpc.address(wrong)
 
 
 def test_account_is_left_out_when_unset() -> None:
-    assert b"account" not in signal_rpc.request("1", "", {"recipient": ["+15551234567"]}, "x")
+    assert b"account" not in signal_rpc.request("1", "", signal_rpc.To(people=("+15551234567",)), "x")
+
+
+@pytest.mark.req("FR-005")
+def test_a_captcha_and_a_told_pause_are_passed_on() -> None:
+    captcha = {**result("+15550101", "RATE_LIMIT_FAILURE"), "token": "tok-1", "retryAfterSeconds": 86400}
+    with pytest.raises(Permanent, match=r"captcha solved.*--challenge tok-1") as caught:
+        _read(_error(-5, data={"response": {"timestamp": 1, "results": [captcha]}}))
+    assert caught.value.pause_s == 86400
+    limited = {**result("+15550101", "RATE_LIMIT_FAILURE"), "retryAfterSeconds": 12}
+    with pytest.raises(Retryable, match="limits the rate") as told:
+        _read(_error(-5, data={"response": {"timestamp": 1, "results": [limited]}}))
+    assert told.value.pause_s == 12
+
+
+def _printed(*kinds: str) -> bytes:
+    return msgspec.json.encode(_results(*kinds)["result"]) + b"\n"
+
+
+@pytest.mark.req("FR-005", "AC-011")
+def test_what_signal_cli_prints_is_a_receipt_only_when_everybody_was_reached() -> None:
+    assert signal_rpc.read_one_shot("signal-cli", 0, _printed("SUCCESS"), b"INFO chatter") == "1700"
+    for code, stdout, stderr, kind, words in (
+        (0, b"", b"", Retryable, "does not say that anybody was reached"),
+        (0, b"1700\n", b"", Retryable, "does not say that anybody was reached"),
+        (1, b"", b"User +15550100 is not registered.", Permanent, r"notify\.signal\.account"),
+        (1, b"", b"Failed to parse", Permanent, "refused the message"),
+        (2, b"", b"java.lang.Error", Retryable, "failed inside"),
+        (3, b"", b"Failed to send", Retryable, "could not reach Signal"),
+        (4, b"", b"", Permanent, "safety number"),
+        (5, b"", b"", Retryable, "limits the rate"),
+        (6, b"", b"", Permanent, "captcha"),
+        (-9, b"", b"", Retryable, "does not know"),
+        (1, _printed("UNREGISTERED_FAILURE"), b"", Permanent, "not registered with Signal"),
+    ):
+        with pytest.raises(kind, match=words):
+            signal_rpc.read_one_shot("signal-cli", code, stdout, stderr)
+    with pytest.raises(signal_rpc.NotEveryone) as partial:
+        signal_rpc.read_one_shot("signal-cli", 0, _printed("SUCCESS", "NETWORK_FAILURE"), b"")
+    assert partial.value.missing == ("+15550101",)
+
+
+@pytest.mark.req("FR-005", "AC-011")
+def test_what_openclaw_prints_is_a_receipt_only_with_the_message_s_name() -> None:
+    sent = {"channel": "signal", "payload": {"ok": True, "result": {"messageId": "1700", "timestamp": 1700}}}
+    read = signal_rpc.read_openclaw
+    assert read("openclaw", 0, b"[plugins] chatter\n" + msgspec.json.encode(sent), b"") == "1700"
+    assert read("openclaw", 0, msgspec.json.encode({**sent, "deliveryStatus": {"status": "sent"}}), b"") == "1700"
+    for code, answer, kind, words in (
+        (1, sent, Retryable, "exit code 1"),
+        (0, {}, Retryable, "does not say that anybody was reached"),
+        (0, "text", Retryable, "did not send"),
+        (0, {**sent, "dryRun": True}, Retryable, "did not send"),
+        (0, {**sent, "deliveryStatus": "suppressed"}, Retryable, "did not send"),
+        (0, {**sent, "deliveryStatus": {"status": "partial_failed"}}, Retryable, "did not send"),
+        (1, {"ok": False, "error": {"type": "cli_error", "message": "Channel is unavailable: signal"}}, Retryable,
+         "Channel is unavailable"),
+        (1, {"ok": False, "error": "Untrusted identity"}, Permanent, "safety number"),
+        (1, {"ok": False, "error": "[413] Rate limit exceeded"}, Retryable, "limits the rate"),
+        (1, {"ok": False, "error": "CAPTCHA proof required"}, Permanent, "captcha"),
+        (1, {"ok": False, "error": "Unregistered user"}, Permanent, "not registered with Signal"),
+        (1, {"ok": False, "error": "Specified account does not exist"}, Permanent, r"notify\.signal\.account"),
+    ):  # fmt: skip
+        with pytest.raises(kind, match=words):
+            read("openclaw", code, msgspec.json.encode(answer), b"")
+
+
+@pytest.mark.req("FR-005")
+@pytest.mark.parametrize(
+    ("line", "yes"),
+    [
+        ("java -cp lib/signal-cli.jar org.asamk.signal.Main daemon --http 127.0.0.1:8080", True),
+        ("signal-cli -a +15550100 daemon --http 127.0.0.1:8080", True),
+        ("/usr/bin/signal-cli --account=+15550100 daemon", True),
+        ("signal-cli -a +15550199 daemon", False),
+        ("signal-cli --config /elsewhere daemon", False),
+        ("signal-cli --config /data daemon", True),
+        ("signal-cli -a +15550100 --config /elsewhere jsonRpc", True),
+        ("signal-cli -a +15550100 send -m x +15550101", False),
+        ("vim daemon", False),
+    ],
+)
+def test_whose_account_a_daemon_holds(line: str, yes: bool) -> None:
+    assert ways.serves(tuple(line.split()), "+15550100", "/data") is yes
 
 
 def test_text() -> None:
