@@ -69,7 +69,7 @@ class SignalCli:
         self._ways = sorted(ways(config), key=lambda way: way.transport.kind is Kind.SIGNAL_CLI)
         self._good: Way | None = None
         self._silent: set[Way] = set()  # left their last call unanswered
-        self._open: dict[str, list[_Call]] = {}  # by row
+        self._open: dict[str, _Call] = {}  # by row
         self._ending: set[asyncio.Task[str | DeliveryError]] = set()
         self._missing: dict[str, tuple[str, ...]] = {}  # by row: who was not reached when others were
         self._count = 0
@@ -101,14 +101,14 @@ class SignalCli:
                     return receipt
             else:
                 return receipt
+        if (receipt := await self.settle(key, deadline_s - asyncio.get_running_loop().time())) is not None:
+            return receipt
         raise _together(list(failures.values()))
 
     async def settle(self, key: str, timeout_s: float) -> Receipt | None:
-        """For who makes one attempt only: waits a little longer for the program that it started."""
-        for call in tuple(self._open.get(key, ())):
-            if call.way.patient and await call.answered(timeout_s):
-                return self._late(key)
-        return None
+        """Waits so long for the call that is still open, if there is one."""
+        call = self._open.get(key)
+        return self._late(key) if call is not None and await call.answered(max(timeout_s, 0.0)) else None
 
     async def close(self) -> None:
         for key in tuple(self._open):
@@ -126,19 +126,18 @@ class SignalCli:
 
     async def _try(self, way: Way, key: str, to: signal_rpc.To, text: str, share_s: float) -> Receipt:
         deadline_s = asyncio.get_running_loop().time() + share_s
-        call = next((one for one in self._open.get(key, ()) if one.way is way), None)
-        if call is None or not way.patient:
-            if way in self._silent or self._open.get(key) or way.patient:
+        call = self._open.get(key)
+        if call is None or call.way is not way or not way.patient:
+            if call is not None or way.patient or way in self._silent:
                 await way.knock(min(KNOCK_S_MAX, share_s / 3))
             # One that hung and answers again may just be about to answer the open call, too.
-            if call is not None and await call.answered(share_s / 2):
-                return self._answer(key, call)
+            if call is not None and call.way is way:
+                await call.answered(share_s / 2)
             if (receipt := self._late(key)) is not None:
                 return receipt
             self._drop(key)
             self._count += 1
-            call = _Call(way, Message(f"{key}.{self._count}", to, text))
-            self._open[key] = [call]
+            call = self._open[key] = _Call(way, Message(f"{key}.{self._count}", to, text))
         try:
             answered = await call.answered(deadline_s - asyncio.get_running_loop().time())
         except asyncio.CancelledError:
@@ -153,28 +152,25 @@ class SignalCli:
         return self._answer(key, call)
 
     def _answer(self, key: str, call: _Call) -> Receipt:
-        """Of an answered call, which is closed by it; a receipt closes the others of its message, too.
-
-        Raises what was answered.
-        """
-        self._open[key].remove(call)
+        """Of the answered call of this row, which is closed by it. Raises what was answered."""
+        del self._open[key]
         self._silent.discard(call.way)
         proof = call.proof()
         if call.way.transport.kind.is_daemon:
             self._good = call.way
         self._missing.pop(key, None)
-        self._drop(key)
         return Receipt(f"signal:{proof} by {call.way.transport.text}")
 
     def _late(self, key: str) -> Receipt | None:
-        """The receipt, if a call of an earlier attempt or share was answered after it. None: still open, or failed."""
-        for call in tuple(self._open.get(key, ())):
-            if call.done:
-                try:
-                    return self._answer(key, call)
-                except DeliveryError as error:
-                    self._remember(key, error)  # the attempt that begins now will say how things stand
-        return None
+        """The receipt, if the open call was answered since its share was over. None: still open, or failed."""
+        call = self._open.get(key)
+        if call is None or not call.done:
+            return None
+        try:
+            return self._answer(key, call)
+        except DeliveryError as error:
+            self._remember(key, error)  # the attempt that begins now will say how things stand
+            return None
 
     def _remember(self, key: str, error: DeliveryError) -> DeliveryError:
         if not isinstance(error, signal_rpc.NotEveryone):
@@ -183,7 +179,7 @@ class SignalCli:
         return error.cause
 
     def _drop(self, key: str) -> None:
-        for call in self._open.pop(key, ()):
+        if (call := self._open.pop(key, None)) is not None:
             task = call.drop()
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)

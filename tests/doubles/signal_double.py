@@ -1,8 +1,8 @@
 """The rehearsal server with faults: signal-cli's daemon as it behaves on bad days, over HTTP, UNIX and TCP sockets.
 
 In a test: `with SignalDouble() as signal: signal.fault = Fault(Kind.HANG)`. As a program, for a process of its own:
-`python -m tests.doubles.signal_double --port 0 --socket PATH --tcp 0 --log FILE` prints `{"transports": [...]}`, appends
-every message it takes to FILE as a line of JSON, and takes its fault as JSON by POST /double/fault.
+`python -m tests.doubles.signal_double --port 0 --socket PATH --tcp 0 --log FILE` prints `{"transports": [...]}`,
+appends every message it takes to FILE as a line of JSON, and takes its fault as JSON by POST /double/fault.
 """
 
 from __future__ import annotations
