@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal as signals
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ import msgspec
 import pytest
 
 from supervisor import http
+from supervisor.notifier import ways
 from supervisor.notifier.channel import Permanent, Retryable
 from supervisor.notifier.oneshot import PageFailed, page
 from supervisor.notifier.signal_cli import SignalCli
@@ -30,21 +33,34 @@ JSON = (("content-type", "application/json"),)
 
 
 class Daemon:
+    """With all its interfaces: `transports` are HTTP, UNIX and TCP."""
+
     def __init__(self, directory: Path) -> None:
-        part = parts.signal_cli()
-        with socket.socket() as free:
+        parts.signal_cli()
+        with socket.socket() as free, socket.socket() as other:
             free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
-        self.url = f"http://{address}"
+            other.bind(("127.0.0.1", 0))
+            self._http, self._tcp = (f"127.0.0.1:{one.getsockname()[1]}" for one in (free, other))
+        self.url = f"http://{self._http}"
+        self._directory = directory
+        self.socket_file = directory / "s.sock"
+        self.transports = (self.url, f"unix:{self.socket_file}", f"tcp://{self._tcp}")
         self.log = directory / "log"
-        with self.log.open("wb") as log:
+        self.start()
+
+    def start(self) -> None:
+        part = parts.signal_cli()
+        with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [part.program, "--config", directory / "data", "daemon", "--http", address],
+                [
+                    part.program, "--config", self._directory / "data",
+                    "daemon", "--http", self._http, "--socket", self.socket_file, "--tcp", self._tcp,
+                ],
                 env={**os.environ, "JAVA_HOME": str(part.java_home)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-            )
+            )  # fmt: skip
 
     def wait_up(self) -> None:
         deadline_s = time.monotonic() + UP_WITHIN_S
@@ -63,13 +79,15 @@ class Daemon:
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    started = Daemon(tmp_path_factory.mktemp("signal"))
+def daemon() -> Iterator[Daemon]:
+    directory = Path(tempfile.mkdtemp(prefix="hc"))  # a short path: it holds a UNIX socket
+    started = Daemon(directory)
     try:
         started.wait_up()
         yield started
     finally:
         started.stop()
+        shutil.rmtree(directory)
 
 
 def _send(**params: object) -> bytes:
@@ -105,13 +123,18 @@ REQUESTS: dict[str, tuple[str, str, tuple[tuple[str, str], ...], bytes]] = {
 
 
 def _shape(response: http.Response) -> object:
-    """What a client can rely on: status, the error's code, whether it has words, the id, the result."""
+    """The status, and what is told."""
     if not response.body or dict(response.headers).get("content-type") != "application/json":
         return response.status
-    answer = msgspec.json.decode(response.body)
+    return response.status, _told(response.body)
+
+
+def _told(body: bytes) -> object:
+    """What a client can rely on: the error's code, whether it has words, the id, the result."""
+    answer = msgspec.json.decode(body)
     error = answer.get("error")
     told = (error["code"], bool(error["message"]), error["data"]) if error else None
-    return response.status, answer.get("id"), told, answer.get("result")
+    return answer.get("id"), told, answer.get("result")
 
 
 @pytest.mark.req("FR-005")
@@ -129,25 +152,69 @@ def test_the_double_answers_as_the_real_daemon_does(daemon: Daemon, name: str) -
         assert ask(double.url) == ask(daemon.url)
 
 
+LINES: dict[str, bytes] = {
+    name: body
+    for name, (_, path, headers, body) in REQUESTS.items()
+    if path == "/api/v1/rpc" and headers == JSON and body
+}
+
+
+@pytest.mark.req("FR-005")
+@pytest.mark.parametrize("at", [1, 2], ids=["unix", "tcp"])
+@pytest.mark.parametrize("name", LINES)
+def test_over_sockets_too_the_double_answers_as_the_real_daemon_does(
+    daemon: Daemon, tmp_path: Path, name: str, at: int
+) -> None:
+    """Each request is followed by one whose answer is known, so that no answer at all is seen as such."""
+
+    def ask(transport: str) -> list[object]:
+        kind, _, rest = transport.partition(":")
+        family, where = (
+            (socket.AF_UNIX, rest) if kind == "unix" else (socket.AF_INET, ("127.0.0.1", int(rest.rpartition(":")[2])))
+        )
+        with socket.socket(family) as client:
+            client.settimeout(20)
+            client.connect(where)
+            lines = client.makefile("rb")
+            client.sendall(LINES[name] + b"\n")
+            answers = []
+            client.sendall(b'{"jsonrpc":"2.0","id":"last","method":"version"}\n')
+            expected = 1 if name == "notification" else 2
+            while len(answers) < expected:
+                answers.append(_told(lines.readline()))
+            return sorted(answers, key=str)
+
+    with SignalDouble(socket_path=tmp_path / "s", tcp=0) as double:
+        double.accounts = ("+15550100",)
+        assert ask(double.transports[at]) == ask(daemon.transports[at])
+
+
 @pytest.mark.req("FR-005", "AC-011")
-def test_what_the_real_daemon_refuses_is_reported_as_not_sent(daemon: Daemon) -> None:
+@pytest.mark.parametrize("at", [0, 1, 2], ids=["http", "unix", "tcp"])
+def test_what_the_real_daemon_refuses_is_reported_as_not_sent(daemon: Daemon, at: int) -> None:
+    settings = config(daemon.transports[at])
+
     async def test() -> None:
-        async with Lab(config(daemon.url)) as lab:
+        async with Lab(settings) as lab:
             lab.healer.deliver(row("r1"))
             report = await lab.healer.report("r1", receipt=False)
             assert "Specified account does not exist" in report.error
             assert "notify.signal.account" in report.error
+            assert daemon.transports[at] in report.error
             assert (report.attempts, report.receipt) == (1, "")
 
     asyncio.run(asyncio.wait_for(test(), 60))
     with pytest.raises(PageFailed, match="Specified account does not exist"):
-        page(config(daemon.url), "x")
+        page(settings, "x")
 
 
 @pytest.mark.req("FR-005")
-def test_a_stopped_daemon_is_told_from_a_dead_one(daemon: Daemon) -> None:
+@pytest.mark.parametrize("at", [0, 1, 2], ids=["http", "unix", "tcp"])
+def test_a_stopped_daemon_is_told_from_a_dead_one(daemon: Daemon, at: int) -> None:
+    settings = config(daemon.transports[at]).notify.signal
+
     async def test() -> None:
-        channel = SignalCli(config(daemon.url).notify.signal, attempt_s=0.5)
+        channel = SignalCli(settings, attempt_s=0.5)
         daemon.process.send_signal(signals.SIGSTOP)
         with pytest.raises(Retryable, match="no answer within"):
             await channel.deliver(row("r1"))
@@ -155,10 +222,49 @@ def test_a_stopped_daemon_is_told_from_a_dead_one(daemon: Daemon) -> None:
             await channel.deliver(row("r1"))
         daemon.process.send_signal(signals.SIGCONT)
         with pytest.raises(Permanent, match="account does not exist"):
-            await SignalCli(config(daemon.url).notify.signal).deliver(row("r1"))
+            await SignalCli(settings).deliver(row("r1"))
         await channel.close()
 
     try:
         asyncio.run(asyncio.wait_for(test(), 60))
     finally:
         daemon.process.send_signal(signals.SIGCONT)
+
+
+@pytest.mark.req("FR-005", "AC-011")
+def test_killed_it_leaves_its_socket_file_and_messages_wait_until_it_is_back(daemon: Daemon) -> None:
+    """A file without a listener is "unreachable", like none at all; and once it is back, it is asked again soon."""
+    daemon.process.kill()
+    daemon.process.wait(20)
+    assert daemon.socket_file.exists()
+
+    async def test() -> None:
+        async with Lab(config(*daemon.transports)) as lab:
+            lab.healer.deliver(row("r1"))
+            refused = await lab.healer.report("r1", receipt=False)
+            assert [part.split(":")[0] for part in refused.error.split("; ")] == ["unreachable"] * 3
+            daemon.socket_file.unlink()  # with it there, the daemon exits 3
+            daemon.start()
+            await asyncio.get_running_loop().run_in_executor(None, daemon.wait_up)
+            await lab.healer.until(lambda: any("does not exist" in one.error for one in lab.healer.of("r1")), 90)
+            assert not any(one.receipt for one in lab.healer.reports)
+
+    asyncio.run(asyncio.wait_for(test(), 180))
+
+
+@pytest.mark.req("FR-005", "AC-011")
+def test_the_real_one_shot_refuses_an_account_that_it_does_not_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = parts.signal_cli()
+    monkeypatch.setenv("JAVA_HOME", str(part.java_home))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))  # an empty folder: no account, and no daemon has it open
+
+    async def test() -> None:
+        channel = SignalCli(config(str(part.program)).notify.signal, attempt_s=120)
+        with pytest.raises(Permanent, match=r"check notify\.signal\.account.*is not registered"):
+            await channel.deliver(row("r1"))
+        await channel.close()
+
+    monkeypatch.setattr(ways, "PROGRAM_S", 120)  # a Java start on a busy machine
+    asyncio.run(asyncio.wait_for(test(), 180))
