@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import pickle
@@ -14,7 +15,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -39,7 +42,9 @@ from supervisor.messages import (
     decode_up,
     encode,
 )
+from supervisor.notifier import backoff, process
 from supervisor.notifier.process import NotifierWorker
+from supervisor.notifier.signal_cli import SignalCli
 from supervisor.worker import Boot, run
 
 WAIT_S = 20.0
@@ -191,23 +196,39 @@ class Lab:
 
 
 class NotifierProcess:
-    """A notifier as a process of its own; the test is its root. `crash`: the value of HEALCTL_TEST_CRASH."""
+    """A notifier as a process of its own; the test is its root. `crash`: the value of HEALCTL_TEST_CRASH. `pace_s`: the
+    first interval of its schedule, the others in proportion; 0 for the real one."""
 
-    def __init__(self, runtime_dir: Path, settings: Config, incarnation: str, crash: str = "") -> None:
+    def __init__(
+        self, runtime_dir: Path, settings: Config, incarnation: str, crash: str = "", pace_s: float = 0.0
+    ) -> None:
         self._root, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._root.settimeout(WAIT_S)
+        self._draining: threading.Thread | None = None
         boot = Boot("notifier", incarnation, settings, runtime_dir, runtime_dir, os.getpid())
         with child:
             os.set_inheritable(child.fileno(), True)
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.doubles.notifier_lab", str(child.fileno()), pickle.dumps(boot).hex()],
+                [
+                    sys.executable, "-m", "tests.doubles.notifier_lab", str(child.fileno()), pickle.dumps(boot).hex(),
+                    str(pace_s),
+                ],
                 pass_fds=[child.fileno()],
                 env={**os.environ, "HEALCTL_TEST_CRASH": crash},
-            )
+            )  # fmt: skip
 
     def wait_ready(self) -> None:
+        """From then on, what it says is taken and thrown away: a worker waits for a root that is full."""
         while not isinstance(decode_up(self._root.recv(65536)), Ready):
             pass
+        self._root.settimeout(None)
+        self._draining = threading.Thread(target=self._drain, daemon=True)
+        self._draining.start()
+
+    def _drain(self) -> None:
+        with contextlib.suppress(ConnectionError):  # killed
+            while self._root.recv(65536):
+                pass
 
     def kill(self) -> None:
         self.process.kill()
@@ -215,12 +236,18 @@ class NotifierProcess:
 
     def wait(self) -> int:
         code = self.process.wait(WAIT_S)
+        if self._draining is not None:
+            self._draining.join(WAIT_S)
         self._root.close()
         return code
 
 
 def main() -> None:
     boot = pickle.loads(bytes.fromhex(sys.argv[2]))
+    if pace_s := float(sys.argv[3]):
+        backoff.FIRST_S = backoff.LEAST_PAUSE_S = pace_s
+        backoff.CAP_PAGE_S = 4 * pace_s
+        process.SignalCli = partial(SignalCli, attempt_s=20 * pace_s)  # type: ignore[assignment,misc]
     run(NotifierWorker, boot, socket.socket(fileno=int(sys.argv[1])), output=2)
 
 

@@ -122,7 +122,7 @@ class SignalDouble(Rehearsal):
             handler.wfile.write(b'{"jsonrpc":"2.0","result":{"timest')
             _end(handler)
         elif fault.kind is Kind.DROP:
-            self.call(msgspec.json.decode(body))
+            self._dropped(self.call(msgspec.json.decode(body)))
             _end(handler)
         elif fault.kind is Kind.DELAY:
             answer = self.call(msgspec.json.decode(body))
@@ -145,6 +145,7 @@ class SignalDouble(Rehearsal):
             raise Cut(b'{"jsonrpc":"2.0","result":{"timest')
         answer = self.spoken(body)
         if fault.kind is Kind.DROP:
+            self._dropped(answer)
             raise Cut
         if fault.kind is Kind.DELAY:
             with self._lock:
@@ -170,10 +171,19 @@ class SignalDouble(Rehearsal):
 
     def _sent(self, account: str, recipients: tuple[str, ...], text: str) -> dict[str, Any]:
         answer = super().send(account, recipients, text)
-        if self._log is not None:
-            with self._log.open("ab") as log:
-                log.write(msgspec.json.encode(self.sent[-1]) + b"\n")
+        taken = next(one for one in reversed(self.sent) if one.timestamp == answer["timestamp"])
+        self._write(taken)
         return answer
+
+    def _dropped(self, answer: Any) -> None:
+        """Nobody will hear of it."""
+        if isinstance(answer, dict) and "result" in answer:
+            self._write({"dropped": answer["result"]["timestamp"]})
+
+    def _write(self, line: object) -> None:
+        if self._log is not None:
+            with self._lock, self._log.open("ab") as log:
+                log.write(msgspec.json.encode(line) + b"\n")
 
     def _next(self, body: bytes) -> tuple[Fault, int]:
         """The fault that this request meets, and its version."""
