@@ -30,7 +30,8 @@ Examples:
 
 \b
 JSON: {ok, file, targets: [ID], families: {FAMILY: [ID]}, found_at_run_time: [FAMILY],
-  runbooks: [{id, label, author, version, applies_to, targets}] (your own)}; with --live
+  runbooks: [{id, label, author, version, applies_to, targets}] (your own),
+  transports: [{transport, kind, ok, says}] (ok: its program is found, too)}; with --live
   {ok, file, took_ms, targets: [{target_id, family, outcome, says, available, reason, error, captured_at, took_ms,
   freshness_ms, data, anomalies: [{anomaly_type, status, severity, evidence, hint}]}]}, where outcome is
     clear        read, and well
@@ -76,16 +77,37 @@ def _configured(loaded: Config, file: Path | None, *, json: bool) -> None:
              "applies_to": book.applies_to, "targets": book.targets}
             for book in loaded.runbook.values()
         ]  # fmt: skip
-        output.show_json(msgspec.json.encode({**body, "families": names, "found_at_run_time": found, "runbooks": own}))
+        more = {"families": names, "found_at_run_time": found, "runbooks": own, "transports": _transports(loaded)}
+        output.show_json(msgspec.json.encode({**body, **more}))
         return
     output.say(f"{file or 'built-in defaults'}: ok, {len(every)} targets")
     told = {family: [*group, FOUND[family]] if family in found else group for family, group in names.items()}
     rows = [(family, ", ".join(group)) for family, group in told.items()]
     if loaded.runbook:
         rows.append(("runbooks", ", ".join(f"{book.id} ({book.version()})" for book in loaded.runbook.values())))
+    if ways := _transports(loaded):
+        rows.append(("signal", ", ".join(f"{way['transport']} ({way['says']})" for way in ways)))
     width = max(len(family) for family, _ in rows)
     for family, listed in rows:
         output.say(f"{family.ljust(width)}  {listed}")
+
+
+def _transports(loaded: Config) -> list[dict[str, Any]]:
+    """How each way to Signal is understood, and whether its program is found here. (What is not well formed is a fault
+    of the configuration.)"""
+    import shutil
+
+    from supervisor.notifier.program import environment
+    from supervisor.transports import parse
+
+    told = []
+    for way in map(parse, loaded.notify.signal.transports):
+        found, says = True, f"signal-cli's daemon over {way.kind.upper()}, well formed"
+        if not way.kind.is_daemon:
+            program = shutil.which(way.path, path=environment(os.environ)["PATH"])
+            found, says = program is not None, f"program {program}" if program else "well formed, but not found"
+        told.append({"transport": way.text, "kind": way.kind.value, "ok": found, "says": says})
+    return told
 
 
 def _live(loaded: Config, file: Path | None, *, json: bool) -> int:

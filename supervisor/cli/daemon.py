@@ -184,6 +184,10 @@ def _show_tree(answer: dict[str, Any]) -> None:
     if outbox["pending"]:
         line += f", oldest {outbox['oldest_s']:.0f} s, last error: {output.plain(outbox['last_error'])}"
     output.say(line)
+    for row in outbox["rows"]:
+        error = f": {output.plain(row['last_error'])}" if row["last_error"] else ""
+        what = f"{row['channel']} tier {row['tier']} {row['kind']}, {row['attempts']} attempts"
+        output.say(f"  {output.plain(row['id'])} {what}{error}")
     for projection in (answer.get("store") or {}).get("projections", ()):
         behind = f"{projection['behind']} behind" if projection["behind"] else "up to date"
         error = f", {output.plain(projection['last_error'])}" if projection["last_error"] else ""

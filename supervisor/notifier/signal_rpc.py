@@ -36,7 +36,8 @@ _CODES: dict[int, tuple[bool, str]] = {
 # What signal-cli's exit codes mean (signal-cli(1)), in the codes of its JSON-RPC.
 _EXITS = {1: -1, 2: -32603, 3: -3, 4: -4, 5: RATE_LIMITED, 6: -6}
 _NO_ACCOUNT = re.compile(rb"is not registered|account does not exist|No local users found")
-# What openclaw passes on of signal-cli's words.
+# What openclaw passes on of signal-cli's error: its code, or only its words.
+_OPENCLAW_RPC = re.compile(r"Signal RPC (-\d{1,6})\b")
 _OPENCLAW = (
     (re.compile(r"(?i)unregistered|UNREGISTERED_FAILURE"), UNREGISTERED),
     (re.compile(r"(?i)untrusted|IDENTITY_FAILURE"), -4),
@@ -201,7 +202,8 @@ def read_openclaw(name: str, code: int, stdout: bytes, stderr: bytes) -> str:
     text, reason = raw.decode(errors="replace"), quote(raw)
     status = told.get("deliveryStatus", "sent")
     if code != 0 or answer is None or told.get("ok") is False or told.get("dryRun") or status != "sent":
-        known = next((error for form, error in _OPENCLAW if form.search(text)), None)
+        rpc = _OPENCLAW_RPC.search(text)
+        known = int(rpc[1]) if rpc else next((error for form, error in _OPENCLAW if form.search(text)), None)
         if known is not None:
             raise _of_code(name, known, reason)
         raise Retryable(f"{name} did not send (exit code {code}: {reason})")

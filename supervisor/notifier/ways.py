@@ -22,7 +22,7 @@ from supervisor.transports import Kind, Transport, parse
 CHECK_PATH, RPC_PATH = "/api/v1/check", "/api/v1/rpc"
 DAEMON = "signal-cli's daemon"
 KNOCK_ID = "knock"
-PROGRAM_S = 60.0  # a program's own deadline: a Java or Node start alone can outlast an attempt on a busy machine
+PROGRAM_S = 120.0  # a program's own deadline: on a busy machine openclaw was seen to take 60 s
 OPENCLAWS_MAX = 2  # at once: each is a Node of some hundred megabytes
 MAIN_CLASS = "org.asamk.signal.Main"  # of signal-cli, in a Java command line
 

@@ -19,7 +19,7 @@ DECLARATIONS = {"supervisor/incidents/model.py"}
 
 # The rooms that must give the same answer for the same arguments, for ever (DESIGN §2.5).
 PURE = ("supervisor/incidents/", "supervisor/tree/kernel.py", "supervisor/tree/model.py", "supervisor/tree/wording.py",
-        "supervisor/units.py", "supervisor/schema.py", "probes/schedule.py")  # fmt: skip
+        "supervisor/units.py", "supervisor/schema.py", "supervisor/transports.py", "probes/schedule.py")  # fmt: skip
 IMPURE_MODULES = {
     "asyncio": "decide here, wait in the process around it",
     "io": "take the text as an argument",
@@ -63,8 +63,9 @@ CALLS: dict[str, tuple[tuple[str, ...], str]] = {
     "setsockopt": (("supervisor/sockets.py", "supervisor/tree/"), "sockets.open_socket()"),
 }
 # subprocess: the hands' one place that starts programs forks by itself; a probe may ask a target's own status command,
-# systemctl or pm2, which ends with the question; the demo starts its sandbox's own two processes.
-SUBPROCESS = ("remediators/command.py", "probes/command.py", "supervisor/cli/demo.py")
+# systemctl or pm2, which ends with the question; the notifier hands a message to openclaw or signal-cli, which ends
+# with it; the demo starts its sandbox's own two processes.
+SUBPROCESS = ("remediators/command.py", "probes/command.py", "supervisor/notifier/program.py", "supervisor/cli/demo.py")
 # Paths of somebody's machine and addresses of somebody's network.
 FORBIDDEN_WORDS = re.compile(r"/(?:home|Users|root|work)/[a-z]|--(?:extra-)?index[-]url")
 

@@ -57,7 +57,9 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "tree": {"version": "0.1.0", "targets": 1, "breakers": [], "pauses": [], "halted": [HALT],
              "children": [{"name": "store", "state": "ready", "pid": 7, "restarts": 0, "last_exit": None,
                            "since": "2026-02-18T09:30:00.000Z"}],
-             "outbox": {"pending": 1, "oldest_s": 3.0, "last_error": "refused"},
+             "outbox": {"pending": 1, "oldest_s": 3.0, "last_error": "refused",
+                        "rows": [{"id": "out_1", "channel": "signal", "tier": 3, "kind": "page", "subject": "s",
+                                  "attempts": 4, "last_error": "unreachable: unix:/run/s"}]},
              "store": {"projections": [{"name": "brain_db", "path": "/b", "behind": 2, "last_error": "locked"}]}},
     "snapshot": {"seq": 4, "open_incidents": [INCIDENT], "children": []},
 }  # fmt: skip
@@ -258,9 +260,38 @@ def test_check_tells_what_is_in_force(runtime: Path, capsys: pytest.CaptureFixtu
     told = msgspec.json.decode(capsys.readouterr().out)
     own = ["system-memory", "brain-db", "metrics-db", "ledger", "log-files", "service-output"]
     families = {"host": own[:1], "database": own[1:4], "logs": own[4:]}
-    found = {"families": families, "found_at_run_time": ["host"], "runbooks": []}
+    found = {"families": families, "found_at_run_time": ["host"], "runbooks": [], "transports": []}
     assert told == {"ok": True, "file": file, "targets": own, **found}
     assert run(["check", "--configured"]) == 0
+
+
+@pytest.mark.req("FR-005")
+def test_check_tells_how_each_way_to_signal_is_understood(
+    runtime: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = runtime / "bin" / "openclaw"
+    program.parent.mkdir()
+    program.touch(mode=0o700)
+    monkeypatch.setenv("PATH", str(program.parent))
+    given = ["http://127.0.0.1:8080", "unix:/run/signal.sock", "tcp://127.0.0.1:7583", "openclaw", "signal-cli"]
+    file = runtime / "healctl.toml"
+    words = f'account = "+15550100"\nrecipient = "+15550101"\ntransports = {given}\n'.replace("'", '"')
+    file.write_text(f"{file.read_text()}\n[notify.signal]\n{words}")
+    assert run(["check"]) == 0
+    told = msgspec.json.decode(capsys.readouterr().out)["transports"]
+    assert [one["transport"] for one in told] == given
+    assert [one["kind"] for one in told] == ["http", "unix", "tcp", "openclaw", "signal-cli"]
+    assert [one["ok"] for one in told] == [True, True, True, True, False]
+    assert told[3]["says"] == f"program {program}"
+    assert run(["check", "-o", "table"]) == 0
+    assert "signal-cli (well formed, but not found)" in capsys.readouterr().out
+
+
+@pytest.mark.req("FR-005")
+def test_status_shows_each_message_that_waits_and_why(healer: FakeHealer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["status", "-o", "table"]) == 0
+    out = capsys.readouterr().out
+    assert "  out_1 signal tier 3 page, 4 attempts: unreachable: unix:/run/s\n" in out
 
 
 def test_check_configured_says_no_without_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from supervisor.notifier import signal_cli, signal_rpc, ways
 from supervisor.notifier.channel import DeliveryError, Permanent, Retryable
 from supervisor.notifier.rehearsal import result
 from tests.doubles.notifier_lab import row
+from tests.doubles.openclaw_double import recorded
 
 URL = "http://127.0.0.1:8080"
 
@@ -203,6 +204,11 @@ def test_what_signal_cli_prints_is_a_receipt_only_when_everybody_was_reached() -
 def test_what_openclaw_prints_is_a_receipt_only_with_the_message_s_name() -> None:
     sent = {"channel": "signal", "payload": {"ok": True, "result": {"messageId": "1700", "timestamp": 1700}}}
     read = signal_rpc.read_openclaw
+    assert read("openclaw", 0, recorded("message-sent.json"), b"") == "1795644947140"
+    with pytest.raises(Permanent, match=r"safety number.*error -4"):
+        read("openclaw", 1, recorded("message-untrusted.json"), b"")
+    with pytest.raises(Permanent, match="refused the message"):
+        read("openclaw", 1, recorded("message-unregistered.json"), b"")
     assert read("openclaw", 0, b"[plugins] chatter\n" + msgspec.json.encode(sent), b"") == "1700"
     assert read("openclaw", 0, msgspec.json.encode({**sent, "deliveryStatus": {"status": "sent"}}), b"") == "1700"
     for code, answer, kind, words in (
