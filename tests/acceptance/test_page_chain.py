@@ -1,4 +1,4 @@
-"""The way to Signal is itself what broke: its restart and the page wait for each other in neither direction (AC-011)."""
+"""The way to Signal is itself what broke: neither its restart nor the page waits for the other (AC-011)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ def test_ac_011_the_page_does_not_wait_for_the_restart_of_signal_cli(here: Site,
     openclaw = Sender(tmp_path, "openclaw")
     service = here.service("signal-cli")
     before = service.start()
-    words = ", ".join(f'"{word}"' for word in ("/bin/sh", "-c", f'read line < "{gate}"; exec "$@"', "-", *service.argv))
-    slow = words.replace(f'read line < "{gate}"', f"read line < '{gate}'").replace('exec "$@"', 'exec \\"$@\\"')
+    slow = ("/bin/sh", "-c", f'read line < {gate}; exec "$@"', "-", *service.argv)
+    recipe = ", ".join(f"'{word}'" for word in slow)
     daemon = here.daemon(
-        f'[process.signal-cli]\npid_file = "{service.pid_file}"\nauto_restart = true\nrestart = {{ argv = [{slow}] }}\n'
+        f'[process.signal-cli]\npid_file = "{service.pid_file}"\nauto_restart = true\n'
+        f"restart = {{ argv = [{recipe}] }}\n"
         f'[policy]\npage_hold = "300ms"\n'
         f'[notify.signal]\ntransports = ["http://127.0.0.1:9", "{openclaw.path}"]\n{NUMBERS}'
     )

@@ -1,8 +1,8 @@
 """Doubles of the OpenClaw gateway: its program, and its HTTP port.
 
 The program (`python openclaw_double.py FOLDER ...`) answers as a file in FOLDER says; the answers in `openclaw/` are
-the real one's (OpenClaw 2026.9.6, Node.js 24.16, Debian 12), with its paths and its port changed only. `message-*.json` are
-`openclaw message send`'s, with a double of signal-cli's daemon behind it.
+the real one's (OpenClaw 2026.9.6, Node.js 24.16, Debian 12), with its paths and its port changed only.
+`message-*.json` are those of `openclaw message send`, with a double of signal-cli's daemon behind it.
 """
 
 from __future__ import annotations
