@@ -9,7 +9,8 @@ copy where waiting would do:
 * a daemon that left a call unanswered must answer a plain question before it is given a message again, and so must
   every other one while this message's call is open somewhere (they may be one daemon): a stopped one keeps each request
   in its socket and would send them all when it goes on;
-* a program that has been started for a message is waited for, attempt after attempt, until its own deadline;
+* a program that has been started for a message is waited for, attempt after attempt, until its own deadline, but for
+  one takeover by the next;
 * after a partial failure only those who were missed are tried again;
 * signal-cli itself is the last resort whatever its place in the file, and starts only when no configured daemon can be
   reached and none runs: it would wait for the account's lock.
@@ -70,6 +71,7 @@ class SignalCli:
         self._good: Way | None = None
         self._silent: set[Way] = set()  # left their last call unanswered
         self._open: dict[str, _Call] = {}  # by row
+        self._begun: dict[str, set[Way]] = {}  # by row: the programs that were started for it
         self._ending: set[asyncio.Task[str | DeliveryError]] = set()
         self._missing: dict[str, tuple[str, ...]] = {}  # by row: who was not reached when others were
         self._count = 0
@@ -91,10 +93,9 @@ class SignalCli:
         for left, way in zip(range(len(order), 0, -1), order, strict=True):
             remaining_s = deadline_s - asyncio.get_running_loop().time()
             share_s = remaining_s if left == 1 else remaining_s / 2
-            missing = self._missing.get(key, ())
             try:
-                self._may(way, failures)
-                receipt = await self._try(way, key, signal_rpc.To(missing) if missing else to, text, share_s)
+                self._may(way, key, failures)
+                receipt = await self._try(way, key, to, text, share_s)
             except DeliveryError as error:
                 failures[way] = self._remember(key, error)
                 if (receipt := self._late(key)) is not None:  # of one that was passed over
@@ -115,8 +116,16 @@ class SignalCli:
             self._drop(key)
         await asyncio.gather(*self._ending, return_exceptions=True)
 
-    def _may(self, way: Way, failures: dict[Way, DeliveryError]) -> None:
-        """signal-cli itself only when every configured daemon is known, from this attempt, to be out of reach."""
+    def _may(self, way: Way, key: str, failures: dict[Way, DeliveryError]) -> None:
+        """Raises Retryable for a program that must not start now.
+
+        A program takes over from one that still runs once for each message; after that each is let end, or two slow
+        ones would end each other for ever. signal-cli itself starts only when every configured daemon is known, from
+        this attempt, to be out of reach.
+        """
+        running = self._open.get(key)
+        if running is not None and running.way is not way and running.way.patient and way in self._begun.get(key, ()):
+            raise Retryable(f"{way.transport.text}: not started again: {running.way.transport.text} still runs")
         if way.transport.kind is not Kind.SIGNAL_CLI:
             return
         for other in self._ways:
@@ -136,8 +145,8 @@ class SignalCli:
             if (receipt := self._late(key)) is not None:
                 return receipt
             self._drop(key)
-            self._count += 1
-            call = self._open[key] = _Call(way, Message(f"{key}.{self._count}", to, text))
+            missing = self._missing.get(key)
+            call = self._begin(way, key, signal_rpc.To(missing) if missing else to, text)
         try:
             answered = await call.answered(deadline_s - asyncio.get_running_loop().time())
         except asyncio.CancelledError:
@@ -151,6 +160,13 @@ class SignalCli:
             raise Retryable(message, backoff.CAP_PAGE_S)
         return self._answer(key, call)
 
+    def _begin(self, way: Way, key: str, to: signal_rpc.To, text: str) -> _Call:
+        self._count += 1
+        call = self._open[key] = _Call(way, Message(f"{key}.{self._count}", to, text))
+        if way.patient:
+            self._begun.setdefault(key, set()).add(way)
+        return call
+
     def _answer(self, key: str, call: _Call) -> Receipt:
         """Of the answered call of this row, which is closed by it. Raises what was answered."""
         del self._open[key]
@@ -159,6 +175,7 @@ class SignalCli:
         if call.way.transport.kind.is_daemon:
             self._good = call.way
         self._missing.pop(key, None)
+        self._begun.pop(key, None)
         return Receipt(f"signal:{proof} by {call.way.transport.text}")
 
     def _late(self, key: str) -> Receipt | None:

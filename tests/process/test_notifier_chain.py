@@ -299,6 +299,25 @@ def test_a_slow_program_is_waited_for_and_not_started_twice(openclaw: Sender) ->
 
 
 @pytest.mark.req("FR-005")
+def test_a_hung_program_leaves_the_next_its_share_but_two_slow_ones_do_not_end_each_other(
+    openclaw: Sender, signal_cli: Sender
+) -> None:
+    async def use(channel: SignalCli) -> None:
+        with pytest.raises(Retryable, match=r"openclaw: it has not ended.*signal-cli: it has not ended"):
+            await channel.deliver(row("r1"))
+        for _ in range(3):
+            with pytest.raises(Retryable, match=r"openclaw: not started again: .*signal-cli still runs"):
+                await channel.deliver(row("r1"))
+        signal_cli.go()
+        assert (await channel.deliver(row("r1"))).endswith(f"by {signal_cli.path}")
+
+    openclaw.hold()
+    signal_cli.hold()
+    run(with_channel(section(NOBODY, openclaw.path, signal_cli.path), use, attempt_s=1.0))
+    assert len(signal_cli.runs()) == 1
+
+
+@pytest.mark.req("FR-005")
 def test_a_program_ends_at_its_deadline_with_all_its_children(
     openclaw: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,10 +328,12 @@ def test_a_program_ends_at_its_deadline_with_all_its_children(
     openclaw.hold()
     monkeypatch.setattr(ways, "PROGRAM_S", 0.6)
     run(with_channel(section(openclaw.path), use))
-    for run_ in openclaw.runs():
-        for pid in run_["pids"]:
-            status = proc.stat(pid)
-            assert status is None or not status.live or "sleep" not in status.name
+    (started,) = openclaw.runs()
+
+    def all_gone() -> bool:
+        return not any((status := proc.stat(pid)) is not None and status.live for pid in started["pids"])
+
+    until("it and its child have ended", all_gone)
 
 
 @pytest.mark.req("FR-005")
