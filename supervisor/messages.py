@@ -17,9 +17,10 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.clock import Anchor
-from supervisor.incidents.model import Execution, OutboxRow, Program, StepResult
+from supervisor.incidents.model import AnomalyType, Execution, OutboxRow, Program, StepResult
 from supervisor.incidents.readings import HealthReading, ProcessRef, SourceReading
 from supervisor.incidents.records import Record, Snapshot
+from supervisor.rows import GuardedWrite as GuardedWrite
 from supervisor.uplink import Alarm as Alarm
 from supervisor.uplink import Beat as Beat
 from supervisor.uplink import Down as Down
@@ -145,6 +146,21 @@ class ProgramExited(msgspec.Struct, frozen=True, tag="program_exited"):
     step_id: str
     exit_text: str
     output: str
+
+
+class ReadNow(msgspec.Struct, frozen=True, tag="read_now"):
+    """Executor -> healer: have this target read afresh by its probe, and say what that means. Answered by ReadSays, or
+    Nack when nobody could read it."""
+
+    target_id: str
+
+
+class ReadSays(msgspec.Struct, frozen=True, tag="read_says"):
+    """`firing`, `clear`: anomaly types by what the reading alone says of them; `says` is the same in words."""
+
+    firing: tuple[AnomalyType, ...]
+    clear: tuple[AnomalyType, ...]
+    says: str
 
 
 class Settle(msgspec.Struct, frozen=True, tag="settle"):
@@ -314,6 +330,9 @@ Body = (
     | StepReport
     | ExecutionRefused
     | ProgramExited
+    | ReadNow
+    | ReadSays
+    | GuardedWrite
     | Settle
     | Settled
     | PlanRequest

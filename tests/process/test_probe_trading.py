@@ -183,7 +183,7 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
 @pytest.mark.req("FR-001")
 def test_a_writer_in_the_middle_is_waited_for_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "live_signal.json", '{"signal": "BU')
-    monkeypatch.setattr("probes.jsonfile.time.sleep", lambda _: signal(tmp_path))
+    monkeypatch.setattr("supervisor.jsonfile.time.sleep", lambda _: signal(tmp_path))
     assert live(TradingProbe(config_of(tmp_path))).side == "long"
     path.unlink()
     assert live(TradingProbe(config_of(tmp_path))).side == "long"
@@ -511,8 +511,8 @@ def test_a_database_that_is_missing_or_none_is_unavailable(tmp_path: Path) -> No
 
 
 def test_many_open_trades_are_bounded_and_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("probes.positions.ROWS_MAX", 5)
-    monkeypatch.setattr("probes.positions.PHANTOMS_MAX", 3)
+    monkeypatch.setattr("supervisor.positions.ROWS_MAX", 5)
+    monkeypatch.setattr("supervisor.positions.PHANTOMS_MAX", 3)
     signal(tmp_path)
     trades(tmp_path, *(f"{n}, 'ETH', 'LONG', 'open'" for n in range(9)))
     found = books(TradingProbe(config_of(tmp_path, positions=True)))
