@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from probes import sqlite_file
+from supervisor import sqlite_file
 from supervisor.incidents.readings import Unavailable
 from supervisor.sqlite_file import CannotOpen, Damaged, Overtaken, open_readonly, reason_of, writer_waits
 from tests.lab import mounts
