@@ -144,7 +144,7 @@ class GatewaySection(Section, frozen=True):
 
     status: Argv  # the command that tells its state as JSON; it runs in the background (R9)
     restart: tuple[Word, ...] = ()
-    restart_timeout: RestartTime = Duration(60)  # it takes 18 to 36 s, and then is ended
+    restart_timeout: RestartTime = Duration(90)  # it takes 18 to 36 s, on a busy machine twice that; then it is ended
     health_url: HttpText = ""
     auto_restart: bool = False
     failures: Count = 2  # in a row, before it counts as unresponsive

@@ -82,7 +82,7 @@ def test_one_that_lives_waits_for_a_person(here: Site, tmp_path: Path, how: str)
     assert gateway.restarts() == 0
     code, plan = daemon.cli("heal", "dry_run", "rb-gateway-restart", "--target", "gw")
     assert (code, gateway.restarts()) == (0, 0)
-    assert "at most 60 s" in plan["steps"][0]["description"]
+    assert "at most 90 s" in plan["steps"][0]["description"]
     assert daemon.cli("heal", "approve", "rb-gateway-restart", "--target", "gw")[0] == 0
     until("its restart", gateway.restarts)
     gateway.port.mode = "answers"

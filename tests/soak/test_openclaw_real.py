@@ -161,7 +161,8 @@ def test_up_hung_and_stopped(real: OpenClaw, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_restart_through_healctl(real: OpenClaw) -> None:
     """The whole way: a person's order, the step, the real command, its answer judged, the probe's last word."""
     with site() as here:
-        restart = [str(real.status[0]), "gateway", "restart", "--json"]
+        own = f"OPENCLAW_STATE_DIR={real.environment['OPENCLAW_STATE_DIR']}"  # a step's environment is a clean one
+        restart = ["env", own, str(real.status[0]), "gateway", "restart", "--json"]
         words = ", ".join(f'"{word}"' for word in restart)
         status = ", ".join(f'"{word}"' for word in real.status)
         daemon = here.daemon(
