@@ -15,11 +15,11 @@ from remediators.base import Context, Outcome, Step, StepFailed
 from supervisor import clock, positions, signals, stamps
 from supervisor.aside import aside
 from supervisor.config import TradingSection
+from supervisor.errands import Cell, GuardedRow
 from supervisor.incidents.model import Effect, StepResult
 from supervisor.incidents.readings import PositionsData
 from supervisor.jsonfile import CannotRead
 from supervisor.messages import Ack, GuardedWrite, Nack, StepPlan
-from supervisor.rows import Cell, GuardedRow
 from supervisor.sqlite_file import CannotOpen
 
 SUFFIX = "-positions"

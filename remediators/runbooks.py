@@ -1,4 +1,5 @@
-"""The shipped runbooks: data, nothing else. Every one is checked by `registry.validate` in a test.
+"""The shipped runbooks, and in which order all are tried: data, nothing else. Every one is checked by
+`registry.validate` in a test.
 
 A step is declared idempotent where it looks before it acts: stop-service does nothing when nothing is alive,
 start-service refuses when something is, clear-phantom writes only what is still a phantom, kick-pipeline calls its
@@ -7,6 +8,8 @@ has just started.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from supervisor.incidents.model import AnomalyType, Effect, Runbook, StepSpec
 
@@ -95,3 +98,10 @@ RUNBOOKS: tuple[Runbook, ...] = (
         starts_service=True,
     ),
 )
+
+
+def ladder(own: Iterable[Runbook]) -> tuple[Runbook, ...]:
+    """All runbooks in the order in which they are tried: an operator's own stands where its `before` puts it."""
+    every = tuple(own)
+    placed = [one for shipped in RUNBOOKS for one in (*(b for b in every if b.before == shipped.id), shipped)]
+    return (*placed, *(book for book in every if not book.before))

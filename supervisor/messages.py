@@ -17,10 +17,13 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.clock import Anchor
-from supervisor.incidents.model import AnomalyType, Execution, OutboxRow, Program, StepResult
+from supervisor.errands import GuardedWrite as GuardedWrite
+from supervisor.errands import ReadNow as ReadNow
+from supervisor.errands import ReadSays as ReadSays
+from supervisor.incidents.model import Execution, OutboxRow, Program, StepResult
+from supervisor.incidents.orders import AuditEntry
 from supervisor.incidents.readings import HealthReading, ProcessRef, SourceReading
 from supervisor.incidents.records import Record, Snapshot
-from supervisor.rows import GuardedWrite as GuardedWrite
 from supervisor.uplink import Alarm as Alarm
 from supervisor.uplink import Beat as Beat
 from supervisor.uplink import Down as Down
@@ -148,21 +151,6 @@ class ProgramExited(msgspec.Struct, frozen=True, tag="program_exited"):
     output: str
 
 
-class ReadNow(msgspec.Struct, frozen=True, tag="read_now"):
-    """Executor -> healer: have this target read afresh by its probe, and say what that means. Answered by ReadSays, or
-    Nack when nobody could read it."""
-
-    target_id: str
-
-
-class ReadSays(msgspec.Struct, frozen=True, tag="read_says"):
-    """`firing`, `clear`: anomaly types by what the reading alone says of them; `says` is the same in words."""
-
-    firing: tuple[AnomalyType, ...]
-    clear: tuple[AnomalyType, ...]
-    says: str
-
-
 class Settle(msgspec.Struct, frozen=True, tag="settle"):
     """Healer -> executor, answered by Settled: an interrupted execution's programs are ended or awaited."""
 
@@ -265,7 +253,20 @@ class FetchExecution(msgspec.Struct, frozen=True, tag="fetch_execution"):
 
 
 class ExecutionFound(msgspec.Struct, frozen=True, tag="execution_found"):
+    """`undone_by`: the execution that has taken it back (R15), empty when none has."""
+
     execution: Execution
+    undone_by: str = ""
+
+
+class FetchAudit(msgspec.Struct, frozen=True, tag="fetch_audit"):
+    """Healer -> store: the newest `limit` orders of people. Answer: AuditFound."""
+
+    limit: int
+
+
+class AuditFound(msgspec.Struct, frozen=True, tag="audit_found"):
+    entries: tuple[AuditEntry, ...]
 
 
 class FetchTrail(msgspec.Struct, frozen=True, tag="fetch_trail"):
@@ -344,6 +345,8 @@ Body = (
     | Commit
     | FetchExecution
     | ExecutionFound
+    | FetchAudit
+    | AuditFound
     | FetchTrail
     | TrailFound
     | StoreStatus

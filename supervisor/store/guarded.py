@@ -14,8 +14,8 @@ from pathlib import Path
 
 from supervisor import clock, crashpoint
 from supervisor.config import Config
+from supervisor.errands import Cell, GuardedRow, GuardedWrite
 from supervisor.messages import Ack, Nack
-from supervisor.rows import Cell, GuardedRow, GuardedWrite
 from supervisor.store import sqlite
 from supervisor.store.sqlite import Fault
 

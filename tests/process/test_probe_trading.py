@@ -15,6 +15,7 @@ import pytest
 from probes import look, trading
 from probes.base import Refused
 from probes.trading import SIGNAL_BYTES_MAX, TradingProbe
+from supervisor import signals
 from supervisor.config import Config, Duration, ProcessSection, TradingSection
 from supervisor.incidents.readings import (
     HealthReading,
@@ -230,14 +231,14 @@ def test_a_file_system_that_hangs_delays_nobody_else_and_has_one_thread(
     (tmp_path / "hung").mkdir()
     (tmp_path / "well").mkdir()
     signal(tmp_path / "well")
-    over, real = threading.Event(), trading.load
+    over, real = threading.Event(), signals.load
 
     def load(path: str, *rest: object) -> object:
         if "hung" in path:
             over.wait(20)
         return real(path, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(trading, "load", load)
+    monkeypatch.setattr(signals, "load", load)
     sections = {name: config_of(tmp_path / name).trading["augur"] for name in ("hung", "well")}
     probe = TradingProbe(Config(trading=sections))
 

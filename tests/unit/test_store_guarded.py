@@ -12,8 +12,8 @@ import pytest
 
 from supervisor import clock
 from supervisor.config import Config, TradingSection
+from supervisor.errands import Cell, GuardedRow
 from supervisor.messages import Ack, GuardedWrite, Nack
-from supervisor.rows import Cell, GuardedRow
 from supervisor.store import guarded
 from tests.lab.daemon import locked
 

@@ -1,8 +1,10 @@
-"""What a step asks the store to write into a database of others: its part of `supervisor.messages`. Values only."""
+"""What a step asks of healer and store: its part of `supervisor.messages`. Values only."""
 
 from __future__ import annotations
 
 import msgspec
+
+from supervisor.incidents.model import AnomalyType
 
 Cell = int | float | str | None  # a value of a database; binary data is none that we write
 
@@ -27,3 +29,18 @@ class GuardedWrite(msgspec.Struct, frozen=True, tag="guarded_write"):
     key_column: str
     rows: tuple[GuardedRow, ...]
     until_mono_s: float
+
+
+class ReadNow(msgspec.Struct, frozen=True, tag="read_now"):
+    """Executor -> healer: have this target read afresh by its probe, and say what that means. Answered by ReadSays, or
+    Nack when nobody could read it."""
+
+    target_id: str
+
+
+class ReadSays(msgspec.Struct, frozen=True, tag="read_says"):
+    """`firing`, `clear`: anomaly types by what the reading alone says of them; `says` is the same in words."""
+
+    firing: tuple[AnomalyType, ...]
+    clear: tuple[AnomalyType, ...]
+    says: str
