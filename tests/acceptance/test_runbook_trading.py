@@ -183,3 +183,17 @@ def test_a_trade_that_was_closed_meanwhile_is_not_touched(here: Site) -> None:
     daemon.ask("approve", runbook_id="rb-clear-phantom", target_id="ghost-positions")
     until("closed", lambda: daemon.open_incidents() == [])
     assert rows_of(path) == after
+
+
+@pytest.mark.req("R15")
+def test_undo_opens_them_again_as_they_were(here: Site) -> None:
+    path = trades(here.folder)
+    before = rows_of(path)
+    daemon = phantom(here, path)
+    code, answer = daemon.cli("heal", "execute", "rb-clear-phantom", *RUNBOOK, "--confirm")
+    assert (code, answer["success"]) == (0, True), answer
+    closed(before, rows_of(path))
+    code, undone = daemon.cli("heal", "undo", answer["execution_id"])
+    assert code == 0, undone
+    assert rows_of(path) == before
+    daemon.stop()

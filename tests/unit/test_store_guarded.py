@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from supervisor.errands import Cell, GuardedRow
 from supervisor.messages import Ack, GuardedWrite, Nack
 from supervisor.store import guarded
 from tests.lab.daemon import locked
+from tests.lab.mounts import mounted, run, tmpfs
 
 pytestmark = pytest.mark.req("FR-003", "R15")
 TABLE = "CREATE TABLE Trades (id INTEGER PRIMARY KEY, symbol TEXT, status TEXT, closed_at TEXT)"
@@ -160,3 +161,38 @@ def test_a_value_is_a_value_whatever_it_says(path: Path, value: str) -> None:
     assert ask(path, wanted) == Ack()
     assert rows(path)[0] == (1, value, "closed", None)
     assert len(rows(path)) == 4
+
+
+def _small(folder: Path, mode: str) -> Path:
+    """A database on a small file system that is full to the last byte."""
+    path = folder / "trades.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"PRAGMA journal_mode={mode}")
+        db.execute(TABLE)
+        db.executemany("INSERT INTO Trades VALUES (?, ?, 'open', NULL)", [(n, f"S{n}") for n in range(1, 5)])
+        db.commit()
+    return path
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_on_a_full_disk_nothing_is_written_and_it_is_said(tmp_path: Path, mode: str) -> None:
+    with tmpfs(tmp_path / "small", "size=256k") as small:
+        path = _small(small, mode)
+        before = rows(path)
+        with suppress(OSError), (small / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(b"x" * 4096)
+        answer = ask(path, row(1), row(3))
+        assert isinstance(answer, Nack)
+        (small / "filler").unlink()
+        assert rows(path) == before
+        assert ask(path, row(1), row(3)) == Ack()
+
+
+def test_on_a_read_only_mount_nothing_is_written_and_it_is_said(tmp_path: Path) -> None:
+    path = _small(tmp_path, "delete")
+    before = rows(path)
+    with mounted(tmp_path / "mount", "--bind", str(tmp_path)) as mount:
+        run("mount", "-o", "remount,ro,bind", str(mount))
+        refused(ask(mount / "trades.db", row(1)), "readonly")
+    assert rows(path) == before
