@@ -12,6 +12,7 @@ from remediators.base import Step, StepFailed
 from remediators.database import BackupDatabase, RestoreDatabase, VerifyBackup
 from remediators.gateway import RestartGateway
 from remediators.halt import HaltWrites
+from remediators.manual import Manual
 from remediators.phantom import ClearPhantom
 from remediators.pipeline import KickPipeline
 from remediators.reprobe import ProbeAgain
@@ -36,6 +37,7 @@ KINDS: Mapping[str, type[Step]] = {
         ProbeAgain,
         RestartGateway,
         RunCommand,
+        Manual,
     )
 }
 

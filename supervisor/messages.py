@@ -308,6 +308,12 @@ class StoreStatus(msgspec.Struct, frozen=True, tag="store_status"):
     damage: str = ""
 
 
+class Acks(msgspec.Struct, frozen=True, tag="acks"):
+    """Store -> whoever sent it: each frame of these ids is answered with Ack, as if by one of its own."""
+
+    ids: tuple[str, ...]
+
+
 class LedgerTrouble(msgspec.Struct, frozen=True, tag="ledger_trouble"):
     """Store -> healer, as the answer to whatever wants the ledger: it cannot now (disk full, I/O error). Try again."""
 
@@ -350,6 +356,7 @@ Body = (
     | FetchTrail
     | TrailFound
     | StoreStatus
+    | Acks
     | LedgerTrouble
     | TreeEvent
     | Event

@@ -39,6 +39,7 @@ LINGER_S = 0.01  # a repair is a burst of decisions: they go first, and are then
 STORM_REVS = 1_000  # in a window: the ledger first, a batch of ours only after each pause
 STORM_WINDOW_S = 0.5
 STORM_PAUSE_S = 0.5
+STORM_OVER_S = 0.2  # without a decision: then nobody needs the processor more than we do
 RETRY_S = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)  # after failures in a row; the last one for ever
 LOCKED_QUIETLY = 3  # meetings with another program's lock in a row, about a second, before it is an error
 DRAIN_S = 1.0  # at the stop: longest time to bring what is already in the ledger
@@ -100,6 +101,7 @@ class Follower(threading.Thread):
         self._halt = threading.Event()
         self._asked_rev = 0
         self._window = (0.0, 0)  # when it began, and the ledger's revision then: how fast it grows
+        self._woken_s = 0.0
         self._behind_since_s = monotonic_s()
         self._checkpointed_rev = 0
         self._wrote = 0
@@ -120,9 +122,10 @@ class Follower(threading.Thread):
         """The ledger has reached `rev`."""
         if self.done_rev(ledger_id) >= self._asked_rev:
             self._behind_since_s = monotonic_s()
-        now_s = monotonic_s()
+        now_s = self._woken_s = monotonic_s()
         if now_s - self._window[0] > STORM_WINDOW_S:
-            self._window = (now_s, self._asked_rev)
+            # What a start finds unwritten is no storm: nobody writes beside it.
+            self._window = (now_s, self._asked_rev or rev)
         self._asked_rev = rev
         self._wake.set()
 
@@ -226,7 +229,7 @@ class Follower(threading.Thread):
                 return
             self._write(connection, batch, ledger_id, position)
             if self._storm():
-                self._halt.wait(STORM_PAUSE_S)
+                self._stand_back()
             elif self._asked_rev > head:
                 self._yield(began_s)
             if self._halt.is_set():
@@ -242,8 +245,12 @@ class Follower(threading.Thread):
             raise _Halted(f"halted, what is new waits in the ledger: {halt.why}")
 
     def _storm(self) -> bool:
-        began_s, rev = self._window
-        return self._asked_rev - rev > STORM_REVS and monotonic_s() - began_s < 2 * STORM_WINDOW_S
+        return self._asked_rev - self._window[1] > STORM_REVS and monotonic_s() - self._woken_s < STORM_OVER_S
+
+    def _stand_back(self) -> None:
+        end_s = monotonic_s() + STORM_PAUSE_S
+        while self._storm() and monotonic_s() < end_s and not self._halt.is_set():
+            self._halt.wait(STORM_OVER_S / 2)
 
     def _yield(self, began_s: float) -> None:
         self._halt.wait(min(YIELD * (monotonic_s() - began_s), YIELD_S_MAX))

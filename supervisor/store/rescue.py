@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
+from itertools import groupby, starmap
 from pathlib import Path
 
 import msgspec
@@ -230,24 +231,20 @@ class _Rescue:
     def _put(self, table: _Table, found: Iterable[tuple[int, list[Value]]]) -> None:
         """Inserts them; what the table's own rules refuse (half a row, one that is there already) is counted."""
         name = table.thing.name
-        statements: dict[int, str] = {}
-        put = 0
-        for number, (rowid, record) in enumerate(found, 1):
-            if len(record) > len(table.stored):
-                self._refused += 1
-                continue
-            if len(record) not in statements:
-                statements[len(record)] = _insert(table, len(record))
-            row = [value for value, column in zip(record, table.stored, strict=False) if column]
-            if table.alias in table.stored[: len(record)] and table.alias:
-                row[[it for it in table.stored if it].index(table.alias)] = rowid
-            if table.rowid:
-                row.append(rowid)
-            done = self._new.execute(statements[len(record)], row).rowcount
-            put += done
-            self._refused += 1 - done
-            if number % _BATCH == 0:
-                self._told(len(self._image.seen), self._image.count)
+        seen = put = 0
+
+        def counted() -> Iterator[tuple[int, list[Value]]]:
+            nonlocal seen
+            for seen, one in enumerate(found, 1):
+                if seen % _BATCH == 0:
+                    self._told(len(self._image.seen), self._image.count)
+                yield one
+
+        for fields, many in groupby(counted(), lambda one: len(one[1])):
+            if fields <= len(table.stored):
+                statement, row_of = _insert(table, fields)
+                put += self._new.executemany(statement, starmap(row_of, many)).rowcount
+        self._refused += seen - put
         if not table.own:
             self._rows[name] = self._rows.get(name, 0) + put
 
@@ -294,11 +291,23 @@ def _things(rows: Iterable[list[Value]]) -> Iterator[_Thing]:
             yield _Thing(kind, name, root if isinstance(root, int) else 0, sql or "")
 
 
-def _insert(table: _Table, fields: int) -> str:
-    columns = [name for name in table.stored[:fields] if name] + ([table.rowid] if table.rowid else [])
+def _insert(table: _Table, fields: int) -> tuple[str, Callable[[int, list[Value]], list[Value]]]:
+    """The statement for records of so many fields, and what makes its values of such a record."""
+    stored = table.stored[:fields]
+    columns = [name for name in stored if name] + ([table.rowid] if table.rowid else [])
     names = ", ".join(_quoted(name) for name in columns)
     marks = ", ".join("?" * len(columns))
-    return f"INSERT OR IGNORE INTO {_quoted(table.thing.name)} ({names}) VALUES ({marks})"
+    alias = columns.index(table.alias) if table.alias and table.alias in stored else -1
+
+    def row_of(rowid: int, record: list[Value]) -> list[Value]:
+        row = [value for value, column in zip(record, stored, strict=True) if column]
+        if alias >= 0:
+            row[alias] = rowid
+        if table.rowid:
+            row.append(rowid)
+        return row
+
+    return f"INSERT OR IGNORE INTO {_quoted(table.thing.name)} ({names}) VALUES ({marks})", row_of
 
 
 def _quoted(name: str) -> str:

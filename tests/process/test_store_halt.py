@@ -45,6 +45,7 @@ def says_halted(healer: Peer) -> Callable[[], bool]:
 async def projected(brain: Path, count: int) -> None:
     """Until so many incidents are in brain.db."""
     query = "SELECT count(*) FROM incidents"
+    await asyncio.to_thread(lab.wait_for, "its tables", lambda: tried(brain, query) == "ok")
     await asyncio.to_thread(lab.wait_for, "the projection", lambda: lab.rows(brain, query) == [(count,)])
 
 
