@@ -7,6 +7,7 @@ process without a fence, or report success for something it did not see happen: 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,7 +17,9 @@ from supervisor.config import Config
 from supervisor.errors import HealError
 from supervisor.incidents.model import Effect, Execution, Recipe, StepResult, StepSpec, Target
 from supervisor.incidents.readings import ProcessRef
-from supervisor.messages import StepPlan
+from supervisor.messages import Body, StepPlan
+
+Ask = Callable[[Body], Awaitable[Body]]
 
 if TYPE_CHECKING:
     from remediators.command import Programs
@@ -44,7 +47,8 @@ class Context(msgspec.Struct, frozen=True):
     """What a step may know and use. `exclude`: our own pids, never the target's, whatever a pid file says.
 
     `execution.reading` is evidence, not ground truth: what a step acts on it looks up itself, and nothing in a reading
-    ever becomes a part of a command but as R11 allows. `config` is the operator's own text.
+    ever becomes a part of a command but as R11 allows. `config` is the operator's own text. `ask_healer`, `ask_store`:
+    a message and its answer, asked again until it is there; a plan asks nobody.
     """
 
     execution: Execution
@@ -52,6 +56,8 @@ class Context(msgspec.Struct, frozen=True):
     state_dir: Path
     exclude: frozenset[int]
     config: Config
+    ask_healer: Ask
+    ask_store: Ask
 
     @property
     def target(self) -> Target:
@@ -69,13 +75,14 @@ class Context(msgspec.Struct, frozen=True):
 
 class Outcome(msgspec.Struct, frozen=True):
     """What a step that succeeded has to say. `process`: what it started and left running; `changed`: it did a thing;
-    `undo`: what its undo needs, as JSON of the step's own."""
+    `undo`: what its undo needs, as JSON of the step's own; `cleared`: a fresh reading says that the anomaly is over."""
 
     output: str
     artifacts: tuple[str, ...] = ()
     process: ProcessRef | None = None
     changed: bool = True
     undo: str = ""
+    cleared: bool = False
 
 
 class NoParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -10,8 +10,12 @@ from collections.abc import Iterator, Mapping
 
 from remediators.base import Step, StepFailed
 from remediators.database import BackupDatabase, RestoreDatabase, VerifyBackup
+from remediators.gateway import RestartGateway
 from remediators.halt import HaltWrites
 from remediators.manual import Manual
+from remediators.phantom import ClearPhantom
+from remediators.pipeline import KickPipeline
+from remediators.reprobe import ProbeAgain
 from remediators.run_command import RunCommand
 from remediators.service import RunRecipe, StartService, StopService
 from supervisor.errors import HealError
@@ -28,6 +32,10 @@ KINDS: Mapping[str, type[Step]] = {
         BackupDatabase,
         VerifyBackup,
         RestoreDatabase,
+        ClearPhantom,
+        KickPipeline,
+        ProbeAgain,
+        RestartGateway,
         RunCommand,
         Manual,
     )

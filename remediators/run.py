@@ -68,7 +68,8 @@ class Ties(msgspec.Struct, frozen=True):
     config: Callable[[], Config]  # the one in force
 
     def context(self, execution: Execution, programs: Programs) -> Context:
-        return Context(execution, programs, self.state_dir, self.exclude, self.config())
+        ask_healer, ask_store = self.healer.ask, self.store.ask
+        return Context(execution, programs, self.state_dir, self.exclude, self.config(), ask_healer, ask_store)
 
 
 class Run:
@@ -95,7 +96,7 @@ class Run:
         check_grounds(self.execution)  # the store may have kept us waiting; still nothing has run
         # Not awaited: the work is ours by the ledger; that the healer knows it too can come later.
         tell(self._ties.healer, Claimed(self.execution.id, self._ties.incarnation))
-        specs = self.execution.runbook.steps
+        specs = self.execution.steps
         reports: list[asyncio.Future[Body]] = []
         for index, spec in enumerate(specs):
             result, changed = await self._step(registry.step_of(spec), index)
@@ -170,6 +171,7 @@ class Run:
             artifacts=outcome.artifacts if outcome is not None else (),
             process=outcome.process if outcome is not None else None,
             undo=outcome.undo if outcome is not None else "",
+            cleared=outcome is not None and outcome.cleared,
         )
         return result, outcome is None or outcome.changed
 
@@ -210,9 +212,9 @@ def plan(ties: Ties, execution: Execution) -> PlanAnswer:
     """What every step would do now. Reads only: it starts, ends, creates and records nothing."""
     plans: list[StepPlan] = []
     programs = Programs("", _record_nothing, ties.nursery.take)
-    context = ties.context(execution, programs)
+    context = msgspec.structs.replace(ties.context(execution, programs), ask_healer=_ask_nobody, ask_store=_ask_nobody)
     try:
-        plans.extend(registry.step_of(spec).plan(context) for spec in execution.runbook.steps)
+        plans.extend(registry.step_of(spec).plan(context) for spec in execution.steps)
     except (HealError, OSError) as error:
         return PlanAnswer(ok=False, steps=tuple(plans), error=str(error))
     return PlanAnswer(ok=True, steps=tuple(plans))
@@ -220,6 +222,10 @@ def plan(ties: Ties, execution: Execution) -> PlanAnswer:
 
 async def _record_nothing(program: Program) -> None:
     raise StepFailed(f"a plan wanted to start {program.argv[0]}; a plan reads only")
+
+
+async def _ask_nobody(body: Body) -> Body:
+    raise StepFailed(f"a plan wanted to send a {type(body).__name__}; a plan reads only")
 
 
 def _words(answer: Body) -> str:

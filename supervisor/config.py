@@ -50,6 +50,7 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Pause = Annotated[Duration, msgspec.Meta(ge=0)]
 Span = Annotated[Duration, msgspec.Meta(ge=0.01)]
 Keep = Annotated[Duration, msgspec.Meta(ge=86400)]
+RestartTime = Annotated[Duration, msgspec.Meta(ge=1, le=3600)]
 Interval = Annotated[Duration, msgspec.Meta(ge=0.1)]
 StepSpan = Annotated[Duration, msgspec.Meta(ge=0.01, le=3600)]
 LineText = Annotated[str, msgspec.Meta(extra={"form": Form.LINE})]
@@ -151,6 +152,7 @@ class GatewaySection(Section, frozen=True):
 
     status: Argv  # the command that tells its state as JSON; it runs in the background (R9)
     restart: tuple[Word, ...] = ()
+    restart_timeout: RestartTime = Duration(90)  # it takes 18 to 36 s, on a busy machine twice that; then it is ended
     health_url: HttpText = ""
     auto_restart: bool = False
     failures: Count = 2  # in a row, before it counts as unresponsive
@@ -179,6 +181,8 @@ class FleetSection(Section, frozen=True):
     hosts_file: PathText = ""  # {"hosts": [{"name", "host"}]} or the bare list (SITE.md); read again when it changes
     interval: Interval = Duration(300)
     timeout: Annotated[Duration, msgspec.Meta(ge=0.1, le=5)] = Duration(5)
+    retries: Annotated[int, msgspec.Meta(ge=1, le=10)] = 3  # before somebody is told
+    retry_interval: Annotated[Duration, msgspec.Meta(ge=0.1, le=45)] = Duration(30)
     user: str = ""  # default: who runs healctl
     identity_file: PathText = ""  # default: the agent, then the usual keys
     known_hosts: PathText = ""  # default: ~/.ssh/known_hosts

@@ -66,6 +66,7 @@ from supervisor.messages import (
     OpenEpoch,
     ProgramExited,
     Readings,
+    ReadNow,
     Reloaded,
     Request,
     Resync,
@@ -285,6 +286,8 @@ class HealerWorker(Worker):
                 self._decide(e.ProgramEnded(execution_id, step_id, exit_text, output), ack)
             case DeliveryReport(row_id, attempts, receipt, error):
                 self._decide(e.Delivered(row_id, attempts, receipt, error), ack)
+            case ReadNow(target_id):
+                self._fresh.ask_for_step(frame.id, target_id, partial(self._hub.answer, source, frame))
             case Hello(name):  # the bus has already sent what waited for it; the tree says who is who
                 if name == "process":
                     self._tell_known()

@@ -140,7 +140,8 @@ def targets(config: Config) -> tuple[Target, ...]:
             out.append(Target(f"{name}-positions", "trading"))
     for name, gateway in config.gateway.items():
         recipe = Recipe(gateway.restart) if gateway.restart else None
-        out.append(Target(name, "gateway", auto_restart=gateway.auto_restart, recipe=recipe))
+        timeouts = (("restart-gateway", float(gateway.restart_timeout)),)
+        out.append(Target(name, "gateway", auto_restart=gateway.auto_restart, recipe=recipe, timeouts_s=timeouts))
     out += [Target(f"fleet:{name}", "fleet") for name in config.fleet.hosts]
     out.append(Target("system-memory", "host"))
     ours = written(config)

@@ -357,7 +357,7 @@ def _can_run(runbook: Runbook, target: Target) -> None:
     if runbook.starts_service and target.recipe is None:
         raise Refused(
             f"{target.target_id} has no restart recipe, so {runbook.id} cannot run for it",
-            f'add `restart = {{ argv = ["..."] }}` to [{target.family}.{target.target_id}]',
+            f"set restart in [{target.family}.{target.target_id}]",
         )
 
 

@@ -65,7 +65,10 @@ def consider(turn: Turn, incident: Incident, verdict: Verdict, reading: HealthRe
     if changes(runbook) and _paused(turn, incident, target):
         return
     halts.order(turn, runbook, target, incident)
-    if changes(runbook) and storm.holds(turn, incident):
+    if changes(runbook):
+        if storm.holds(turn, incident):
+            return
+    elif storm.many(turn, incident):
         return
     resource = resource_of(runbook, target)
     holder = world.holder_of(resource)
@@ -122,6 +125,8 @@ def begin(
     if incident is not None:
         world.rerun.discard(incident.id)
         acted = ActedBy.PERSON if authority is Authority.PERSON else ActedBy.RUNBOOK
+        if acted is ActedBy.RUNBOOK and all(step.effect is Effect.OBSERVE for step in runbook.steps):
+            acted = incident.acted_by  # to look is not to act
         turn.drop_timer(TimerKind.RECHECK, incident.id)
         turn.move(
             incident,

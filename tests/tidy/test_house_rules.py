@@ -55,7 +55,7 @@ CALLS: dict[str, tuple[tuple[str, ...], str]] = {
     "zmq.Context": (("supervisor/sockets.py",), "sockets.new_context()"),
     # The store writes; a probe reads other programs' databases, by the one way that leaves nothing behind (R9).
     "sqlite3.connect": (
-        ("supervisor/store/", "probes/sqlite_file.py"),
+        ("supervisor/store/", "supervisor/sqlite_file.py"),
         "supervisor.store.sqlite, through the store; in a probe sqlite_file.open_readonly",
     ),
     "create_subprocess_exec": ((), "remediators.command"),
