@@ -61,9 +61,7 @@ class Context(msgspec.Struct, frozen=True):
     def recipe(self) -> Recipe:
         """Raises NoRecipe."""
         if self.target.recipe is None:
-            raise NoRecipe(
-                f"{self.target.target_id} has no restart recipe", f"set restart in [process.{self.target.target_id}]"
-            )
+            raise NoRecipe(f"{self.target.service_id} has no restart recipe", self.target.recipe_hint)
         return self.target.recipe
 
 

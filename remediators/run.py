@@ -187,7 +187,7 @@ def check(execution: Execution) -> None:
         raise Refusal("expired", f"it expired {late_s:.1f} s ago; a new decision is needed")
     check_grounds(execution)
     if execution.runbook.starts_service and execution.target.recipe is None:
-        raise Refusal("no_recipe", f"{execution.target.target_id} has no restart recipe")
+        raise Refusal("no_recipe", f"{execution.target.service_id} has no restart recipe")
 
 
 def check_grounds(execution: Execution) -> None:

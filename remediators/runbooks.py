@@ -1,7 +1,8 @@
 """The shipped runbooks: data, nothing else. Every one is checked by `registry.validate` in a test.
 
-Both steps of `rb-restart-service` are declared idempotent, because each looks before it acts: stop-service does
-nothing when nothing is alive, start-service refuses when something is.
+The steps of `rb-restart-service` and `rb-restart-augur` are declared idempotent, because each looks before it acts:
+stop-service does nothing when nothing is alive, start-service refuses when something is. So is kill-zombie, which looks
+whether there still is one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,25 @@ RUNBOOKS: tuple[Runbook, ...] = (
         id="rb-restart-service",
         label="Restart a service",
         applies_to=(AnomalyType.PROCESS_DEAD,),
+        steps=(
+            StepSpec("stop", "stop-service", Effect.CHANGE, idempotent=True),
+            StepSpec("start", "start-service", Effect.CHANGE, idempotent=True),
+        ),
+        resource="service:{service}",
+        starts_service=True,
+    ),
+    Runbook(
+        id="rb-kill-zombie",
+        label="Have a zombie reaped",
+        applies_to=(AnomalyType.PROCESS_ZOMBIE,),
+        steps=(StepSpec("nudge", "kill-zombie", Effect.CHANGE, idempotent=True),),
+        resource="service:{service}",
+    ),
+    # The process behind a live signal: under the same lock, and the same breaker, as rb-restart-service (DESIGN §2.7).
+    Runbook(
+        id="rb-restart-augur",
+        label="Restart the program behind a stale live signal",
+        applies_to=(AnomalyType.SIGNAL_STALE,),
         steps=(
             StepSpec("stop", "stop-service", Effect.CHANGE, idempotent=True),
             StepSpec("start", "start-service", Effect.CHANGE, idempotent=True),
