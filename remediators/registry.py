@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from remediators.base import Step, StepFailed
 from remediators.database import BackupDatabase, RestoreDatabase, VerifyBackup
 from remediators.halt import HaltWrites
+from remediators.memory import EndLargest, RecordMemory
 from remediators.service import StartService, StopService
 from remediators.zombie import KillZombie
 from supervisor.errors import HealError
@@ -17,7 +18,17 @@ from supervisor.incidents.model import Effect, Runbook, StepSpec
 
 KINDS: Mapping[str, type[Step]] = {
     kind.kind: kind
-    for kind in (StopService, StartService, KillZombie, HaltWrites, BackupDatabase, VerifyBackup, RestoreDatabase)
+    for kind in (
+        StopService,
+        StartService,
+        KillZombie,
+        RecordMemory,
+        EndLargest,
+        HaltWrites,
+        BackupDatabase,
+        VerifyBackup,
+        RestoreDatabase,
+    )
 }
 
 _HARM = {effect: rank for rank, effect in enumerate((Effect.OBSERVE, Effect.PROTECT, Effect.CHANGE, Effect.DESTROY))}

@@ -17,6 +17,7 @@ import msgspec
 from remediators import registry
 from remediators.base import Context, Outcome, Step, StepFailed
 from remediators.command import Programs
+from remediators.evidence import snapshot
 from remediators.keeper import Nursery
 from remediators.launcher import Held
 from remediators.watches import Watches, tell
@@ -24,7 +25,7 @@ from supervisor import clock, crashpoint, proc
 from supervisor.bus import Link
 from supervisor.config import Config
 from supervisor.errors import HealError
-from supervisor.incidents.model import Authority, Execution, Program, StepResult
+from supervisor.incidents.model import Authority, Effect, Execution, Program, StepResult
 from supervisor.messages import (
     Ack,
     Body,
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 GROUNDS_S_MAX = 5.0  # DESIGN §2.3: an older reading is no grounds for an action
 CLAIM_AGAIN_S = 0.25  # between claims while the ledger is in trouble
 OUTPUT_CHARS_MAX = 96 * 1024  # a command's both ends, and the words around them
+_CHANGES = frozenset({Effect.CHANGE, Effect.DESTROY})
 
 
 class Refusal(HealError):
@@ -68,6 +70,21 @@ class Ties(msgspec.Struct, frozen=True):
 
     def context(self, execution: Execution, programs: Programs) -> Context:
         return Context(execution, programs, self.state_dir, self.exclude, self.config())
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """The snapshot before the first change: the file, or why there is none."""
+
+    path: str = ""
+    problem: str = ""
+
+    def told(self, result: StepResult) -> StepResult:
+        """The result of the step before which it was taken."""
+        if self.path:
+            return msgspec.structs.replace(result, artifacts=(self.path, *result.artifacts))
+        if self.problem in result.output:
+            return result
+        return msgspec.structs.replace(result, output=f"{result.output} ({self.problem})"[:OUTPUT_CHARS_MAX])
 
 
 class Run:
@@ -96,8 +113,15 @@ class Run:
         tell(self._ties.healer, Claimed(self.execution.id, self._ties.incarnation))
         specs = self.execution.runbook.steps
         reports: list[asyncio.Future[Body]] = []
+        evidence: Evidence | None = None
         for index, spec in enumerate(specs):
-            result, changed = await self._step(registry.step_of(spec))
+            step = registry.step_of(spec)
+            first = evidence is None and spec.effect in _CHANGES
+            if first:
+                evidence = await self._evidence(step)
+            result, changed = await self._step(step, evidence if evidence is not None else Evidence())
+            if first and evidence is not None:
+                result = evidence.told(result)
             last = not result.success or index == len(specs) - 1
             crashpoint.reach("result.before")
             reports.append(self._ties.healer.ask(StepReport(self.execution.id, index, result, last)))
@@ -128,7 +152,16 @@ class Run:
         if not answer.granted:
             raise Refusal("not_claimed", answer.reason or "another executor has claimed it")
 
-    async def _step(self, step: Step) -> tuple[StepResult, bool]:
+    async def _evidence(self, step: Step) -> Evidence:
+        """Before the first change. That it cannot be had is told, and keeps only a step that needs it from running."""
+        programs = Programs(step.spec.step_id, self._record, self._take)
+        try:
+            return Evidence(str(await snapshot(self._ties.context(self.execution, programs))))
+        except StepFailed as error:
+            log.warning("execution %s: %s", self.execution.id, error)
+            return Evidence(problem=str(error))
+
+    async def _step(self, step: Step, evidence: Evidence) -> tuple[StepResult, bool]:
         """One step with its deadline, and whether it may have changed anything.
 
         Whatever it started and did not mean to leave running is over afterwards.
@@ -139,6 +172,8 @@ class Run:
         outcome: Outcome | None = None
         failure = ""
         try:
+            if step.needs_evidence and evidence.problem:
+                raise StepFailed(f"nothing was done, for {evidence.problem}")
             async with asyncio.timeout(step.spec.timeout_s) as deadline:
                 outcome = await step.run(self._ties.context(self.execution, programs))
         except TimeoutError as error:  # the step's deadline, or the system's own ETIMEDOUT

@@ -43,6 +43,24 @@ RUNBOOKS: tuple[Runbook, ...] = (
         starts_service=True,
     ),
     Runbook(
+        id="rb-gc-trigger",
+        label="Write down who holds the memory",
+        applies_to=(AnomalyType.MEMORY_PRESSURE,),
+        steps=(StepSpec("record", "record-memory", Effect.OBSERVE, idempotent=True),),
+        resource="memory:{target}",
+        summary=True,
+        verifies=False,
+    ),
+    # Not idempotent: what was interrupted may have ended one already, and nothing ever ends a second one blindly.
+    Runbook(
+        id="rb-force-gc",
+        label="End the process that holds most memory",
+        applies_to=(AnomalyType.MEMORY_CRITICAL,),
+        steps=(StepSpec("end", "end-largest-process", Effect.DESTROY),),
+        resource="memory:{target}",
+        summary=True,
+    ),
+    Runbook(
         id="rb-db-emergency",
         label="Halt writes to a damaged database and copy it",
         applies_to=(AnomalyType.DB_CORRUPTION,),

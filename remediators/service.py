@@ -21,7 +21,7 @@ import msgspec
 
 from remediators import command, fence
 from remediators.base import Context, Fenced, Outcome, Step, StepFailed
-from supervisor import identify, proc
+from supervisor import identify, proc, redact
 from supervisor.incidents.model import Authority, Effect
 from supervisor.incidents.readings import ProcessRef
 from supervisor.messages import StepPlan
@@ -100,7 +100,7 @@ class StartService(Step):
     def plan(self, ctx: Context) -> StepPlan:
         recipe = ctx.recipe
         problem = command.missing_program(recipe) or self._in_the_way(ctx)
-        text = f"start {command.words(recipe.argv)} in {recipe.cwd or '/'}; its output goes to {_output_path(ctx)}"
+        text = f"start {command.words(recipe.argv)} in {recipe.cwd or '/'}; its output goes to {output_path(ctx)}"
         if recipe.manager:
             first = f"run {command.words(recipe.before)} (it may fail), then " if recipe.before else ""
             text = f"{first}run {command.words(recipe.argv)} to its end: {recipe.manager} restarts it"
@@ -122,7 +122,7 @@ class StartService(Step):
         if recipe.manager:
             return await _ask_manager(ctx)
         _refuse_second(ctx)
-        path = _output_path(ctx)
+        path = output_path(ctx)
         fd = _open_output(path, ours=not recipe.output)
         try:
             written = os.fstat(fd).st_size
@@ -133,7 +133,7 @@ class StartService(Step):
         await ctx.programs.release(held)
 
         def last_words() -> str:
-            return _tail(path, written)
+            return tail(path, written)
 
         pid = held.process.pid
         if _lives(held.process):
@@ -280,7 +280,7 @@ def _in_full(refs: list[ProcessRef]) -> str:
 
 
 def _command(ref: ProcessRef) -> str:
-    return command.words(proc.command_line(ref.pid))[:COMMAND_CHARS_MAX] or _name(ref)
+    return command.words(redact.words(proc.command_line(ref.pid)))[:COMMAND_CHARS_MAX] or _name(ref)
 
 
 def _name(ref: ProcessRef) -> str:
@@ -293,7 +293,7 @@ def _lives(ref: ProcessRef) -> bool:
     return status is not None and status.live
 
 
-def _output_path(ctx: Context) -> Path:
+def output_path(ctx: Context) -> Path:
     """The recipe's output file, or ours; a target's name is a TOML key and may hold anything, a slash too."""
     if ctx.recipe.output:
         return Path(ctx.recipe.output)
@@ -322,7 +322,7 @@ def _open_output(path: Path, *, ours: bool) -> int:
     return fd
 
 
-def _tail(path: Path, start: int) -> str:
+def tail(path: Path, start: int) -> str:
     """The last words written after offset `start`."""
     try:
         with path.open("rb") as file:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import msgspec
 
 from supervisor.config import (
+    MEMORY_TARGET,
     Config,
     DatabaseSection,
     LogsSection,
@@ -133,7 +134,7 @@ def targets(config: Config) -> tuple[Target, ...]:
         recipe = Recipe(gateway.restart) if gateway.restart else None
         out.append(Target(name, "gateway", auto_restart=gateway.auto_restart, recipe=recipe))
     out += [Target(f"fleet:{name}", "fleet") for name in config.fleet.hosts]
-    out.append(Target("system-memory", "host"))
+    out.append(Target(MEMORY_TARGET, "host"))
     ours = written(config)
     out += [
         Target(name, "database", path=section.path, written=name in ours) for name, section in databases(config).items()

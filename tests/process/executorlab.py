@@ -133,12 +133,14 @@ def started() -> Iterator[Started]:
     made.close()
 
 
-def boot(runtime_dir: Path, state_dir: Path, incarnation: str, **items: frozenset[str]) -> Boot:
+def boot(
+    runtime_dir: Path, state_dir: Path, incarnation: str, config: Config | None = None, **items: frozenset[str]
+) -> Boot:
     """`items`: suspects, quarantined."""
     return Boot(
         name="executor",
         incarnation=incarnation,
-        config=Config(),
+        config=config or Config(),
         state_dir=state_dir,
         runtime_dir=runtime_dir,
         root_pid=os.getppid(),
@@ -256,11 +258,11 @@ async def core() -> AsyncIterator[Core]:
 
 
 @contextlib.asynccontextmanager
-async def lab(**items: frozenset[str]) -> AsyncIterator[Core]:
+async def lab(config: Config | None = None, **items: frozenset[str]) -> AsyncIterator[Core]:
     """A core with an executor in this very process."""
     async with core() as made:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        worker = ExecutorWorker(boot(made.runtime_dir, made.state_dir, "inc-1", **items), theirs)
+        worker = ExecutorWorker(boot(made.runtime_dir, made.state_dir, "inc-1", config, **items), theirs)
         hear(ours)
         await worker.start()
         try:
