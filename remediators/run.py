@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from supervisor.bus import Link
 from supervisor.config import Config
 from supervisor.errors import HealError
 from supervisor.incidents.model import Authority, Effect, Execution, Program, StepResult
+from supervisor.incidents.readings import SignalData
 from supervisor.messages import (
     Ack,
     Body,
@@ -109,6 +111,7 @@ class Run:
         check(self.execution)
         await self._claim()
         check_grounds(self.execution)  # the store may have kept us waiting; still nothing has run
+        check_signal(self.execution, self._ties.config())
         # Not awaited: the work is ours by the ledger; that the healer knows it too can come later.
         tell(self._ties.healer, Claimed(self.execution.id, self._ties.incarnation))
         specs = self.execution.runbook.steps
@@ -234,6 +237,20 @@ def check_grounds(execution: Execution) -> None:
     age_s = clock.monotonic_s() - execution.grounds_mono_s
     if age_s > GROUNDS_S_MAX:
         raise Refusal("stale_grounds", f"the reading it rests on is {age_s:.1f} s old, at most {GROUNDS_S_MAX:g} s")
+
+
+def check_signal(execution: Execution, config: Config) -> None:
+    """A live signal that was written since it was judged stale may be fresh: nothing is ended, a new look decides."""
+    reading = execution.reading
+    name = execution.target.target_id.rpartition("-")[0]
+    if execution.authority is Authority.PERSON or reading is None or not isinstance(reading.data, SignalData):
+        return
+    try:
+        written_wall_s = os.stat(config.trading[name].signal_file).st_mtime
+    except (KeyError, OSError):  # it is watched no more, or cannot be seen: then it is not known to be fresh
+        return
+    if written_wall_s > reading.taken_wall_s:
+        raise Refusal("stale_grounds", "the live signal has been written since it was found stale")
 
 
 def plan(ties: Ties, execution: Execution) -> PlanAnswer:

@@ -56,6 +56,9 @@ _NEARBY = re.compile(
     rf"(?<![A-Za-z0-9])({_SECRET})\b([^\n]{{0,20}}?[\s:='\"(])([A-Fa-f0-9]{{20,}}|[A-Za-z0-9+/_-]{{24,}}={{0,2}})",
     re.IGNORECASE,
 )
+# A short text without any of these holds no secret that could be known for one.
+_MAYBE = re.compile(r"[\s:=]")
+_SHAPE_CHARS_MIN = 12
 _SECRET_NAME = re.compile(rf"(?:{_NAME}|{_CAMEL})", re.IGNORECASE)
 _OPTION_WORD = re.compile(rf"--?(?:{_NAME}|{_CAMEL})", re.IGNORECASE)
 _NOT_SECRET = frozenset({"PWD", "OLDPWD", "SSH_AUTH_SOCK", "XAUTHORITY", "PASSENGER", "AUTHOR"})
@@ -74,6 +77,8 @@ _SHORT = {
 
 def text(given: str) -> str:
     """`given` without what looks like a secret; idempotent."""
+    if len(given) < _SHAPE_CHARS_MIN and not _MAYBE.search(given):
+        return given
     cut = len(given) > TEXT_CHARS_MAX
     out = given[:TEXT_CHARS_MAX]
     out = _BLOCK.sub(HIDDEN, out)
