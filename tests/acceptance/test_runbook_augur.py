@@ -58,7 +58,12 @@ def approve(daemon: Daemon, runbook: str, target: str) -> None:
 
 
 def all_over(daemon: Daemon) -> None:
-    until("nothing open", lambda: not daemon.open_incidents())
+    """Nothing is open, and brain.db has caught up with that."""
+
+    def look() -> bool:
+        return not daemon.open_incidents() and all(row["resolved_at"] for row in daemon.incidents())
+
+    until("nothing open", look)
 
 
 @pytest.mark.req("FR-003", "R3", "R6", "FR-006")
@@ -130,3 +135,51 @@ def test_two_incidents_about_one_service_act_once(here: Site) -> None:
 
 def _waits(daemon: Daemon, target: str) -> bool:
     return any(one["target_id"] == target and one["state"] == "escalated" for one in daemon.open_incidents())
+
+
+POINTS = ("claim.after", "evidence.after", "result.before", "program.recorded", "program.released", "result.after")
+
+
+@pytest.mark.req("FR-003", "FR-004", "R3", "NFR-001")
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_at_work_the_executor_s_successor_finishes_it_once(here: Site, point: str) -> None:
+    toy = executor(here)
+    toy.start()
+    token = here.folder / "token"
+    daemon = here.daemon(FAST + toy.toml(auto_restart=False, more=SOON) + toy.trading())
+    daemon.start(HEALCTL_TEST_CRASH=f"executor:{point}:{token}")
+    daemon.wait_known(toy)
+    approve(daemon, "rb-restart-augur", "bot-signals")
+    hands = daemon.worker("executor")
+    token.touch()
+    old = toy.hang()
+    gone(hands)
+    toy.wait_new(old)
+    gone(old)
+    all_over(daemon)
+    assert toy.starts() == 2, "the owner's start and exactly one of ours"
+    assert daemon.incidents("bot-signals")[-1]["state"] == "resolved"
+
+
+@pytest.mark.req("FR-003", "FR-004", "R1", "R2")
+def test_what_was_and_was_not_done_is_told_when_the_program_cannot_be_started(here: Site, phone: SignalDouble) -> None:
+    toy = executor(here)
+    toy.start()
+    toy.argv = [str(here.folder / "no-such-program"), *toy.argv]
+    daemon = here.daemon(FAST + toy.toml(auto_restart=False, more=SOON) + toy.trading() + signal_toml(phone))
+    daemon.start()
+    daemon.wait_known(toy)
+    old = toy.hang()
+    approve(daemon, "rb-restart-augur", "bot-signals")
+    gone(old)
+    (row,) = daemon.wait_state("bot-signals", "escalated")
+    steps = {entry["step_id"]: entry for entry in row["audit_trail"] if "step_id" in entry}
+    assert steps["stop"]["success"]
+    assert str(old.pid) in steps["stop"]["output"]
+    assert not steps["start"]["success"]
+    assert "no-such-program" in steps["start"]["output"]
+    assert row["escalation_tier"] == 3
+    texts = until("paged", lambda: [sent.text for sent in phone.sent if "bot-signals" in sent.text])
+    assert "It failed: " in texts[0]
+    assert "no-such-program" in texts[0]
+    assert toy.starts() == 1

@@ -132,3 +132,23 @@ def test_a_deaf_parent_is_named_and_the_restart_that_is_offered_ends_it(here: Si
         undead.process.wait()
         (row,) = until("resolved", lambda: zombie_rows(daemon, "resolved"))
         assert f"{undead.parent.pid}" in str(row["audit_trail"])
+
+
+@pytest.mark.req("FR-003", "FR-004", "R12")
+@pytest.mark.parametrize("point", ["claim.after", "evidence.after", "result.before"])
+def test_killed_at_work_it_is_done_again_and_harms_nobody(here: Site, point: str) -> None:
+    with family(here.folder, "hears") as undead:
+        token = here.folder / "token"
+        daemon = here.daemon(undead.toml())
+        daemon.start(HEALCTL_TEST_CRASH=f"executor:{point}:{token}")
+        until("it is known", lambda: undead.child.pid in daemon._known())
+        approve(daemon, "rb-kill-zombie", "undead")
+        hands = daemon.worker("executor")
+        token.touch()
+        undead.orphan()
+        gone(hands)
+        until("resolved", lambda: zombie_rows(daemon, "resolved"))
+        assert proc.same(undead.child) is None
+        status = proc.same(undead.parent)
+        assert status is not None
+        assert status.live

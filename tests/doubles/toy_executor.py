@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import time
 from pathlib import Path
+from typing import NoReturn
 
 
-def main() -> int:
+def main() -> NoReturn:
     parser = argparse.ArgumentParser()
     for name in ("--pid-file", "--starts", "--signal"):
         parser.add_argument(name, required=True)
@@ -21,13 +21,13 @@ def main() -> int:
     options = parser.parse_args()
     with open(options.starts, "a") as starts:
         starts.write(f"{os.getpid()}\n")
-    waited = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, waited)
-    write(options.signal, json.dumps({"signal": "BUY", "symbol": "BTC/USDT", "updated_at": time.time()}))
-    write(options.pid_file, f"{os.getpid()}\n")
-    while signal.sigtimedwait(waited, options.every) is None:
+    pid_file = options.pid_file
+    while True:
         write(options.signal, json.dumps({"signal": "BUY", "symbol": "BTC/USDT", "updated_at": time.time()}))
-    return 0
+        if pid_file:
+            write(pid_file, f"{os.getpid()}\n")
+            pid_file = ""
+        time.sleep(options.every)
 
 
 def write(path: str, text: str) -> None:
@@ -37,4 +37,4 @@ def write(path: str, text: str) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -17,14 +17,14 @@ import pytest
 
 WITHIN_S = 300.0
 _INSIDE = "HEALCTL_TEST_PIDNS"
-PID_MAX_LEAST = 301  # include/linux/threads.h: RESERVED_PIDS and one more
+RESERVED = 300  # include/linux/threads.h: numbers below are given away once only
 
 
-def inside(request: pytest.FixtureRequest, *, pid_max: int | None = None) -> bool:
-    """`pid_max`: numbers are given away again after so many; skips where the namespace cannot have its own."""
+def inside(request: pytest.FixtureRequest, *, numbers: int = 0) -> bool:
+    """`numbers`: there are only so many, which are given away again and again; skips where that cannot be had."""
     if os.environ.get(_INSIDE):
-        if pid_max is not None:
-            _lower(pid_max)
+        if numbers:
+            _lower(numbers)
         return True
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("needs root, and unshare(1)")
@@ -46,12 +46,13 @@ def inside(request: pytest.FixtureRequest, *, pid_max: int | None = None) -> boo
     return False
 
 
-def _lower(pid_max: int) -> None:
+def _lower(numbers: int) -> None:
     """Only where it is the namespace's own (Linux 6.14): else it would be the whole machine's."""
     release = tuple(int(part) for part in os.uname().release.split(".")[:2])
     if release < (6, 14):
         pytest.skip("pid_max is the machine's before Linux 6.14")
-    Path("/proc/sys/kernel/pid_max").write_text(str(pid_max))
+    Path("/proc/sys/kernel/pid_max").write_text(str(RESERVED + numbers))
+    Path("/proc/sys/kernel/ns_last_pid").write_text(str(RESERVED))
 
 
 def _be_init(argv: list[str]) -> int:
