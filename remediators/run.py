@@ -122,7 +122,7 @@ class Run:
             first = evidence is None and spec.effect in _CHANGES
             if first:
                 evidence = await self._evidence(step)
-            result, changed = await self._step(step, evidence if evidence is not None else Evidence())
+            result, changed = await self._step(step, index, evidence if evidence is not None else Evidence())
             if first and evidence is not None:
                 result = evidence.told(result)
             last = not result.success or index == len(specs) - 1
@@ -164,7 +164,7 @@ class Run:
             log.warning("execution %s: %s", self.execution.id, error)
             return Evidence(problem=str(error))
 
-    async def _step(self, step: Step, evidence: Evidence) -> tuple[StepResult, bool]:
+    async def _step(self, step: Step, index: int, evidence: Evidence) -> tuple[StepResult, bool]:
         """One step with its deadline, and whether it may have changed anything.
 
         Whatever it started and did not mean to leave running is over afterwards.
@@ -178,7 +178,9 @@ class Run:
             if step.needs_evidence and evidence.problem:
                 raise StepFailed(f"nothing was done, for {evidence.problem}")
             async with asyncio.timeout(step.spec.timeout_s) as deadline:
-                outcome = await step.run(self._ties.context(self.execution, programs))
+                context = self._ties.context(self.execution, programs)
+                back = self.execution.taken_back
+                outcome = await (step.undo(context, back[index]) if self.execution.undoes else step.run(context))
         except TimeoutError as error:  # the step's deadline, or the system's own ETIMEDOUT
             failure = f"timed out after {step.spec.timeout_s:g} s" if deadline.expired() else f"failed: {error}"
         except (HealError, OSError) as error:

@@ -18,6 +18,7 @@ import msgspec
 
 from supervisor.clock import Anchor
 from supervisor.incidents.model import Execution, OutboxRow, Program, StepResult
+from supervisor.incidents.orders import AuditEntry
 from supervisor.incidents.readings import HealthReading, ProcessRef, SourceReading
 from supervisor.incidents.records import Record, Snapshot
 from supervisor.uplink import Alarm as Alarm
@@ -249,7 +250,20 @@ class FetchExecution(msgspec.Struct, frozen=True, tag="fetch_execution"):
 
 
 class ExecutionFound(msgspec.Struct, frozen=True, tag="execution_found"):
+    """`undone_by`: the execution that has taken it back (R15), empty when none has."""
+
     execution: Execution
+    undone_by: str = ""
+
+
+class FetchAudit(msgspec.Struct, frozen=True, tag="fetch_audit"):
+    """Healer -> store: the newest `limit` orders of people. Answer: AuditFound."""
+
+    limit: int
+
+
+class AuditFound(msgspec.Struct, frozen=True, tag="audit_found"):
+    entries: tuple[AuditEntry, ...]
 
 
 class FetchTrail(msgspec.Struct, frozen=True, tag="fetch_trail"):
@@ -325,6 +339,8 @@ Body = (
     | Commit
     | FetchExecution
     | ExecutionFound
+    | FetchAudit
+    | AuditFound
     | FetchTrail
     | TrailFound
     | StoreStatus

@@ -100,13 +100,18 @@ def send(turn: Turn, incident: Incident, channel: Channel, kind: str) -> OutboxR
     return _row(turn, (incident.id,), channel, incident.tier, kind, subject, body)
 
 
+def notice(turn: Turn, channel: Channel, tier: Tier, kind: str, subject: str, body: str) -> OutboxRow:
+    """A message that is about no incident."""
+    return _row(turn, (), channel, tier, kind, subject, body)
+
+
 def _row(
     turn: Turn, covers: tuple[str, ...], channel: Channel, tier: Tier, kind: str, subject: str, body: str
 ) -> OutboxRow:
     """One durable outbox row, delivered after the decision is."""
     row = OutboxRow(
         id=turn.new_id("out"),
-        incident_id=covers[0],
+        incident_id=covers[0] if covers else None,
         covers=covers,
         channel=channel,
         tier=tier,

@@ -19,6 +19,7 @@ from typing import TypeVar
 from supervisor import crashpoint, proc
 from supervisor.clock import Anchor, SteadyClock, monotonic_s, wall_s
 from supervisor.incidents.model import Execution, Halt, OutboxRow
+from supervisor.incidents.orders import AuditEntry
 from supervisor.messages import (
     Ack,
     Claim,
@@ -373,6 +374,13 @@ class Ledger:
         if isinstance(found, LedgerTrouble):
             return found
         return found[0] if found else None
+
+    def undone_by(self, execution_id: str) -> str:
+        found = self._reading(lambda: queries.undone_by(self._connection, execution_id))
+        return "" if isinstance(found, LedgerTrouble) else found
+
+    def audit(self, limit: int) -> tuple[AuditEntry, ...] | LedgerTrouble:
+        return self._reading(lambda: queries.audit(self._connection, limit))
 
     def halts(self) -> tuple[Halt, ...]:
         """The databases that nobody may write (R10)."""
