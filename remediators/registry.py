@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from remediators.base import Step, StepFailed
 from remediators.database import BackupDatabase, RestoreDatabase, VerifyBackup
 from remediators.halt import HaltWrites
+from remediators.manual import Manual
 from remediators.memory import EndLargest, RecordMemory
 from remediators.run_command import RunCommand
 from remediators.service import StartService, StopService
@@ -32,6 +33,7 @@ KINDS: Mapping[str, type[Step]] = {
         VerifyBackup,
         RestoreDatabase,
         RunCommand,
+        Manual,
     )
 }
 

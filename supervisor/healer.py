@@ -19,6 +19,7 @@ from remediators.runbooks import ladder
 from supervisor import proc
 from supervisor.asking import Asking
 from supervisor.bus import Hub, Link, Publisher, nack_of
+from supervisor.capturing import Capturing
 from supervisor.clock import SteadyClock
 from supervisor.committer import Committer, open_epoch
 from supervisor.config import Config
@@ -47,6 +48,7 @@ from supervisor.incidents.recover import rebuild
 from supervisor.incidents.seed import parts as seed_parts
 from supervisor.incidents.world import Decision
 from supervisor.lookup import LOOKUPS, look_up
+from supervisor.meanings import meanings
 from supervisor.messages import (
     Ack,
     Body,
@@ -120,7 +122,9 @@ class HealerWorker(Worker):
         self._targets = targets(config)
         books = ladder(config.runbook.values())
         world = rebuild(snapshot, proc.this_boot(), policy, books, self._targets, open_families(config), trails)
+        world.meanings = meanings(config)
         self._engine = e.Engine(world)
+        self._capturing = Capturing(boot.runtime_dir)
         self._halted = Halted(snapshot.halts, self._tell)
         self._committer = Committer(
             self._store,
@@ -212,6 +216,7 @@ class HealerWorker(Worker):
 
     def _durable(self, decision: Decision) -> None:
         self._halted.durable(decision.records)
+        self._capturing.look(self._engine.world)
         self._carry_out(decision.effects)
         if self._limit_told and not self._committer.waiting:
             self._limit_told = False
@@ -347,7 +352,7 @@ class HealerWorker(Worker):
     def on_reload(self, config: Config) -> None:
         self._targets = targets(config)
         books = ladder(config.runbook.values())
-        self._decide(e.Reconfigured(self._targets, open_families(config), policy_of(config), books))
+        self._decide(e.Reconfigured(self._targets, open_families(config), policy_of(config), books, meanings(config)))
         self._look_at_ledger()
         kept, self._strange = self._strange, {}
         self._readings(tuple(kept.values()))

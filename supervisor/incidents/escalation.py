@@ -100,9 +100,11 @@ def send(turn: Turn, incident: Incident, channel: Channel, kind: str) -> OutboxR
     return _row(turn, (incident.id,), channel, incident.tier, kind, subject, body)
 
 
-def notice(turn: Turn, channel: Channel, tier: Tier, kind: str, subject: str, body: str) -> OutboxRow:
-    """A message that is about no incident."""
-    return _row(turn, (), channel, tier, kind, subject, body)
+def notice(
+    turn: Turn, channel: Channel, tier: Tier, kind: str, subject: str, body: str, covers: tuple[str, ...] = ()
+) -> OutboxRow:
+    """A message in words of its own, about no incident or about those that it `covers`."""
+    return _row(turn, covers, channel, tier, kind, subject, body)
 
 
 def _row(

@@ -7,10 +7,8 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from supervisor.incidents.model import (
-    SHIPPED,
     AnomalyType,
     Authority,
-    Effect,
     Mode,
     Runbook,
     RunbookState,
@@ -104,7 +102,7 @@ def permission(
 ) -> Permission:
     """R3: may this runbook run by itself for this target, now? (a) is for shipped ones: what an operator's own does is
     known from its text alone, and a new one starts in dry_run (FR-003)."""
-    if runbook.author == SHIPPED and all(step.effect in (Effect.OBSERVE, Effect.PROTECT) for step in runbook.steps):
+    if runbook.only_protects():
         return Permission(Authority.HARMLESS, "it only observes or protects")
     if state is not None and state.taken_back:
         return Permission(None, "a person has undone its last run for this target")
