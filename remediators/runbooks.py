@@ -2,9 +2,9 @@
 `registry.validate` in a test.
 
 A step is declared idempotent where it looks before it acts: stop-service does nothing when nothing is alive,
-start-service refuses when something is, clear-phantom writes only what is still a phantom, kick-pipeline calls its
-command only while the task stands where it stood. A gateway's restart is not: a second one would end what the first
-has just started.
+start-service refuses when something is, kill-zombie looks whether there still is one, clear-phantom writes only what
+is still a phantom, kick-pipeline calls its command only while the task stands where it stood. A gateway's restart is
+not: a second one would end what the first has just started.
 """
 
 from __future__ import annotations
@@ -27,6 +27,43 @@ RUNBOOKS: tuple[Runbook, ...] = (
         ),
         resource="service:{service}",
         starts_service=True,
+    ),
+    Runbook(
+        id="rb-kill-zombie",
+        label="Have a zombie reaped",
+        applies_to=(AnomalyType.PROCESS_ZOMBIE,),
+        steps=(StepSpec("nudge", "kill-zombie", Effect.CHANGE, idempotent=True),),
+        resource="service:{service}",
+    ),
+    # The process behind a live signal: under the same lock, and the same breaker, as rb-restart-service (DESIGN §2.7).
+    Runbook(
+        id="rb-restart-augur",
+        label="Restart the program behind a stale live signal",
+        applies_to=(AnomalyType.SIGNAL_STALE,),
+        steps=(
+            StepSpec("stop", "stop-service", Effect.CHANGE, idempotent=True),
+            StepSpec("start", "start-service", Effect.CHANGE, idempotent=True),
+        ),
+        resource="service:{service}",
+        starts_service=True,
+    ),
+    Runbook(
+        id="rb-gc-trigger",
+        label="Write down who holds the memory",
+        applies_to=(AnomalyType.MEMORY_PRESSURE,),
+        steps=(StepSpec("record", "record-memory", Effect.OBSERVE, idempotent=True),),
+        resource="memory:{target}",
+        summary=True,
+        verifies=False,
+    ),
+    # Not idempotent: what was interrupted may have ended one already, and nothing ever ends a second one blindly.
+    Runbook(
+        id="rb-force-gc",
+        label="End the process that holds most memory",
+        applies_to=(AnomalyType.MEMORY_CRITICAL,),
+        steps=(StepSpec("end", "end-largest-process", Effect.DESTROY),),
+        resource="memory:{target}",
+        summary=True,
     ),
     Runbook(
         id="rb-db-emergency",

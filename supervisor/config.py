@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 PROBLEMS_MAX = 20  # shown at once; more of them would hide the first
 # Target ids of our own (DESIGN §7); a [database.NAME] may configure the first three.
 OWN_DATABASES = ("brain-db", "metrics-db", "ledger")
-RESERVED = frozenset({*OWN_DATABASES, "system-memory", "healctl"})
+MEMORY_TARGET = "system-memory"
+RESERVED = frozenset({*OWN_DATABASES, MEMORY_TARGET, "healctl"})
 
 Word = Annotated[str, msgspec.Meta(extra={"form": Form.WORD})]
 NonEmpty = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
@@ -128,6 +129,7 @@ class ProcessSection(Section, frozen=True):
     endpoint: EndpointText = ""  # http://..., tcp://host:port, unix:/path
     stop_file: PathText = ""
     interval: Interval = Duration(60)
+    critical: bool = True  # rb-force-gc never ends it, nor what it has started
     auto_restart: bool = False
     restart: RestartSection | None = None
     restart_cwd: PathText = ""
@@ -205,6 +207,7 @@ class MemorySection(Section, frozen=True):
     pressure: Size = Size(512 * 1024**2)
     critical: Size = Size(256 * 1024**2)
     interval: Interval = Duration(300)
+    protect: tuple[Regex, ...] = ()  # rb-force-gc never ends what has one of these in its command line
 
 
 class DatabaseSection(Section, frozen=True):

@@ -166,6 +166,14 @@ class Target(msgspec.Struct, frozen=True):
         return self.service or self.target_id
 
     @property
+    def recipe_hint(self) -> str:
+        """What to write into the configuration so that it can be restarted."""
+        if self.family == "trading" and not self.service:
+            return f"set process in [trading.{self.target_id.rpartition('-')[0]}] to the [process.NAME] behind it"
+        table = "process" if self.service else self.family
+        return f'add `restart = {{ argv = ["..."] }}` to [{table}.{self.service_id}]'
+
+    @property
     def sought(self) -> tuple[str, str]:
         """By what its processes are found: by others it is another program."""
         return self.pid_file, self.match

@@ -53,7 +53,9 @@ def consider(turn: Turn, incident: Incident, verdict: Verdict, reading: HealthRe
         return
     target = world.target(incident.target_id)
     if target is None or (runbook.starts_service and target.recipe is None):
-        _stop(turn, incident, TierReason.CANNOT_EXECUTE, f"{runbook.id} cannot run: no restart recipe is configured")
+        hint = f": {target.recipe_hint}" if target is not None else ""
+        note = f"{runbook.id} cannot run: no restart recipe is configured{hint}"
+        _stop(turn, incident, TierReason.CANNOT_EXECUTE, note)
         return
     decided = state_for(world.runbook_states, runbook, incident.target_id)
     allowed = permission(runbook, verdict, target, decided, world.policy)

@@ -18,6 +18,7 @@ from supervisor.incidents.model import (
     Tier,
     TierReason,
 )
+from supervisor.incidents.readings import ProcessData
 from supervisor.incidents.world import (
     World,
 )
@@ -25,6 +26,7 @@ from supervisor.incidents.world import (
 SIGNAL_CHARS_MAX = 600
 QUOTE_CHARS_MAX = 160
 HALT_CHARS_MAX = 230
+TOLD_CHARS_MAX = 300
 GROUP_NAMES_MAX = 20
 
 KIND = {Tier.SILENT: "", Tier.INFORM: "summary", Tier.ASK: "approval", Tier.PAGE: "page"}
@@ -137,7 +139,7 @@ def _signal(world: World, incident: Incident, kind: str) -> str:
     parts = [
         f"{head}{what(incident)}. {_sentence(incident.evidence)}",
         _tried(incident, execution),
-        halt_words.decide(world, incident) or _decide(incident),
+        _decide(world, incident),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -158,6 +160,8 @@ def _tried(incident: Incident, execution: Execution | None) -> str:
         return f"{did}. Not finished yet."
     if last is not None and not last.success:
         return f"{did}. It failed: {_sentence(last.output)}"
+    if incident.tier_reason is TierReason.TELLS_ONLY and last is not None:
+        return f"{did}. It says: {_sentence(last.output, TOLD_CHARS_MAX)}"
     if execution.verified is False:
         return f"{did}. The steps worked, but it is still not well."
     return f"{did}. It was interrupted, the result is unknown."
@@ -167,8 +171,42 @@ def _did(execution: Execution) -> str:
     return f"Tried: {execution.runbook.label.lower()} ({execution.runbook.id})"
 
 
-def _decide(incident: Incident) -> str:
+def _decide(world: World, incident: Incident) -> str:
     """Exactly what is the person's to decide, with the shortest command for it."""
+    return halt_words.decide(world, incident) or _reap(world, incident) or _by_state(incident)
+
+
+def _reap(world: World, incident: Incident) -> str:
+    """R12: what its parent did not reap when it was asked to goes with the parent: which one, and how to restart it."""
+    tried = incident.tier_reason in (TierReason.VERIFICATION_FAILED, TierReason.BREAKER_OPEN)
+    reading = world.readings.get(incident.target_id)
+    data = reading.data if reading is not None else None
+    if incident.state is not State.ESCALATED or incident.anomaly is not AnomalyType.PROCESS_ZOMBIE or not tried:
+        return ""
+    if not isinstance(data, ProcessData) or not data.zombies:
+        return ""
+    zombie = max(data.zombies, key=lambda zombie: zombie.seen_for_s)
+    parent = f"{clean(zombie.parent_name, 40)} ({zombie.parent_pid})"
+    service = _service_of(world, zombie.parent_pid)
+    how = f"with `healctl heal execute rb-restart-service --target {service} --confirm`" if service else "by hand"
+    return (
+        f"Only its parent {parent} can reap it, and did not. Decide: restart the parent {how}, or "
+        f"`healctl heal dismiss {incident.id} --reason ...`."
+    )
+
+
+def _service_of(world: World, pid: int) -> str:
+    """The service with a recipe whose live process this is, by its newest reading; empty for none."""
+    for target in world.targets.values():
+        reading = world.readings.get(target.target_id)
+        data = reading.data if reading is not None else None
+        live = isinstance(data, ProcessData) and data.process is not None and data.process.pid == pid
+        if live and target.recipe is not None:
+            return target.target_id
+    return ""
+
+
+def _by_state(incident: Incident) -> str:
     match incident.state, incident.tier_reason:
         case ((State.RESOLVED | State.SELF_RESOLVED | State.DISMISSED), _):
             return "Nothing to decide."
@@ -180,6 +218,8 @@ def _decide(incident: Incident) -> str:
                 f"--target {incident.target_id}`, or look yourself and "
                 f"`healctl heal dismiss {incident.id} --reason ...`."
             )
+        case _, TierReason.TELLS_ONLY if incident.tier is Tier.INFORM:
+            return f"Nothing must be decided now; what can be done by hand: {clean(incident.hint, 80)}."
         case _, TierReason.BREAKER_OPEN:
             return (
                 "Automatic repair has stopped; one more try comes within the hour. Decide: find out why it does not "
@@ -215,7 +255,7 @@ def _synapse(world: World, incident: Incident, kind: str) -> str:
     if kind == "approval":
         lines += _proposal(world, incident)
     elif incident.open:
-        lines.append(halt_words.decide(world, incident) or _decide(incident))
+        lines.append(_decide(world, incident))
     return "\n".join(lines)
 
 
@@ -223,7 +263,7 @@ def _proposal(world: World, incident: Incident) -> list[str]:
     """R1, tier 2: the proposed steps and how to approve them."""
     runbook = world.runbooks.get(incident.runbook_id or "")
     steps = ", ".join(step.step_id for step in runbook.steps) if runbook else ""
-    return [f"Proposed: {incident.runbook_id}: {steps}", _decide(incident)]
+    return [f"Proposed: {incident.runbook_id}: {steps}", _decide(world, incident)]
 
 
 def _verification(execution: Execution | None) -> str:
