@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.incidents import breaker as breakers
-from supervisor.incidents import escalation, halts, keeping, remedy, storm
+from supervisor.incidents import escalation, graduation, halts, keeping, remedy, storm
 from supervisor.incidents.effects import (
     Answer,
 )
@@ -17,12 +17,11 @@ from supervisor.incidents.model import (
     Authority,
     Execution,
     Incident,
-    Mode,
     State,
     TierReason,
     TimerKind,
 )
-from supervisor.incidents.policy import CONFIDENCE_PRIOR, state_for, undecided
+from supervisor.incidents.policy import undecided
 from supervisor.incidents.views import execution_answer
 from supervisor.incidents.world import (
     Turn,
@@ -75,7 +74,9 @@ def give_up(turn: Turn, execution: Execution, reason: TierReason, note: str) -> 
     if incident is not None:
         why = f"breaker open: {breaker.reason}" if breaker is not None else "a person must look"
         reason = TierReason.BREAKER_OPEN if breaker is not None else reason
-        escalation.escalate(turn, incident, reason, why, grouped=grouped)
+        incident = remedy.spend(turn, incident, execution)
+        incident = escalation.escalate(turn, incident, reason, why, grouped=grouped)
+        remedy.climb(turn, incident)
     answer(turn, execution)
     remedy.release(turn, execution.target.family)
 
@@ -88,15 +89,11 @@ def _count(turn: Turn, execution: Execution, *, success: bool) -> None:
     state = msgspec.structs.replace(state, last_executed_wall_s=now.wall_s)
     if success:
         state = msgspec.structs.replace(state, successes=state.successes + 1, last_succeeded_wall_s=now.wall_s)
+        turn.put_runbook_state(state)
     else:
         state = msgspec.structs.replace(state, failures=state.failures + 1)
-        approved = state_for(world.runbook_states, execution.runbook, execution.target.target_id)
-        if execution.authority is Authority.APPROVED and approved is not None:
-            state = msgspec.structs.replace(state, mode=Mode.DRY_RUN, confidence=CONFIDENCE_PRIOR, demoted=True)
-            incident = incident_of(turn, execution)
-            if incident is not None:
-                turn.note(incident, "engine", f"{execution.runbook.id} is back in dry_run for this target")
-    turn.put_runbook_state(state)
+        approved = execution.authority is Authority.APPROVED
+        graduation.failed(turn, execution, state, incident_of(turn, execution), approved=approved)
 
 
 def answer(turn: Turn, execution: Execution) -> None:

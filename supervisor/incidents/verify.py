@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from supervisor.incidents import escalation, halts, outcome, remedy
+from supervisor.incidents import escalation, halts, ladder, outcome, remedy
 from supervisor.incidents.effects import (
     DispatchExecution,
     FetchExecutionState,
@@ -17,6 +17,7 @@ from supervisor.incidents.model import (
     Execution,
     ExecutionState,
     Incident,
+    Severity,
     State,
     Status,
     StepResult,
@@ -94,10 +95,24 @@ def _steps_done(turn: Turn, execution: Execution, note: str) -> None:
         turn.ask_probe(execution.target.target_id, execution.target.family)
         return
     if incident is not None:
-        note = f"{execution.runbook.id} tells or protects, it does not cure"
-        escalation.escalate(turn, incident, TierReason.TELLS_ONLY, note, trigger=Trigger.TOLD)
+        _told(turn, execution, remedy.spend(turn, incident, execution))
     outcome.answer(turn, execution)
     remedy.release(turn, execution.target.family)
+
+
+def _told(turn: Turn, execution: Execution, incident: Incident) -> None:
+    """It tells or protects, it does not cure (R6): the next rung goes on, or is proposed; a person hears of it (R1)."""
+    more = ladder.following(turn.world, incident)
+    asks = more is not None and not more.runs and incident.severity is not Severity.CRITICAL
+    incident = escalation.escalate(
+        turn,
+        incident,
+        TierReason.NEEDS_APPROVAL if asks else TierReason.TELLS_ONLY,
+        f"{execution.runbook.id} tells or protects, it does not cure",
+        trigger=Trigger.TOLD,
+        runbook_id=more.runbook.id if more is not None and asks else None,
+    )
+    remedy.climb(turn, incident)
 
 
 def on_refused(turn: Turn, execution_id: str, code: str, message: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from supervisor.incidents import records as r
 from supervisor.incidents.classify import Classifier
 from supervisor.incidents.effects import AskProbe, Effect
 from supervisor.incidents.lifecycle import Trigger, advance
@@ -40,27 +41,6 @@ from supervisor.incidents.model import (
 )
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.readings import HealthReading, ProcessRef
-from supervisor.incidents.records import (
-    AddMetric,
-    AddTrail,
-    DropBreaker,
-    DropHalt,
-    DropKnown,
-    DropPause,
-    DropStage,
-    DropTimer,
-    PutBreaker,
-    PutExecution,
-    PutHalt,
-    PutIncident,
-    PutKnown,
-    PutOutbox,
-    PutPause,
-    PutRunbookState,
-    PutStage,
-    Record,
-    SetTimer,
-)
 
 TRAIL_MAX = 500  # entries of one incident; beyond it only its transitions are still written
 OPEN_INCIDENTS_MAX = 10_000
@@ -117,6 +97,7 @@ class World:
     asked: dict[str, float] = field(default_factory=dict)  # target -> mono_s of the newest question
     hinted: dict[str, float] = field(default_factory=dict)  # target -> mono_s when others last made us ask
     refuted: dict[str, float] = field(default_factory=dict)  # target -> steady_s when our probe contradicted others
+    planning: dict[str, set[str]] = field(default_factory=dict)  # incident -> runbooks whose dry run is under way
     rerun: set[str] = field(default_factory=set)  # escalated incidents that may run now
     waiters: dict[str, list[str]] = field(default_factory=dict)  # execution -> tokens of people who wait for it
     executor: str = ""  # incarnation of the living executor
@@ -159,7 +140,7 @@ class World:
 class Decision:
     """What one event led to: `records` in one transaction, then `effects`; `probes` may go at once."""
 
-    records: list[Record]
+    records: list[r.Record]
     effects: list[Effect]
     probes: list[AskProbe]
 
@@ -170,7 +151,7 @@ class Turn:
     def __init__(self, world: World, now: Instant) -> None:
         self.world = world
         self.now = now
-        self.records: list[Record] = []
+        self.records: list[r.Record] = []
         self.effects: list[Effect] = []
         self._probes: dict[str, AskProbe] = {}
 
@@ -193,24 +174,34 @@ class Turn:
         world.incidents[incident.id] = incident
         world.by_key[incident.anomaly, incident.target_id] = incident.id
         world.by_target.setdefault(incident.target_id, set()).add(incident.id)
-        self.records.append(PutIncident(incident))
+        self.records.append(r.PutIncident(incident))
 
     def update(self, incident: Incident, **changes: Any) -> Incident:
         """A change of an incident that is not a transition."""
         new = msgspec.structs.replace(incident, **changes)
         if new.open:
             self.world.incidents[new.id] = new
-        self.records.append(PutIncident(new))
+        self.records.append(r.PutIncident(new))
         return new
 
-    def move(self, incident: Incident, trigger: Trigger, actor: str, note: str, **changes: Any) -> Incident:
-        """A transition, with its trail entry. Raises IllegalTransition before anything has changed."""
+    def move(
+        self,
+        incident: Incident,
+        trigger: Trigger,
+        actor: str,
+        note: str,
+        *,
+        reading: HealthReading | None = None,
+        **changes: Any,
+    ) -> Incident:
+        """A transition, with its trail entry; `reading` is what it rests on. Raises IllegalTransition before anything
+        has changed."""
         state = advance(incident.state, trigger)
         new = msgspec.structs.replace(incident, state=state, changed_wall_s=self.now.wall_s, **changes)
         if not new.open:
             new = msgspec.structs.replace(new, resolved_wall_s=self.now.wall_s, waiting_for="")
-        new = self._note(new, actor, note, transition=True)
-        self.records.append(PutIncident(new))
+        new = self._note(new, actor, note, transition=True, reading=reading)
+        self.records.append(r.PutIncident(new))
         if not new.open:
             self._close(new)
         return new
@@ -221,7 +212,7 @@ class Turn:
         """A trail entry without a transition."""
         new = self._note(incident, actor, note, result=result, **more)
         if new is not incident:
-            self.records.append(PutIncident(new))
+            self.records.append(r.PutIncident(new))
         return new
 
     def _note(
@@ -233,6 +224,7 @@ class Turn:
         transition: bool = False,
         result: StepResult | None = None,
         execution_id: str | None = None,
+        reading: HealthReading | None = None,
     ) -> Incident:
         n = incident.trail_length
         if n >= TRAIL_MAX and not transition:
@@ -253,8 +245,9 @@ class Turn:
             success=result.success if result else None,
             output=result.output[:OUTPUT_CHARS_MAX] if result else None,
             duration_ms=result.duration_ms if result else None,
+            reading=reading,
         )
-        self.records.append(AddTrail(entry))
+        self.records.append(r.AddTrail(entry))
         new = msgspec.structs.replace(incident, trail_length=n + 1)
         if new.open:
             self.world.trails.setdefault(incident.id, []).append(entry)
@@ -268,13 +261,14 @@ class Turn:
         world.by_key.pop(key, None)
         world.trails.pop(incident.id, None)
         world.rerun.discard(incident.id)
+        world.planning.pop(incident.id, None)
         mine = world.by_target.get(incident.target_id, set())
         mine.discard(incident.id)
         if not mine:
             world.by_target.pop(incident.target_id, None)
         world.closed.setdefault(key, []).append(incident)
         self._hand_on_repeat(incident)
-        for kind in (TimerKind.PAGE_HOLD, TimerKind.REPEAT, TimerKind.RECHECK):
+        for kind in (TimerKind.PAGE_HOLD, TimerKind.REPEAT, TimerKind.RECHECK, TimerKind.PLAN):
             self.drop_timer(kind, incident.id)
 
     def _hand_on_repeat(self, incident: Incident) -> None:
@@ -299,7 +293,7 @@ class Turn:
                 self.forget_ended()
         else:
             world.executions[new.id] = new
-        self.records.append(PutExecution(new))
+        self.records.append(r.PutExecution(new))
         return new
 
     def forget_ended(self) -> None:
@@ -322,55 +316,55 @@ class Turn:
             self.world.outbox[new.id] = new
         else:
             self.world.outbox.pop(new.id, None)
-        self.records.append(PutOutbox(new))
+        self.records.append(r.PutOutbox(new))
         return new
 
     def put_runbook_state(self, state: RunbookState) -> None:
         self.world.runbook_states[state.runbook_id, state.target_id] = state
-        self.records.append(PutRunbookState(state))
+        self.records.append(r.PutRunbookState(state))
 
     def set_timer(self, kind: TimerKind, subject: str, after_s: float) -> None:
         timer = Timer(kind, subject, self.now.steady_s + after_s)
         self.world.arm(timer)
-        self.records.append(SetTimer(timer))
+        self.records.append(r.SetTimer(timer))
 
     def drop_timer(self, kind: TimerKind, subject: str) -> None:
         if self.world.timers.pop((kind, subject), None) is not None:
-            self.records.append(DropTimer(kind, subject))
+            self.records.append(r.DropTimer(kind, subject))
 
     def put_breaker(self, breaker: Breaker) -> None:
         self.world.breakers[breaker.runbook_id, breaker.resource] = breaker
-        self.records.append(PutBreaker(breaker))
+        self.records.append(r.PutBreaker(breaker))
 
     def drop_breaker(self, runbook_id: str, resource: str) -> None:
         if self.world.breakers.pop((runbook_id, resource), None) is not None:
-            self.records.append(DropBreaker(runbook_id, resource))
+            self.records.append(r.DropBreaker(runbook_id, resource))
 
     def put_pause(self, pause: FamilyPause) -> None:
         self.world.pauses[pause.family] = pause
-        self.records.append(PutPause(pause))
+        self.records.append(r.PutPause(pause))
 
     def drop_pause(self, family: str) -> None:
         if self.world.pauses.pop(family, None) is not None:
-            self.records.append(DropPause(family))
+            self.records.append(r.DropPause(family))
 
     def put_stage(self, stage: StageEntry) -> None:
         self.world.stages[stage.target_id] = stage
-        self.records.append(PutStage(stage))
+        self.records.append(r.PutStage(stage))
 
     def drop_stage(self, target_id: str) -> None:
         """Its task moves no more, or is not watched any more."""
         self.drop_timer(TimerKind.STUCK, target_id)
         if self.world.stages.pop(target_id, None) is not None:
-            self.records.append(DropStage(target_id))
+            self.records.append(r.DropStage(target_id))
 
     def put_halt(self, halt: Halt) -> None:
         self.world.halts[halt.database] = halt
-        self.records.append(PutHalt(halt))
+        self.records.append(r.PutHalt(halt))
 
     def drop_halt(self, database: str) -> None:
         if self.world.halts.pop(database, None) is not None:
-            self.records.append(DropHalt(database))
+            self.records.append(r.DropHalt(database))
 
     def put_known(self, target_id: str, process: ProcessRef, sought: tuple[str, str]) -> None:
         """The process last seen to be this service, written only when it is another one than before. One that was
@@ -380,16 +374,16 @@ class Turn:
             return
         if self.world.known.get(target_id) != process:
             self.world.known[target_id] = process
-            self.records.append(PutKnown(target_id, process, sought))
+            self.records.append(r.PutKnown(target_id, process, sought))
 
     def drop_known(self, target_id: str) -> None:
         """What was that service is none any more: its target is gone, or is another program now."""
         if self.world.known.pop(target_id, None) is not None:
-            self.records.append(DropKnown(target_id))
+            self.records.append(r.DropKnown(target_id))
 
     def metric(self, name: str, stage: str, result: str, incident_id: str | None = None) -> None:
         """FR-008, in SITE.md's form."""
-        self.records.append(AddMetric(Metric(self.new_id("met"), name, stage, result, self.now.wall_s, incident_id)))
+        self.records.append(r.AddMetric(Metric(self.new_id("met"), name, stage, result, self.now.wall_s, incident_id)))
 
     def ask_probe(self, target_id: str, family: str) -> None:
         """A fresh reading of our own (R7): one whose check begins from now on, or has begun since we first asked.
