@@ -161,6 +161,8 @@ def open_incident(turn: Turn, verdict: Verdict, reading: HealthReading | None, *
         remedy.consider(turn, incident, verdict, None)
     else:
         turn.set_timer(TimerKind.RECHECK, incident.id, RECHECK_S)
+        # What was asked before this incident, and was answered late, is no fresh look at it.
+        world.asked.pop(verdict.target_id, None)
         turn.ask_probe(verdict.target_id, verdict.family)
 
 
