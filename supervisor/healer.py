@@ -26,6 +26,7 @@ from supervisor.errors import HealError, StoreError
 from supervisor.feed import FeedServer
 from supervisor.fresh import Fresh
 from supervisor.halted import Halted
+from supervisor.history import History
 from supervisor.house import MAY_WAIT, WAITING, beginning, item_of, ledger_parts, policy_of, tree_view
 from supervisor.incidents import engine as e
 from supervisor.incidents import views
@@ -134,6 +135,7 @@ class HealerWorker(Worker):
         self._desk.open(self._control)
         self._asking = Asking(self._hub, self._readings, self._decide)
         self._fresh = Fresh(self._hub, world, self._clock.now, self._desk.answer, self._readings)
+        self._history = History(self._store, world, self._clock.now, self._desk.answer)
         self._feed = FeedServer(
             boot.runtime_dir,
             self._hub,
@@ -151,7 +153,7 @@ class HealerWorker(Worker):
 
     async def stop(self) -> None:
         await self._committer.flush(FLUSH_WITHIN_S)
-        for part in (self._feed, self._hub, self._control, self._store, self._news):
+        for part in (self._history, self._feed, self._hub, self._control, self._store, self._news):
             part.close()
         self._context.destroy(linger=200)
 
@@ -352,6 +354,9 @@ class HealerWorker(Worker):
     def _order(self, token: str, request: Request) -> None:
         if request.action == "probe":
             self._fresh.ask(token, request.args)
+            return
+        if request.action == "history":
+            self._history.ask(token, request.args)
             return
         self._decide(e.Order(token, request.action, request.args, request.actor[:ACTOR_CHARS_MAX]))
 

@@ -264,6 +264,28 @@ class TrailFound(msgspec.Struct, frozen=True, tag="trail_found"):
     entries: tuple[bytes, ...]
 
 
+class FetchHistory(msgspec.Struct, frozen=True, tag="fetch_history"):
+    """Healer -> store: the next page of past and open incidents of these types, of one target or ("") of all, detected
+    since. Answer: HistoryFound, whose `source` and `after` ask for the page behind it; the first has neither."""
+
+    anomalies: tuple[str, ...]
+    target_id: str
+    since_wall_s: float
+    source: str = ""
+    after: int = 0
+
+
+class HistoryFound(msgspec.Struct, frozen=True, tag="history_found"):
+    """`rows` are msgspec-JSON of `replay.Past`; an empty page with `more` is not the last. `passed_over`: what could
+    not be read, and why."""
+
+    rows: tuple[bytes, ...]
+    source: str
+    after: int
+    more: bool
+    passed_over: str = ""
+
+
 class ProjectionStatus(msgspec.Struct, frozen=True):
     """One projection: how many ledger revisions it is behind, since when, and why."""
 
@@ -327,6 +349,8 @@ Body = (
     | ExecutionFound
     | FetchTrail
     | TrailFound
+    | FetchHistory
+    | HistoryFound
     | StoreStatus
     | LedgerTrouble
     | TreeEvent

@@ -340,6 +340,7 @@ class TrailEntry(msgspec.Struct, frozen=True):
     output: str | None = None
     duration_ms: float | None = None
     reading: HealthReading | None = None  # on which this entry rests: for replay (R4), not for people
+    stage: StageEntry | None = None  # what was known besides it, of a pipeline's task
 
 
 # --- executions ----------------------------------------------------------------------------------------------------

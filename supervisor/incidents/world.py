@@ -246,6 +246,7 @@ class Turn:
             output=result.output[:OUTPUT_CHARS_MAX] if result else None,
             duration_ms=result.duration_ms if result else None,
             reading=reading,
+            stage=self.world.stages.get(reading.target_id) if reading is not None else None,
         )
         self.records.append(r.AddTrail(entry))
         new = msgspec.structs.replace(incident, trail_length=n + 1)

@@ -25,12 +25,14 @@ from supervisor.messages import (
     ClaimAnswer,
     Commit,
     EpochOpened,
+    FetchHistory,
+    HistoryFound,
     LedgerTrouble,
     Nack,
     OpenEpoch,
     ProgramStarted,
 )
-from supervisor.store import archive, queries, records, salvage, sqlite
+from supervisor.store import archive, history, queries, records, salvage, sqlite
 from supervisor.store.opening import at_start, begin
 from supervisor.store.reserve import Reserve
 from supervisor.store.schema import migrate, must_be_ours
@@ -381,6 +383,9 @@ class Ledger:
 
     def trails(self, incident_ids: Sequence[str]) -> tuple[bytes, ...] | LedgerTrouble:
         return self._reading(lambda: queries.trails(self._connection, incident_ids))
+
+    def history(self, asked: FetchHistory) -> HistoryFound | LedgerTrouble:
+        return self._reading(lambda: history.page(self._connection, self.path.parent, asked))
 
     def undelivered_synapse(self, up_to_rev: int) -> tuple[OutboxRow, ...]:
         """Messages for Synapse written at `up_to_rev` or before whose delivery the ledger does not know of yet."""

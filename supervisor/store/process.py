@@ -24,6 +24,7 @@ from supervisor.messages import (
     DeliveryReport,
     ExecutionFound,
     FetchExecution,
+    FetchHistory,
     FetchTrail,
     Frame,
     Hello,
@@ -201,6 +202,8 @@ class StoreWorker(Worker):
             case FetchTrail():
                 trails = self._ledger.trails(body.incident_ids)
                 return trails if isinstance(trails, LedgerTrouble) else TrailFound(trails)
+            case FetchHistory():
+                return self._ledger.history(body)
             case Hello():
                 return None
             case _:
