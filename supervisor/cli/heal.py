@@ -167,7 +167,7 @@ def dry_run(runbook: str, target: str | None, history: bool, since: str) -> None
         since_s = parse_duration(since)
         if not since_s:
             raise click.BadParameter(f"found {since!r}, expected {DURATION_FORM}", param_hint="--since")
-        args: Answer = {"runbook_id": runbook, "since_s": since_s} | ({"target_id": target} if target else {})
+        args: Answer = {"runbook_id": runbook, "since_s": float(since_s)} | ({"target_id": target} if target else {})
         ask("history", args, show_history, HISTORY_S)
     elif target is None:
         raise UsageError("dry_run needs --target", "or --history, for what it would have done")

@@ -16,6 +16,7 @@ NAMES = (
     "bench_fleet",
     "bench_integrity",
     "bench_engine",
+    "bench_learning",
 )
 
 results = {}
