@@ -84,13 +84,14 @@ def _show_runbooks(answer: Answer) -> None:
             r["id"],
             r["mode"],
             f"{r['confidence']:.2f}",
+            r["dry_run_count"],
             ",".join(r["applies_to"]),
             output.local_time(r["last_executed_at"]),
             r["label"],
         )
         for r in answer["runbooks"]
     ]
-    output.table(("RUNBOOK", "MODE", "CONFIDENCE", "APPLIES TO", "LAST EXECUTED", "LABEL"), rows)
+    output.table(("RUNBOOK", "MODE", "CONFIDENCE", "DRY RUNS", "APPLIES TO", "LAST EXECUTED", "LABEL"), rows)
 
 
 @heal.command("list_runbooks", epilog="\b\nExample:\n  healctl heal list-runbooks")

@@ -17,7 +17,7 @@ from supervisor.clock import rfc3339
 from supervisor.messages import FetchHistory, HistoryFound
 from supervisor.store import sqlite
 
-PAGE_INCIDENTS = 100
+PAGE_INCIDENTS = 50
 PAGE_BYTES = 2 * 1024 * 1024
 LEDGER = "ledger"
 
