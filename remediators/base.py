@@ -103,6 +103,11 @@ class Step(ABC):
         except msgspec.ValidationError as error:
             raise StepFailed(f"step {spec.step_id} ({spec.kind}): {error}") from error
 
+    @property
+    def least(self) -> Effect:
+        """The least effect that a runbook may declare for this very step."""
+        return self.effect
+
     @abstractmethod
     def plan(self, ctx: Context) -> StepPlan:
         """The dry run: reads only. `predicts_clear` is False when something seen now would make the step fail.

@@ -97,7 +97,7 @@ class Run:
         specs = self.execution.runbook.steps
         reports: list[asyncio.Future[Body]] = []
         for index, spec in enumerate(specs):
-            result, changed = await self._step(registry.step_of(spec))
+            result, changed = await self._step(registry.step_of(spec), index)
             last = not result.success or index == len(specs) - 1
             crashpoint.reach("result.before")
             reports.append(self._ties.healer.ask(StepReport(self.execution.id, index, result, last)))
@@ -128,7 +128,7 @@ class Run:
         if not answer.granted:
             raise Refusal("not_claimed", answer.reason or "another executor has claimed it")
 
-    async def _step(self, step: Step) -> tuple[StepResult, bool]:
+    async def _step(self, step: Step, index: int) -> tuple[StepResult, bool]:
         """One step with its deadline, and whether it may have changed anything.
 
         Whatever it started and did not mean to leave running is over afterwards.
@@ -140,7 +140,9 @@ class Run:
         failure = ""
         try:
             async with asyncio.timeout(step.spec.timeout_s) as deadline:
-                outcome = await step.run(self._ties.context(self.execution, programs))
+                context = self._ties.context(self.execution, programs)
+                back = self.execution.taken_back
+                outcome = await (step.undo(context, back[index]) if self.execution.undoes else step.run(context))
         except TimeoutError as error:  # the step's deadline, or the system's own ETIMEDOUT
             failure = f"timed out after {step.spec.timeout_s:g} s" if deadline.expired() else f"failed: {error}"
         except (HealError, OSError) as error:

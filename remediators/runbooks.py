@@ -1,10 +1,13 @@
-"""The shipped runbooks: data, nothing else. Every one is checked by `registry.validate` in a test.
+"""The shipped runbooks, and in which order all are tried: data, nothing else. Every one is checked by
+`registry.validate` in a test.
 
 Both steps of `rb-restart-service` are declared idempotent, because each looks before it acts: stop-service does
 nothing when nothing is alive, start-service refuses when something is.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from supervisor.incidents.model import AnomalyType, Effect, Runbook, StepSpec
 
@@ -60,3 +63,10 @@ RUNBOOKS: tuple[Runbook, ...] = (
         verifies=False,
     ),
 )
+
+
+def ladder(own: Iterable[Runbook]) -> tuple[Runbook, ...]:
+    """All runbooks in the order in which they are tried: an operator's own stands where its `before` puts it."""
+    every = tuple(own)
+    placed = [one for shipped in RUNBOOKS for one in (*(b for b in every if b.before == shipped.id), shipped)]
+    return (*placed, *(book for book in every if not book.before))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 
-from supervisor.config import OWN_DATABASES, RESERVED, Config, ProcessSection, RestartSection
-from supervisor.schema import Key, Problem
+from supervisor.config import OWN_DATABASES, RESERVED, CommandSection, Config, ProcessSection, RestartSection
+from supervisor.schema import Key, Problem, shown
+
+_PLACEHOLDER = re.compile(r"\{(?:target|service)\}")  # a runbook's resource knows them; a command must not
 
 
 def contradictions(config: Config) -> list[Problem]:
@@ -13,6 +16,8 @@ def contradictions(config: Config) -> list[Problem]:
     problems: list[Problem] = []
     for name, section in config.process.items():
         problems += _process_contradictions(("process", name), section)
+    for name, command in config.command.items():
+        problems += _command_contradictions(("command", name), command)
     problems += _name_clashes(config)
     problems += _limit_contradictions(config)
     signal = config.notify.signal
@@ -24,6 +29,20 @@ def contradictions(config: Config) -> list[Problem]:
         hint = f"a worker beats every {float(tree.beat):g} s; allow several beats to be late"
         text = f"found {float(tree.beat_within):g} s, expected more than tree.beat"
         problems.append(Problem(("tree", "beat_within"), text, hint))
+    return problems
+
+
+def _command_contradictions(key: Key, section: CommandSection) -> list[Problem]:
+    """R11: one program, named so that nobody else can become it, and nothing that looks as if it would be filled in."""
+    problems: list[Problem] = []
+    program = section.argv[0]
+    if not os.path.isabs(program) and (not program or "/" in program or program.startswith("-")):
+        text = f"found {shown(program)}, expected the absolute path of a program, or its bare name"
+        problems.append(Problem((*key, "argv"), text, "a bare name is looked up once, when the configuration is read"))
+    for word in section.argv:
+        if placeholder := _PLACEHOLDER.search(word):
+            text = f"{placeholder[0]} stands in {shown(word)}: a command is run as it stands"
+            problems.append(Problem((*key, "argv"), text, "write out what is meant; one [command.NAME] for each"))
     return problems
 
 

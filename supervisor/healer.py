@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import socket
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from remediators.runbooks import ladder
 from supervisor import proc
 from supervisor.asking import Asking
 from supervisor.bus import Hub, Link, Publisher, nack_of
@@ -30,6 +32,7 @@ from supervisor.history import History
 from supervisor.house import MAY_WAIT, WAITING, beginning, item_of, ledger_parts, policy_of, tree_view
 from supervisor.incidents import engine as e
 from supervisor.incidents import views
+from supervisor.incidents.agents import PREFIX as AGENT
 from supervisor.incidents.effects import (
     Answer,
     DeliverRow,
@@ -44,6 +47,7 @@ from supervisor.incidents.records import Record
 from supervisor.incidents.recover import rebuild
 from supervisor.incidents.seed import parts as seed_parts
 from supervisor.incidents.world import Decision
+from supervisor.lookup import LOOKUPS, look_up
 from supervisor.messages import (
     Ack,
     Body,
@@ -57,6 +61,7 @@ from supervisor.messages import (
     Frame,
     Hello,
     Known,
+    LedgerTrouble,
     OpenEpoch,
     ProgramExited,
     Readings,
@@ -114,9 +119,8 @@ class HealerWorker(Worker):
         trails = await trails_of(self._store, tuple(incident.id for incident in snapshot.open_incidents))
         self._clock = SteadyClock(opened.anchor)
         self._targets = targets(config)
-        from remediators.runbooks import RUNBOOKS
-
-        world = rebuild(snapshot, proc.this_boot(), policy, RUNBOOKS, self._targets, open_families(config), trails)
+        books = ladder(config.runbook.values())
+        world = rebuild(snapshot, proc.this_boot(), policy, books, self._targets, open_families(config), trails)
         self._engine = e.Engine(world)
         self._halted = Halted(snapshot.halts, self._tell)
         self._committer = Committer(
@@ -229,7 +233,7 @@ class HealerWorker(Worker):
                 case SettleExecution(execution):
                     self._then(self._hub.request("executor", Settle(execution)), self._on_settled)
                 case FetchExecutionState(execution_id):
-                    self._then(self._store.ask(FetchExecution(execution_id)), self._on_found)
+                    self._then(self._store.ask(FetchExecution(execution_id)), partial(self._on_found, execution_id))
                 case PlanExecution():
                     self._asking.plan(effect)
                 case DeliverRow(row):
@@ -246,9 +250,11 @@ class HealerWorker(Worker):
         else:
             log.error("the executor did not settle an interrupted execution: %s", body)
 
-    def _on_found(self, body: Body) -> None:
+    def _on_found(self, execution_id: str, body: Body) -> None:
         if isinstance(body, ExecutionFound):
-            self._decide(e.ExecutionSeen(body.execution))
+            self._decide(e.ExecutionSeen(body.execution, body.undone_by))
+        elif execution_id in self._engine.world.undo_asked:
+            self._decide(e.ExecutionUnknown(execution_id, body.message if isinstance(body, LedgerTrouble) else ""))
         else:
             log.error("the store does not know an execution of ours: %s", body)
 
@@ -342,7 +348,8 @@ class HealerWorker(Worker):
 
     def on_reload(self, config: Config) -> None:
         self._targets = targets(config)
-        self._decide(e.Reconfigured(self._targets, open_families(config), policy_of(config)))
+        books = ladder(config.runbook.values())
+        self._decide(e.Reconfigured(self._targets, open_families(config), policy_of(config), books))
         self._look_at_ledger()
         kept, self._strange = self._strange, {}
         self._readings(tuple(kept.values()))
@@ -358,7 +365,11 @@ class HealerWorker(Worker):
         if request.action == "history":
             self._history.ask(token, request.args)
             return
-        self._decide(e.Order(token, request.action, request.args, request.actor[:ACTOR_CHARS_MAX]))
+        if request.action in LOOKUPS and not request.actor.startswith(AGENT):
+            look_up(self._store, request, partial(self._desk.answer, token))
+            return
+        actor = request.actor[:ACTOR_CHARS_MAX]
+        self._decide(e.Order(token, request.action, request.args, actor, secrets.token_hex(16)))
 
     # -- timers and views --
 

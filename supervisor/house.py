@@ -45,6 +45,7 @@ def policy_of(config: Config) -> Policy:
         breaker_total=section.breaker_total,
         breaker_window_s=float(section.breaker_window),
         page_healed_critical=config.escalation.page_healed_critical,
+        agents_trusted=config.mcp.trusted,
         pages=bool(config.notify.signal.transports),
     )
 

@@ -20,6 +20,12 @@ from supervisor.clock import Anchor
 from supervisor.incidents.model import Execution, OutboxRow, Program, StepResult
 from supervisor.incidents.readings import HealthReading, ProcessRef, SourceReading
 from supervisor.incidents.records import Record, Snapshot
+from supervisor.past import AuditFound as AuditFound
+from supervisor.past import FetchAudit as FetchAudit
+from supervisor.past import FetchHistory as FetchHistory
+from supervisor.past import FetchTrail as FetchTrail
+from supervisor.past import HistoryFound as HistoryFound
+from supervisor.past import TrailFound as TrailFound
 from supervisor.uplink import Alarm as Alarm
 from supervisor.uplink import Beat as Beat
 from supervisor.uplink import Down as Down
@@ -249,41 +255,10 @@ class FetchExecution(msgspec.Struct, frozen=True, tag="fetch_execution"):
 
 
 class ExecutionFound(msgspec.Struct, frozen=True, tag="execution_found"):
+    """`undone_by`: the execution that has taken it back (R15), empty when none has."""
+
     execution: Execution
-
-
-class FetchTrail(msgspec.Struct, frozen=True, tag="fetch_trail"):
-    """Healer -> store: the trails of these incidents. Answer: TrailFound."""
-
-    incident_ids: tuple[str, ...]
-
-
-class TrailFound(msgspec.Struct, frozen=True, tag="trail_found"):
-    """`entries` are msgspec-JSON arrays of TrailEntry by incident, in the order asked."""
-
-    entries: tuple[bytes, ...]
-
-
-class FetchHistory(msgspec.Struct, frozen=True, tag="fetch_history"):
-    """Healer -> store: the next page of past and open incidents of these types, of one target or ("") of all, detected
-    since. Answer: HistoryFound, whose `source` and `after` ask for the page behind it; the first has neither."""
-
-    anomalies: tuple[str, ...]
-    target_id: str
-    since_wall_s: float
-    source: str = ""
-    after: int = 0
-
-
-class HistoryFound(msgspec.Struct, frozen=True, tag="history_found"):
-    """`rows` are msgspec-JSON of `replay.Past`; an empty page with `more` is not the last. `passed_over`: what could
-    not be read, and why."""
-
-    rows: tuple[bytes, ...]
-    source: str
-    after: int
-    more: bool
-    passed_over: str = ""
+    undone_by: str = ""
 
 
 class ProjectionStatus(msgspec.Struct, frozen=True):
@@ -347,6 +322,8 @@ Body = (
     | Commit
     | FetchExecution
     | ExecutionFound
+    | FetchAudit
+    | AuditFound
     | FetchTrail
     | TrailFound
     | FetchHistory

@@ -24,7 +24,7 @@ def ask(action: str, args: dict[str, Any] | None, show: Callable[[Answer], None]
 
     chosen = settings()
     with Control(chosen.dirs().runtime_dir) as control:
-        body = control.ask(action, args, deadline_s)
+        body = control.ask(action, args, deadline_s, chosen.actor)
     answer: Answer = msgspec.json.decode(body)
     if chosen.json:
         output.show_json(body)
@@ -50,8 +50,11 @@ Examples:
   healctl heal status --json | jq .open_incidents
 """,
 )
-def heal() -> None:
+@click.option("--agent", metavar="NAME", help="An agent asks: what it may not do by itself becomes a request to you.")
+def heal(agent: str | None) -> None:
     """Incidents and runbooks. Names may be written with _ or -."""
+    if agent is not None:
+        settings().actor = f"agent:{agent}"
 
 
 def _show_status(answer: Answer) -> None:
@@ -67,6 +70,8 @@ def _show_status(answer: Answer) -> None:
                 output.say(f"{output.plain(incident['id'])}: {output.plain(trail[-1].get('note'))}")
     for halt in answer.get("halted", ()):
         output.say(output.halted(halt))
+    for pause in answer.get("paused", ()):
+        output.say(output.paused(pause))
     summary = answer["runbook_summary"]
     output.say(f"Runbooks: {summary['total']} ({summary['auto_execute']} auto_execute, {summary['dry_run']} dry_run)")
 
@@ -87,21 +92,31 @@ def _show_runbooks(answer: Answer) -> None:
             r["dry_run_count"],
             ",".join(r["applies_to"]),
             output.local_time(r["last_executed_at"]),
+            r["author"],
             r["label"],
         )
         for r in answer["runbooks"]
     ]
-    output.table(("RUNBOOK", "MODE", "CONFIDENCE", "DRY RUNS", "APPLIES TO", "LAST EXECUTED", "LABEL"), rows)
+    output.table(("RUNBOOK", "MODE", "CONFIDENCE", "DRY RUNS", "APPLIES TO", "LAST EXECUTED", "AUTHOR", "LABEL"), rows)
 
 
 @heal.command("list_runbooks", epilog="\b\nExample:\n  healctl heal list-runbooks")
 @with_output
 def list_runbooks() -> None:
-    """Show all runbooks with mode, confidence and last use."""
+    """Show all runbooks, shipped and your own, with mode, confidence, last use and author."""
     ask("list_runbooks", None, _show_runbooks)
 
 
+def _show_asked(answer: Answer) -> bool:
+    """R15: an agent's order that waits for a person."""
+    if answer.get("pending"):
+        output.say(f"{output.plain(answer['request_id'])}: {output.plain(answer['next_step'])}")
+    return bool(answer.get("pending"))
+
+
 def _show_approved(answer: Answer) -> None:
+    if _show_asked(answer):
+        return
     when = answer.get("approved_at")
     since = f", approved at {output.local_time(when)}" if when else ""
     output.say(f"{output.plain(answer['runbook_id'])} is now {output.state(answer['mode'])}{since}")
@@ -177,6 +192,8 @@ def dry_run(runbook: str, target: str | None, history: bool, since: str) -> None
 
 
 def _show_execution(answer: Answer) -> None:
+    if _show_asked(answer):
+        return
     for step in answer["steps_executed"]:
         output.say(f"{output.plain(step['step_id'])}: {output.state(step['status'])} ({step['duration_ms']:.0f} ms)")
         for line in str(step.get("output") or "").splitlines():
@@ -208,3 +225,42 @@ def _show_dismissed(answer: Answer) -> None:
 def dismiss(incident: str, reason: str) -> None:
     """Close INCIDENT as not worth acting on, and keep quiet about it for the dismiss window."""
     ask("dismiss", {"incident_id": incident, "reason": reason}, _show_dismissed)
+
+
+@heal.command(epilog="\b\nExample:\n  healctl heal undo exe_3f2a91c0d4e7")
+@click.argument("execution")
+@with_output
+def undo(execution: str) -> int:
+    """Take back what EXECUTION did, its last step first, if it has left what that needs.
+
+    Each step looks first whether what is there is still what it had left; if not, nothing is touched. The runbook then
+    runs for this target by itself no more, until you approve it again.
+    """
+    return 0 if ask("undo", {"execution_id": execution}, _show_execution, ACT_S)["success"] else 1
+
+
+def _show_requests(answer: Answer) -> None:
+    rows = [
+        (it["code"], it["what"], it["asked_by"], output.local_time(it["asked_at"]), output.local_time(it["expires_at"]))
+        for it in answer["requests"]
+    ]
+    output.table(("CODE", "WHAT", "ASKED BY", "AT", "EXPIRES"), rows)
+
+
+@heal.command(epilog="\b\nExample:\n  healctl heal requests")
+@with_output
+def requests() -> None:
+    """Show what agents have asked for, with the codes that confirm it."""
+    ask("requests", None, _show_requests)
+
+
+def _show_confirmed(answer: Answer) -> None:
+    (_show_execution if "steps_executed" in answer else _show_approved)(answer)
+
+
+@heal.command(epilog="\b\nExample:\n  healctl heal confirm K7RW2M")
+@click.argument("code")
+@with_output
+def confirm(code: str) -> int:
+    """Do what an agent has asked for under CODE: good once, for a day, and for that version of the runbook."""
+    return 0 if ask("confirm", {"code": code}, _show_confirmed, ACT_S)["success"] else 1

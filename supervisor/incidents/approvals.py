@@ -7,7 +7,7 @@ import msgspec
 from supervisor.incidents import breaker as breakers
 from supervisor.incidents import graduation, ladder, remedy, views
 from supervisor.incidents.model import Incident, Mode, Runbook, RunbookState
-from supervisor.incidents.orders import runbook_of, target_of
+from supervisor.incidents.naming import must_be_for, runbook_of, target_of
 from supervisor.incidents.policy import CONFIDENCE_APPROVED, EVERY_TARGET, resource_of, undecided
 from supervisor.incidents.world import Turn
 
@@ -23,7 +23,10 @@ def approve(turn: Turn, token: str, args: ApproveArgs, actor: str) -> views.Json
     runbook = runbook_of(turn, args.runbook_id)
     scope = EVERY_TARGET
     if args.target_id is not None:
-        scope = target_of(turn, args.target_id).target_id
+        target = target_of(turn, args.target_id)
+        if not args.revoke:
+            must_be_for(runbook, target)
+        scope = target.target_id
     waiting: list[Incident] = []
     if args.revoke:
         _revoke(turn, runbook, scope)
@@ -58,6 +61,7 @@ def _allow(turn: Turn, runbook: Runbook, scope: str) -> None:
             version=runbook.version(),
             approved_at_wall_s=turn.now.wall_s,
             demoted=False,
+            taken_back=False,
         )
     )
     if old.mode is not Mode.AUTO_EXECUTE:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from supervisor.errors import HealError, NeedsConfirm, Refused, UsageError
-from supervisor.incidents import approvals, dryruns, remedy, views
+from supervisor.incidents import agents, approvals, dryruns, pauses, remedy, undoing, views
 from supervisor.incidents.effects import (
     Answer,
     PlanExecution,
@@ -29,13 +29,14 @@ from supervisor.incidents.model import (
     Target,
     TimerKind,
 )
-from supervisor.incidents.orders import must_fit, open_incident_of, runbook_of, target_of
-from supervisor.incidents.policy import resource_of
+from supervisor.incidents.naming import must_be_for, must_fit, open_incident_of, runbook_of, target_of
+from supervisor.incidents.policy import changes, resource_of
 from supervisor.incidents.world import (
     Turn,
 )
 
 REASON_CHARS_MAX = 500
+ENDS = "stop-service"  # the kind of step that ends a live process
 
 
 class NoArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,8 +63,9 @@ class AckArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     incident_id: str
 
 
-def handle(turn: Turn, token: str, action: str, args: bytes, actor: str) -> None:
-    """Carries out one order; `token` is unique for the request and the same when it is sent again."""
+def handle(turn: Turn, token: str, action: str, args: bytes, actor: str, secret: str = "") -> None:
+    """Carries out one order; `token` is unique for the request and the same when it is sent again. `secret` is what a
+    one-time code is made of."""
     entry = TABLE.get(action)
     try:
         if entry is None:
@@ -73,12 +75,52 @@ def handle(turn: Turn, token: str, action: str, args: bytes, actor: str) -> None
             parsed: Any = msgspec.json.decode(args, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise UsageError(f"{action}: {error}") from error
-        body = run(turn, token, parsed, actor)
+        agents.check(turn, action, actor)
+        body: views.Json | None
+        if action in agents.ASKED and agents.limited(turn, actor):
+            body = _ask_person(turn, action, parsed, actor, secret)
+        else:
+            body = run(turn, token, parsed, actor)
+        if action in AUDITED:
+            turn.audit(token, actor, action, args.decode())
     except HealError as error:
         turn.effects.append(Answer(token, error=error))
         return
     if body is not None:
         turn.effects.append(Answer(token, body=body))
+
+
+def _ask_person(
+    turn: Turn, action: str, args: approvals.ApproveArgs | ExecuteArgs, actor: str, secret: str
+) -> views.Json:
+    """R15: what an agent may only ask for. What could not be done anyway is refused at once."""
+    runbook = runbook_of(turn, args.runbook_id)
+    target = target_of(turn, args.target_id) if args.target_id is not None else None
+    if isinstance(args, ExecuteArgs):
+        if not args.confirm:
+            raise NeedsConfirm("Safety check: must pass confirm=true to force-execute a runbook")
+        assert target is not None
+        must_fit(runbook, target)
+    elif target is not None and not args.revoke:
+        must_be_for(runbook, target)
+    text = msgspec.json.encode(args).decode()
+    return agents.ask(turn, action, text, runbook, args.target_id, actor, secret)
+
+
+def _requests(turn: Turn, token: str, args: NoArgs, actor: str) -> views.Json:
+    return agents.pending(turn)
+
+
+def _confirm(turn: Turn, token: str, args: agents.ConfirmArgs, actor: str) -> views.Json | None:
+    """R15: a person confirms what an agent asked for. The same request sent again runs nothing twice: `execute` is
+    idempotent by the token, and the code is spent."""
+    execution_id = _execution_id(turn, token)
+    if execution_id in turn.world.executions or execution_id in turn.world.ended:
+        known = turn.world.ended.get(execution_id) or turn.world.executions[execution_id]
+        return _execute(turn, token, ExecuteArgs(known.runbook.id, known.target.target_id, True), actor)
+    request = agents.take(turn, args.code)
+    kind, run = TABLE[request.action]
+    return run(turn, token, msgspec.json.decode(request.args, type=kind), f"{actor} (asked by {request.by})")
 
 
 def _status(turn: Turn, token: str, args: NoArgs, actor: str) -> views.Json:
@@ -106,12 +148,14 @@ def _execute(turn: Turn, token: str, args: ExecuteArgs, actor: str) -> views.Jso
     runbook, target = runbook_of(turn, args.runbook_id), target_of(turn, args.target_id)
     if not args.confirm:
         raise NeedsConfirm("Safety check: must pass confirm=true to force-execute a runbook")
-    execution_id = "exe_" + hashlib.sha256(f"{world.ledger_id}:{token}".encode()).hexdigest()[:12]
+    execution_id = _execution_id(turn, token)
     known = world.executions.get(execution_id) or world.ended.get(execution_id)
     if known is not None and execution_id in world.ended:
         return views.execution_answer(known)
     if known is None:
         must_fit(runbook, target)
+        if changes(runbook):
+            pauses.refuse(world, target)
         holder = world.holder_of(resource_of(runbook, target))
         if holder is not None:
             raise Refused(
@@ -128,10 +172,15 @@ def _execute(turn: Turn, token: str, args: ExecuteArgs, actor: str) -> views.Jso
     return None
 
 
+def _execution_id(turn: Turn, token: str) -> str:
+    return "exe_" + hashlib.sha256(f"{turn.world.ledger_id}:{token}".encode()).hexdigest()[:12]
+
+
 def _refuse_anothers(turn: Turn, runbook: Runbook, target: Target) -> None:
     """Two pid files that name one process: without a `match` nobody can tell whose it is, so none may end it."""
     process = turn.world.known.get(target.target_id)
-    if process is None or target.match or not runbook.starts_service:
+    may_end = runbook.starts_service or any(step.kind == ENDS for step in runbook.steps)
+    if process is None or target.match or not may_end:
         return
     others = [name for name, known in turn.world.known.items() if known == process and name != target.target_id]
     if others:
@@ -184,6 +233,9 @@ def _ack(turn: Turn, token: str, args: AckArgs, actor: str) -> views.Json:
     return {"success": True, "incident_id": incident.id, "acknowledged_at": at}
 
 
+# What changes something, and so leaves a line in the audit, whatever came of it.
+AUDITED = frozenset({"approve", "execute", "dismiss", "ack", "pause", "resume", "undo", "confirm"})
+
 _Run = Callable[[Turn, str, Any, str], views.Json | None]
 TABLE: Mapping[str, tuple[type, _Run]] = {
     "status": (NoArgs, _status),
@@ -193,5 +245,10 @@ TABLE: Mapping[str, tuple[type, _Run]] = {
     "execute": (ExecuteArgs, _execute),
     "dismiss": (DismissArgs, _dismiss),
     "ack": (AckArgs, _ack),
+    "pause": (pauses.PauseArgs, pauses.pause),
+    "resume": (pauses.PauseArgs, pauses.resume),
+    "requests": (NoArgs, _requests),
+    "confirm": (agents.ConfirmArgs, _confirm),
+    "undo": (undoing.UndoArgs, undoing.order),
     "stats": (NoArgs, _stats),
 }

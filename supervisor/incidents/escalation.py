@@ -107,10 +107,11 @@ def send(turn: Turn, incident: Incident, channel: Channel, kind: str) -> OutboxR
     return _row(turn, (incident.id,), channel, incident.tier, kind, subject, body)
 
 
-def inform(turn: Turn, incident: Incident | None, kind: str, subject: str, body: str) -> None:
-    """What somebody should know besides how an incident goes: to Synapse, and not urgent."""
-    covers = (incident.id,) if incident is not None else ()
-    _row(turn, covers, Channel.SYNAPSE, Tier.INFORM, kind, subject, body)
+def notice(
+    turn: Turn, channel: Channel, tier: Tier, kind: str, subject: str, body: str, incident: Incident | None = None
+) -> OutboxRow:
+    """A message that tells not how an incident goes, though it may have come of one."""
+    return _row(turn, (incident.id,) if incident is not None else (), channel, tier, kind, subject, body)
 
 
 def _row(

@@ -9,7 +9,17 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.incidents import escalation, wording
-from supervisor.incidents.model import DryRun, Execution, Incident, Mode, Runbook, RunbookState, Streak
+from supervisor.incidents.model import (
+    Channel,
+    DryRun,
+    Execution,
+    Incident,
+    Mode,
+    Runbook,
+    RunbookState,
+    Streak,
+    Tier,
+)
 from supervisor.incidents.policy import (
     CONFIDENCE_APPROVED,
     CONFIDENCE_PRIOR,
@@ -35,7 +45,7 @@ def _count(turn: Turn, incident: Incident, runbook: Runbook, run: DryRun) -> Inc
     if state.version != runbook.version():
         state = msgspec.structs.replace(state, version=runbook.version(), streaks=())
     streak = next((s for s in state.streaks if s.anomaly is incident.anomaly), Streak(incident.anomaly, 0, ""))
-    if streak.incident_id == incident.id:
+    if streak.incident_id == incident.id or state.taken_back:  # what was undone waits for a person's approval
         return incident
     streak = Streak(incident.anomaly, streak.count + 1 if run.predicts_clear else 0, incident.id)
     state = _with(state, *(s for s in state.streaks if s.anomaly is not incident.anomaly), streak)
@@ -111,4 +121,5 @@ def refit(turn: Turn) -> None:
 
 
 def _announce(turn: Turn, incident: Incident | None, kind: str, subject: str, says: str) -> None:
-    escalation.inform(turn, incident, kind, subject, wording.announcement(turn.world, incident, says))
+    body = wording.announcement(turn.world, incident, says)
+    escalation.notice(turn, Channel.SYNAPSE, Tier.INFORM, kind, subject, body, incident)

@@ -1,8 +1,8 @@
 """Several runbooks for one anomaly are a ladder, climbed in the registry's order (R2, R3, R10). Pure.
 
 A rung is spent for an incident once it ran and did not end it: it failed, or it only told or protected. The next one
-runs when R3 lets it, and is proposed when not. A rung that may not run is passed over by a later one that may; but one
-that destroys passes none over, unless a person approved it while this very incident was open.
+runs when R3 lets it, and is proposed when not. A rung that may not run is passed over only by a later one that was
+approved, or has graduated; and by one that destroys only if it was approved while this very incident was open.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ from collections.abc import Sequence
 
 import msgspec
 
-from supervisor.incidents.model import Incident, Runbook, RunbookState, State, Target, TierReason
+from supervisor.incidents.model import Authority, Incident, Runbook, RunbookState, State, Target, TierReason
 from supervisor.incidents.policy import Permission, destroys, ladder, permission, state_for
 from supervisor.incidents.world import World
 
-# Escalated for one of these, an incident goes on as soon as one of its rungs may run.
-GOES_ON = frozenset(
+# A rung is spent, and the next one follows.
+CLIMBS = frozenset(
     {
-        TierReason.NEEDS_APPROVAL,
         TierReason.TELLS_ONLY,
         TierReason.REMEDIATION_FAILED,
         TierReason.VERIFICATION_FAILED,
         TierReason.BREAKER_OPEN,
     }
 )
+# Escalated for one of these, an incident goes on as soon as one of its rungs may run.
+GOES_ON = CLIMBS | {TierReason.NEEDS_APPROVAL, TierReason.NO_RUNBOOK, TierReason.PAUSED}
 _UNDER_WAY = frozenset({State.REMEDIATING, State.VERIFYING})
 
 
@@ -39,7 +40,8 @@ class Rung(msgspec.Struct, frozen=True):
 
 def rest(world: World, incident: Incident) -> tuple[Runbook, ...]:
     """The rungs that are not spent."""
-    return tuple(r for r in ladder(world.runbooks.values(), incident.anomaly) if r.id not in incident.spent)
+    every = ladder(world.runbooks.values(), incident.anomaly, incident.target_id)
+    return tuple(runbook for runbook in every if runbook.id not in incident.spent)
 
 
 def fits(runbook: Runbook, target: Target | None) -> bool:
@@ -64,7 +66,8 @@ def choose(world: World, incident: Incident, rungs: Sequence[Runbook], *, not_ru
     for runbook in rungs:
         state = decided(world, runbook, incident)
         rung = Rung(runbook, permission(runbook, target, state, world.policy, not_running=not_running))
-        if rung.runs and (first is None or not destroys(runbook) or _approved_for(state, incident)):
+        passes = rung.allowed.authority is Authority.APPROVED and not destroys(runbook)
+        if rung.runs and (first is None or passes or _approved_for(state, incident)):
             return rung
         first = first or rung
     return first

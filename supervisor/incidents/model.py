@@ -178,6 +178,9 @@ class StageEntry(msgspec.Struct, frozen=True):
     entered_wall_s: float
 
 
+AGENT = "agent:"  # begins the name of an actor, or an author, that is none of a person's
+SHIPPED = "healctl"  # the author of the runbooks that come with it
+
 ParamValue = str | int | float | bool | tuple[str, ...]
 
 
@@ -197,7 +200,8 @@ class StepSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Runbook(msgspec.Struct, frozen=True, omit_defaults=True):
     """FR-003. `resource` is what it locks (DESIGN §2.7): `{target}` stands for the target's id, `{service}` for that of
-    the service behind it. `author`: "healctl" for a shipped one, else who wrote it."""
+    the service behind it. `author`: "healctl" for a shipped one, else who wrote it. `targets`: the only ones that it is
+    for; none: all. `before`: the runbook in front of which it is tried; none: behind all that are shipped."""
 
     id: str
     label: str
@@ -208,12 +212,22 @@ class Runbook(msgspec.Struct, frozen=True, omit_defaults=True):
     starts_service: bool = False  # R3 (c) applies: it starts a known service that is not running
     summary: bool = False
     verifies: bool = True
-    author: str = "healctl"
+    author: str = SHIPPED
+    targets: tuple[str, ...] = ()
+    before: str = ""
     once: bool = False  # an approval counts for the incidents that are open when it is given, never for a later one
 
     def version(self) -> str:
-        """The hash that approvals and executions record: the same text, the same version."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:12]
+        """The hash that approvals and executions record: of what it does, not of who wrote it."""
+        text = msgspec.json.encode(msgspec.structs.replace(self, author=SHIPPED), order="deterministic")
+        return hashlib.sha256(text).hexdigest()[:12]
+
+    def suits(self, anomaly: AnomalyType, target_id: str) -> bool:
+        """Is it a runbook for this anomaly of this target?"""
+        return anomaly in self.applies_to and self.is_for(target_id)
+
+    def is_for(self, target_id: str) -> bool:
+        return not self.targets or target_id in self.targets
 
 
 class Streak(msgspec.Struct, frozen=True):
@@ -240,6 +254,7 @@ class RunbookState(msgspec.Struct, frozen=True):
     last_succeeded_wall_s: float | None = None
     demoted: bool = False  # for this target, whatever holds for all (R4)
     streaks: tuple[Streak, ...] = ()  # of this version
+    taken_back: bool = False  # a person has undone its last run here: not even the whitelist lets it run again
 
 
 # --- incidents -----------------------------------------------------------------------------------------------------
@@ -266,6 +281,7 @@ class TierReason(StrEnum):
     CANARY_FAILED = "canary_failed"
     TELLS_ONLY = "tells_only"
     CANNOT_EXECUTE = "cannot_execute"
+    PAUSED = "paused"  # a person has told healctl to leave it alone (R15)
 
 
 class DryRun(msgspec.Struct, frozen=True):
@@ -312,6 +328,7 @@ class Incident(msgspec.Struct, frozen=True):
     clear_basis_steady_s: float | None = None  # when its check began
     waiting_for: str = ""  # why nothing is running although something may (a lock, a canary, a hold), in words
     held_as_canary: bool = False  # it waits until the first repairs of its family have verified
+    held_by_pause: bool = False  # it would have been repaired, but for a person's pause
     page_id: str | None = None  # the outbox row of its Signal page, which may cover others too
     acknowledged_wall_s: float | None = None
     repeats: int = 0
@@ -416,6 +433,7 @@ class Execution(msgspec.Struct, frozen=True):
     exit_text: str = ""  # what it left running has ended with a failure: how, and its last words
     reading: HealthReading | None = None  # what was known of the target when it was decided: the grounds, as evidence
     undoes: str = ""  # the execution whose steps this one takes back, the last first (R15)
+    taken_back: tuple[StepResult, ...] = ()  # what those steps had reported, one for each step of this runbook
 
 
 def is_over(execution: Execution) -> bool:
@@ -486,6 +504,8 @@ class TimerKind(StrEnum):
     RECHECK = "recheck"  # probe an open incident again (R7), or one that waits
     BACKUP = "backup"  # the next good copy of a database that we write
     BACKUP_OVERDUE = "backup_overdue"  # by then one must have been made
+    REQUEST_OVER = "request_over"  # an agent's request has waited for a person too long
+    PAUSE_OVER = "pause_over"  # a person's pause has run its time
 
 
 class Timer(msgspec.Struct, frozen=True):

@@ -1,38 +1,65 @@
-"""What every order of a person needs (FR-007): the things it names, or an error that says which there are. Pure."""
+"""What people order, as frozen values: a pause that stands, and the line that an order leaves in the audit. Pure."""
 
 from __future__ import annotations
 
-from supervisor.errors import Refused, UnknownId
-from supervisor.incidents.ladder import fits
-from supervisor.incidents.model import Incident, Runbook, Target
-from supervisor.incidents.world import Turn
+from enum import StrEnum
+
+import msgspec
 
 
-def runbook_of(turn: Turn, runbook_id: str) -> Runbook:
-    runbook = turn.world.runbooks.get(runbook_id)
-    if runbook is None:
-        raise UnknownId(f"no runbook {runbook_id!r}", f"known: {', '.join(turn.world.runbooks) or 'none'}")
-    return runbook
+class Scope(StrEnum):
+    """How far a pause reaches."""
+
+    TARGET = "target"
+    FAMILY = "family"
+    ALL = "all"
 
 
-def target_of(turn: Turn, target_id: str) -> Target:
-    target = turn.world.target(target_id)
-    if target is None:
-        known = ", ".join(sorted(turn.world.targets)[:20]) or "none configured"
-        raise UnknownId(f"no target {target_id!r}", f"known: {known}")
-    return target
+class OperatorPause(msgspec.Struct, frozen=True):
+    """A person's word to leave something alone (R15). It ends when it is lifted, or at `until_*` (None: only then).
+
+    `name` is a target's id or a family's name, empty for ALL. (`FamilyPause` is the engine's own, after canaries that
+    failed: that one does not bind a person.)
+    """
+
+    scope: Scope
+    name: str
+    since_wall_s: float
+    by: str
+    reason: str = ""
+    until_steady_s: float | None = None
+    until_wall_s: float | None = None
+
+    @property
+    def key(self) -> str:
+        """One pause for each; unique, and the subject of its timer."""
+        return f"{self.scope}:{self.name}"
 
 
-def open_incident_of(turn: Turn, incident_id: str) -> Incident:
-    incident = turn.incident(incident_id)
-    if incident is None:
-        raise UnknownId(f"no open incident {incident_id!r}", "`healctl heal status` lists the open ones")
-    return incident
+class AuditEntry(msgspec.Struct, frozen=True):
+    """One order that changes something, whoever gave it, with its arguments as they came (JSON).
+
+    What came of it stands in the trail, or in what it changed. `id` is derived from the request's: sent again, it
+    leaves one line.
+    """
+
+    id: str
+    at_wall_s: float
+    actor: str
+    action: str
+    args: str
 
 
-def must_fit(runbook: Runbook, target: Target) -> None:
-    if not fits(runbook, target):
-        raise Refused(
-            f"{target.target_id} has no restart recipe, so {runbook.id} cannot run for it",
-            f'add `restart = {{ argv = ["..."] }}` to [{target.family}.{target.target_id}]',
-        )
+class AgentRequest(msgspec.Struct, frozen=True):
+    """What an agent has asked for and a person has to confirm (R15): good once, for this version of the runbook."""
+
+    id: str
+    code: str
+    action: str
+    args: str  # of the action, as they came (JSON)
+    runbook_id: str
+    version: str
+    target_id: str
+    by: str
+    asked_wall_s: float
+    until_wall_s: float

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.incidents import breaker as breakers
-from supervisor.incidents import escalation, graduation, halts, keeping, remedy, storm
+from supervisor.incidents import escalation, graduation, halts, keeping, remedy, storm, undoing
 from supervisor.incidents.effects import (
     Answer,
 )
@@ -62,7 +62,8 @@ def failed(turn: Turn, execution: Execution, evidence: str) -> None:
 def give_up(turn: Turn, execution: Execution, reason: TierReason, note: str) -> None:
     """remediation_failed, then a person (FR-004). The breaker, the canaries and the runbook's record hear of it."""
     turn.drop_timer(TimerKind.VERIFY, execution.id)
-    _count(turn, execution, success=False)
+    if not execution.undoes:
+        _count(turn, execution, success=False)
     by_itself = execution.authority is not Authority.PERSON
     breaker = remedy.after_failure(turn, execution) if by_itself else None
     incident = incident_of(turn, execution)
@@ -99,5 +100,7 @@ def _count(turn: Turn, execution: Execution, *, success: bool) -> None:
 def answer(turn: Turn, execution: Execution) -> None:
     """Whoever waits for this execution gets its outcome (SITE.md's `execute`); so does the schedule of copies."""
     keeping.ended(turn, execution)
+    if execution.undoes:
+        undoing.ended(turn, execution)
     for token in turn.world.waiters.pop(execution.id, ()):
         turn.effects.append(Answer(token, body=execution_answer(execution)))

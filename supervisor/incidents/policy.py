@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from supervisor.incidents.model import (
+    AGENT,
+    SHIPPED,
     AnomalyType,
     Authority,
     Effect,
@@ -39,6 +41,7 @@ class Policy(msgspec.Struct, frozen=True):
     breaker_total: int = 20
     breaker_window_s: float = 3600.0
     page_healed_critical: bool = True
+    agents_trusted: bool = False  # R15: an agent's orders are a person's
     pages: bool = False  # somebody is configured to be paged
     intent_expires_s: float = 60.0  # DESIGN §2.3
     graduation_count: int = 3  # R4
@@ -71,14 +74,14 @@ class Permission(msgspec.Struct, frozen=True):
     why: str
 
 
-def ladder(runbooks: Iterable[Runbook], anomaly: AnomalyType) -> tuple[Runbook, ...]:
-    """The runbooks registered for this anomaly type (FR-003), in the registry's order: tried one after another."""
-    return tuple(runbook for runbook in runbooks if anomaly in runbook.applies_to)
+def ladder(runbooks: Iterable[Runbook], anomaly: AnomalyType, target_id: str) -> tuple[Runbook, ...]:
+    """The runbooks for this anomaly of this target (FR-003), in the registry's order: tried one after another."""
+    return tuple(runbook for runbook in runbooks if runbook.suits(anomaly, target_id))
 
 
-def pick(runbooks: Iterable[Runbook], anomaly: AnomalyType) -> Runbook | None:
+def pick(runbooks: Iterable[Runbook], anomaly: AnomalyType, target_id: str) -> Runbook | None:
     """The first of them."""
-    return next(iter(ladder(runbooks, anomaly)), None)
+    return next(iter(ladder(runbooks, anomaly, target_id)), None)
 
 
 def resource_of(runbook: Runbook, target: Target) -> str:
@@ -97,7 +100,8 @@ def destroys(runbook: Runbook) -> bool:
 
 def may_graduate(runbook: Runbook) -> bool:
     """R4: what a person has written, and what destroys nothing. One that is approved for an incident never does."""
-    return bool(runbook.author) and not destroys(runbook) and not runbook.once
+    by_person = runbook.author != "" and not runbook.author.startswith(AGENT)
+    return by_person and not destroys(runbook) and not runbook.once
 
 
 def undecided(runbook: Runbook, target_id: str) -> RunbookState:
@@ -116,9 +120,13 @@ def state_for(states: Mapping[tuple[str, str], RunbookState], runbook: Runbook, 
 def permission(
     runbook: Runbook, target: Target | None, state: RunbookState | None, policy: Policy, *, not_running: bool
 ) -> Permission:
-    """R3: may this runbook run by itself for this target, now? `not_running`: nothing of the target is alive."""
-    if not changes(runbook):
+    """R3: may this runbook run by itself for this target, now? (a) is for shipped ones: what an operator's own does is
+    known from its text alone, and a new one starts in dry_run (FR-003). `not_running`: nothing of the target is alive.
+    """
+    if runbook.author == SHIPPED and not changes(runbook):
         return Permission(Authority.HARMLESS, "it only observes or protects")
+    if state is not None and state.taken_back:
+        return Permission(None, "a person has undone its last run for this target")
     if runbook.id in policy.auto_execute:
         return Permission(Authority.WHITELIST, "it is on the whitelist")
     if runbook.starts_service and target is not None and target.auto_restart and target.recipe is not None:
@@ -145,7 +153,7 @@ def tier_of(reason: TierReason, severity: Severity) -> Tier:
             return Tier.SILENT
         case TierReason.SUMMARY_ASKED | TierReason.TELLS_ONLY:
             return Tier.INFORM
-        case TierReason.NEEDS_APPROVAL:
+        case TierReason.NEEDS_APPROVAL | TierReason.PAUSED:
             return Tier.ASK
         case _:
             return Tier.PAGE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from supervisor.incidents import breaker, ladder
+from supervisor.incidents import breaker, ladder, pauses
 from supervisor.incidents.model import (
     ExecutionState,
     Runbook,
@@ -70,6 +70,8 @@ def rebuild(
         world.arm(timer)
     world.breakers = {(b.runbook_id, b.resource): b for b in snapshot.breakers}
     world.pauses = {pause.family: pause for pause in snapshot.pauses}
+    world.requests = {request.id: request for request in snapshot.requests}
+    world.operator_pauses = {pause.key: pause for pause in snapshot.operator_pauses}
     _go_on(world)
     return world
 
@@ -80,5 +82,6 @@ def _go_on(world: World) -> None:
     for incident in world.incidents.values():
         if incident.state is not State.ESCALATED:
             continue
-        if incident.tier_reason in ladder.GOES_ON and ladder.rest(world, incident):
+        goes_on = incident.tier_reason in ladder.GOES_ON and ladder.rest(world, incident)
+        if goes_on or pauses.held(world, incident):
             world.rerun.add(incident.id)

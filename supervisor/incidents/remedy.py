@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.incidents import breaker as breakers
-from supervisor.incidents import dryruns, graduation, halts, ladder, storm
+from supervisor.incidents import dryruns, graduation, halts, ladder, pauses, storm
 from supervisor.incidents.effects import (
     DispatchExecution,
 )
@@ -24,6 +24,7 @@ from supervisor.incidents.model import (
     Incident,
     Runbook,
     State,
+    StepResult,
     Target,
     TierReason,
     TimerKind,
@@ -62,6 +63,8 @@ def consider(turn: Turn, incident: Incident, verdict: Verdict, reading: HealthRe
         note = f"{runbook.id} may not run by itself: {rung.allowed.why}"
         _stop(turn, incident, TierReason.NEEDS_APPROVAL, note, reading, runbook.id)
         return
+    if changes(runbook) and _paused(turn, incident, target):
+        return
     halts.order(turn, runbook, target, incident)
     if changes(runbook) and storm.holds(turn, incident):
         return
@@ -90,8 +93,11 @@ def begin(
     note: str,
     execution_id: str = "",
     actor: str = "engine",
+    *,
+    undoes: Execution | None = None,
+    back: tuple[StepResult, ...] = (),
 ) -> Execution:
-    """Writes the intent; it is dispatched once it is durable."""
+    """Writes the intent; it is dispatched once it is durable. `undoes`, `back`: see `undoing`."""
     world, now = turn.world, turn.now
     execution = Execution(
         id=execution_id or turn.new_id("exe"),
@@ -110,6 +116,10 @@ def begin(
         known=world.known.get(target.service_id),
         reading=world.readings.get(target.target_id),
     )
+    if undoes is not None:
+        execution = msgspec.structs.replace(
+            execution, undoes=undoes.id, taken_back=back, incident_id=undoes.incident_id
+        )
     if incident is not None:
         world.rerun.discard(incident.id)
         acted = ActedBy.PERSON if authority is Authority.PERSON else ActedBy.RUNBOOK
@@ -125,6 +135,7 @@ def begin(
             execution_id=execution.id,
             waiting_for="",
             held_as_canary=False,
+            held_by_pause=False,
             acted_by=acted,
             clear_readings=0,
             clear_counted_steady_s=None,
@@ -137,7 +148,7 @@ def begin(
     if trying is not None and authority is not Authority.PERSON:
         turn.put_breaker(msgspec.structs.replace(trying, trial=execution.id))
     turn.set_timer(TimerKind.EXPIRE, execution.id, world.policy.intent_expires_s + EXPIRE_MARGIN_S)
-    if incident is not None or authority is Authority.PERSON:  # a copy on schedule repairs nothing
+    if undoes is None and (incident is not None or authority is Authority.PERSON):  # a copy on schedule repairs nothing
         turn.metric("heal_remediation_started", runbook.id, "started", execution.incident_id)
         world.last_remediation_wall_s = now.wall_s
     turn.effects.append(DispatchExecution(execution))
@@ -178,6 +189,19 @@ def try_again(turn: Turn, incident: Incident, runbook_id: str) -> None:
     if runbook_id in incident.spent:
         incident = turn.update(incident, spent=ladder.unspend(incident, runbook_id).spent)
     turn.want_run(incident)
+
+
+def _paused(turn: Turn, incident: Incident, target: Target) -> bool:
+    """A person has told us to leave it alone: it is told of, and looked at again when that is over."""
+    found = pauses.standing(turn.world, target)
+    if found is None:
+        if incident.held_by_pause:
+            turn.update(incident, held_by_pause=False)
+        return False
+    note = pauses.words(found)
+    incident = turn.update(incident, held_by_pause=True, waiting_for=note)
+    _stop(turn, incident, TierReason.PAUSED, f"nothing was run: {note}; `{pauses.lift_command(found)}` ends it")
+    return True
 
 
 def _stop(
@@ -263,6 +287,8 @@ def half_open_due(turn: Turn, subject: str) -> None:
     """The breaker lets one try through: every incident that it stopped is probed afresh first."""
     runbook_id, _, resource = subject.partition(" ")
     breaker, runbook = turn.world.breakers.get((runbook_id, resource)), turn.world.runbooks.get(runbook_id)
+    if runbook is None:  # its file was removed meanwhile
+        turn.drop_breaker(runbook_id, resource)
     if breaker is None or runbook is None:
         return
     turn.put_breaker(msgspec.structs.replace(breaker, half_open=True))

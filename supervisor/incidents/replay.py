@@ -72,9 +72,7 @@ class Replay:
     def __init__(self, runbook: Runbook, runbooks: Sequence[Runbook]) -> None:
         self.runbook = runbook
         self._version = runbook.version()
-        self._before = {
-            anomaly: {r.id for r in _ahead(ladder(runbooks, anomaly), runbook)} for anomaly in runbook.applies_to
-        }
+        self._runbooks = runbooks
         self._seen: set[str] = set()
         self._sums: Counter[str] = Counter()
         self._targets: dict[str, Counter[str]] = {}
@@ -107,9 +105,10 @@ class Replay:
         helped = self._help(past)
         by_itself = [x for x in past.executions if self._same(x) and x.authority is not Authority.PERSON]
         healthy = any(_was(past, _entry_of(past, x), x.reading) is Status.CLEAR for x in by_itself)
-        if not fits(self.runbook, target):
+        if not fits(self.runbook, target) or not self.runbook.is_for(past.incident.target_id):
             return Act.CANNOT, helped, healthy
-        if any(x.verified and x.runbook.id in self._before[past.incident.anomaly] for x in past.executions):
+        before = self._before(past.incident)
+        if any(x.verified and x.runbook.id in before for x in past.executions):
             return Act.NOT_REACHED, helped, healthy
         entry = next((one for one in past.trail if one.state in _DECIDED), None)
         if entry is None or entry.actor != "engine":  # what a person did there and then says nothing of us
@@ -120,6 +119,11 @@ class Replay:
             return Act.YES, helped, healthy
         # Decided on a reading that was clear: that is what a replay is to find.
         return Act.UNKNOWN, helped, healthy or was is Status.CLEAR
+
+    def _before(self, incident: Incident) -> set[str]:
+        """The rungs that stand before it."""
+        ids = [rung.id for rung in ladder(self._runbooks, incident.anomaly, incident.target_id)]
+        return set(ids[: ids.index(self.runbook.id)]) if self.runbook.id in ids else set()
 
     def _same(self, execution: Execution) -> bool:
         same = execution.version == self._version or execution.runbook.steps == self.runbook.steps
@@ -160,11 +164,6 @@ class Replay:
 
 
 _DECIDED = frozenset({State.REMEDIATING, State.ESCALATED})
-
-
-def _ahead(rungs: Sequence[Runbook], runbook: Runbook) -> Sequence[Runbook]:
-    ids = [rung.id for rung in rungs]
-    return rungs[: ids.index(runbook.id)] if runbook.id in ids else ()
 
 
 def _entry_of(past: Past, execution: Execution) -> TrailEntry | None:

@@ -195,8 +195,8 @@ def _decide(world: World, incident: Incident) -> str:
     """Exactly what is the person's to decide, with the shortest command for it."""
     more = ladder.following(world, incident)
     approve = f"`healctl heal approve {more.runbook.id} --target {incident.target_id}`" if more is not None else ""
-    goes_on = incident.state is State.ESCALATED and incident.tier_reason in ladder.GOES_ON
-    if goes_on and more is not None and not _is_asked(incident):
+    climbs = incident.state is State.ESCALATED and incident.tier_reason in ladder.CLIMBS
+    if climbs and more is not None:
         if more.runs:
             return f"Nothing to decide yet: {more.runbook.label.lower()} ({more.runbook.id}) is tried next, by itself."
         return (

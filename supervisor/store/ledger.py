@@ -19,19 +19,19 @@ from typing import TypeVar
 from supervisor import crashpoint, proc
 from supervisor.clock import Anchor, SteadyClock, monotonic_s, wall_s
 from supervisor.incidents.model import Execution, Halt, OutboxRow
+from supervisor.incidents.orders import AuditEntry
 from supervisor.messages import (
     Ack,
     Claim,
     ClaimAnswer,
     Commit,
     EpochOpened,
-    FetchHistory,
-    HistoryFound,
     LedgerTrouble,
     Nack,
     OpenEpoch,
     ProgramStarted,
 )
+from supervisor.past import FetchHistory, HistoryFound
 from supervisor.store import archive, history, queries, records, salvage, sqlite
 from supervisor.store.opening import at_start, begin
 from supervisor.store.reserve import Reserve
@@ -375,6 +375,13 @@ class Ledger:
         if isinstance(found, LedgerTrouble):
             return found
         return found[0] if found else None
+
+    def undone_by(self, execution_id: str) -> str:
+        found = self._reading(lambda: queries.undone_by(self._connection, execution_id))
+        return "" if isinstance(found, LedgerTrouble) else found
+
+    def audit(self, limit: int) -> tuple[AuditEntry, ...] | LedgerTrouble:
+        return self._reading(lambda: queries.audit(self._connection, limit))
 
     def halts(self) -> tuple[Halt, ...]:
         """The databases that nobody may write (R10)."""

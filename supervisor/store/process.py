@@ -19,10 +19,12 @@ from supervisor.config import Config
 from supervisor.errors import BusError, StoreError
 from supervisor.incidents.records import DropHalt, PutHalt
 from supervisor.messages import (
+    AuditFound,
     Body,
     Commit,
     DeliveryReport,
     ExecutionFound,
+    FetchAudit,
     FetchExecution,
     FetchHistory,
     FetchTrail,
@@ -45,6 +47,7 @@ from supervisor.worker import Boot, Worker
 
 log = logging.getLogger(__name__)
 
+AUDIT_MAX = 10_000  # lines in one answer
 STATUS_S = 1.0  # at most one StoreStatus in this time
 REPORTS_MAX = 500  # delivery reports under way at once
 
@@ -198,7 +201,10 @@ class StoreWorker(Worker):
                     return execution
                 if execution is None:
                     return Nack("unknown_id", f"no execution {body.execution_id}", exit_code=4)
-                return ExecutionFound(execution)
+                return ExecutionFound(execution, self._ledger.undone_by(execution.id))
+            case FetchAudit():
+                entries = self._ledger.audit(min(body.limit, AUDIT_MAX))
+                return entries if isinstance(entries, LedgerTrouble) else AuditFound(entries)
             case FetchTrail():
                 trails = self._ledger.trails(body.incident_ids)
                 return trails if isinstance(trails, LedgerTrouble) else TrailFound(trails)

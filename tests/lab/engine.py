@@ -79,9 +79,9 @@ class Lab:
         targets: tuple[Target, ...] = (),
         runbooks: tuple[Runbook, ...] = RUNBOOKS,
     ) -> None:
-        self.runbooks = runbooks
         self.targets = targets or tuple(service(name) for name in names)
         self.policy = policy or Policy()
+        self.runbooks = runbooks
         self.now_s = START
         self.alive: dict[str, int | None] = {target.target_id: 100 + i for i, target in enumerate(self.targets)}
         self.endpoint: dict[str, Endpoint] = {}
@@ -240,6 +240,8 @@ class Lab:
             pauses=tuple(world.pauses.values()),
             stages=tuple(world.stages.values()),
             halts=tuple(world.halts.values()),
+            requests=tuple(world.requests.values()),
+            operator_pauses=tuple(world.operator_pauses.values()),
             known=tuple(PutKnown(name, ref, world.targets[name].sought) for name, ref in world.known.items()),
         )
         trails = {i: t for i, t in trails.items() if latest[i].open}

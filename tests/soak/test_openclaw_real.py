@@ -31,14 +31,15 @@ UP_WITHIN_S = 120.0
 
 
 class OpenClaw:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, more: dict[str, Any] | None = None, plugin: Path | None = None) -> None:
+        """`more`: of its configuration; `plugin`: the folder of one that is installed first."""
         part = parts.openclaw()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
         (folder / "state").mkdir()
         auth = {"mode": "token", "token": "t"}
-        settings = {"gateway": {"mode": "local", "port": self.port, "bind": "loopback", "auth": auth}}
+        settings = {"gateway": {"mode": "local", "port": self.port, "bind": "loopback", "auth": auth}, **(more or {})}
         (folder / "state" / "openclaw.json").write_bytes(msgspec.json.encode(settings))
         self.url = f"http://127.0.0.1:{self.port}"
         self.status = (str(part.program), "gateway", "status", "--json")
@@ -47,6 +48,13 @@ class OpenClaw:
             "HOME": str(folder),
             "OPENCLAW_STATE_DIR": str(folder / "state"),
         }
+        if plugin is not None:
+            words = ("plugins", "install", "-l", "--force", "--accept-capabilities", str(plugin))
+            environment = {**os.environ, **self.environment}
+            done = subprocess.run(
+                [part.program, *words], env=environment, capture_output=True, timeout=120, check=False
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
         self._log = folder / "log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(

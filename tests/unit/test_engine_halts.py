@@ -304,10 +304,10 @@ def test_a_halt_goes_with_its_file_when_the_configuration_names_it_anew() -> Non
     lab = Bench()
     lab.emergency()
     renamed = msgspec.structs.replace(BRAIN, target_id="site")
-    lab.feed(e.Reconfigured((renamed, TRADES), frozenset(), lab.policy))
+    lab.feed(e.Reconfigured((renamed, TRADES), frozenset(), lab.policy, RUNBOOKS))
     assert set(lab.halts) == {"site"}
     assert lab.halts["site"].path == BRAIN.path
-    lab.feed(e.Reconfigured((TRADES,), frozenset(), lab.policy))
+    lab.feed(e.Reconfigured((TRADES,), frozenset(), lab.policy, RUNBOOKS))
     assert lab.halts == {}, "nobody of ours writes it any more"
 
 

@@ -185,7 +185,7 @@ def test_history_is_read_from_the_ledger_and_its_archives(
         if where != "ledger":
             for past in recorded(lab.records)[:3]:
                 trail = msgspec.json.encode(past.trail)
-                batch = archive.Batch((past.incident,), (trail,), past.executions, (), ())
+                batch = archive.Batch((past.incident,), (trail,), past.executions, (), (), ())
                 archive.write(tmp_path, batch)
                 if where != "both":
                     ledger._durably(lambda batch=batch: archive.drop(ledger._connection, batch))
