@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from remediators.base import Step, StepFailed
 from remediators.database import BackupDatabase, RestoreDatabase, VerifyBackup
 from remediators.halt import HaltWrites
+from remediators.manual import Manual
 from remediators.run_command import RunCommand
 from remediators.service import RunRecipe, StartService, StopService
 from supervisor.errors import HealError
@@ -28,6 +29,7 @@ KINDS: Mapping[str, type[Step]] = {
         VerifyBackup,
         RestoreDatabase,
         RunCommand,
+        Manual,
     )
 }
 

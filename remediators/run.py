@@ -1,7 +1,8 @@
 """One execution, from its claim to its last step's report (DESIGN §2.3).
 
 The order is the safety: checks, claim at the store, `Claimed`, then each step, whose report must be durable before the
-next one begins. Whatever is not certain ends the run: it never retries a step, and never runs one unclaimed.
+next one begins. Whatever is not certain ends the run: it never retries a step, and never runs one unclaimed. Only a
+runbook of safeguards goes on behind a step that failed.
 """
 
 from __future__ import annotations
@@ -98,7 +99,9 @@ class Run:
         reports: list[asyncio.Future[Body]] = []
         for index, spec in enumerate(specs):
             result, changed = await self._step(registry.step_of(spec), index)
-            last = not result.success or index == len(specs) - 1
+            # A safeguard that fails keeps no other from being taken; what changes something ends with a failure.
+            goes_on = result.success or self.execution.runbook.only_protects()
+            last = not goes_on or index == len(specs) - 1
             crashpoint.reach("result.before")
             reports.append(self._ties.healer.ask(StepReport(self.execution.id, index, result, last)))
             if not changed and not last:

@@ -19,6 +19,7 @@ from remediators.runbooks import ladder
 from supervisor import proc
 from supervisor.asking import Asking
 from supervisor.bus import Hub, Link, Publisher, nack_of
+from supervisor.capturing import Capturing
 from supervisor.clock import SteadyClock
 from supervisor.committer import Committer, open_epoch
 from supervisor.config import Config
@@ -48,6 +49,7 @@ from supervisor.incidents.recover import rebuild
 from supervisor.incidents.seed import parts as seed_parts
 from supervisor.incidents.world import Decision
 from supervisor.lookup import LOOKUPS, look_up
+from supervisor.meanings import meanings
 from supervisor.messages import (
     Ack,
     Body,
@@ -121,7 +123,9 @@ class HealerWorker(Worker):
         self._targets = targets(config)
         books = ladder(config.runbook.values())
         world = rebuild(snapshot, proc.this_boot(), policy, books, self._targets, open_families(config), trails)
+        world.meanings = meanings(config)
         self._engine = e.Engine(world)
+        self._capturing = Capturing(boot.runtime_dir)
         self._halted = Halted(snapshot.halts, self._tell)
         self._committer = Committer(
             self._store,
@@ -214,6 +218,7 @@ class HealerWorker(Worker):
 
     def _durable(self, decision: Decision) -> None:
         self._halted.durable(decision.records)
+        self._capturing.look(self._engine.world)
         self._carry_out(decision.effects)
         if self._limit_told and not self._committer.waiting:
             self._limit_told = False
@@ -349,7 +354,7 @@ class HealerWorker(Worker):
     def on_reload(self, config: Config) -> None:
         self._targets = targets(config)
         books = ladder(config.runbook.values())
-        self._decide(e.Reconfigured(self._targets, open_families(config), policy_of(config), books))
+        self._decide(e.Reconfigured(self._targets, open_families(config), policy_of(config), books, meanings(config)))
         self._look_at_ledger()
         kept, self._strange = self._strange, {}
         self._readings(tuple(kept.values()))
@@ -359,11 +364,9 @@ class HealerWorker(Worker):
         self._reloaded = news
 
     def _order(self, token: str, request: Request) -> None:
-        if request.action == "probe":
-            self._fresh.ask(token, request.args)
-            return
-        if request.action == "history":
-            self._history.ask(token, request.args)
+        elsewhere = {"probe": self._fresh.ask, "history": self._history.ask}.get(request.action)
+        if elsewhere is not None:
+            elsewhere(token, request.args)
             return
         if request.action in LOOKUPS and not request.actor.startswith(AGENT):
             look_up(self._store, request, partial(self._desk.answer, token))

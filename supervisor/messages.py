@@ -121,7 +121,7 @@ class Claimed(msgspec.Struct, frozen=True, tag="claimed"):
 class StepReport(msgspec.Struct, frozen=True, tag="step_report"):
     """Executor -> healer, acked when durable: step `index` ended. The next begins after the ack; `last` ends it all.
 
-    A failed step is always the last.
+    A failed step is the last, unless the runbook only protects.
     """
 
     execution_id: str
@@ -288,6 +288,12 @@ class StoreStatus(msgspec.Struct, frozen=True, tag="store_status"):
     damage: str = ""
 
 
+class Acks(msgspec.Struct, frozen=True, tag="acks"):
+    """Store -> whoever sent it: each frame of these ids is answered with Ack, as if by one of its own."""
+
+    ids: tuple[str, ...]
+
+
 class LedgerTrouble(msgspec.Struct, frozen=True, tag="ledger_trouble"):
     """Store -> healer, as the answer to whatever wants the ledger: it cannot now (disk full, I/O error). Try again."""
 
@@ -329,6 +335,7 @@ Body = (
     | FetchHistory
     | HistoryFound
     | StoreStatus
+    | Acks
     | LedgerTrouble
     | TreeEvent
     | Event

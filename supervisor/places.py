@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from supervisor.errors import ConfigError
 
 FILE_BYTES_MAX = 1024 * 1024
+CAPTURING = "capturing"  # in the runtime directory: it stands while a person's commands are worth reporting (FR-006)
 
 
 class Dirs(NamedTuple):

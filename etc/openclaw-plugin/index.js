@@ -2,6 +2,7 @@
 // JSON. An argument list, never a shell; every value stands behind `=` or `--`, so that none can become an option. What
 // an agent may do by itself is healctl's to decide (approve and execute wait for a person's one-time code).
 import { execFile } from "node:child_process";
+import { existsSync } from "node:fs";
 
 const TIMEOUT_MS = 130_000; // an execution and its verification; healctl's own limits are below it
 const OUTPUT_BYTES_MAX = 16 * 1024 * 1024;
@@ -66,12 +67,26 @@ function call(program, config, given, signal) {
   });
 }
 
+// FR-006: what an agent has run well with the exec tool while an incident is open, for `healctl capture report`.
+function report(program, config, event) {
+  const command = event?.params?.command;
+  if (event?.error || typeof command !== "string" || !command) return;
+  const words = [...(config ? ["-c", config] : []), "capture", "report", "--source", "openclaw", "-o", "json"];
+  const child = execFile(program, words, { timeout: TIMEOUT_MS, shell: false }, () => {});
+  child.stdin?.on("error", () => {}); // it ended before it had read: nothing to report to
+  child.stdin?.end(command);
+}
+
 export default {
   id: "healctl",
   name: "healctl",
   description: "cortex_heal: self-healing of this host by healctl",
   register(api) {
-    const { program = "healctl", config } = api.pluginConfig ?? {};
+    const { program = "healctl", config, capture = false, flag } = api.pluginConfig ?? {};
+    if (capture && flag) {
+      const seen = (event) => existsSync(flag) && report(program, config, event);
+      api.on("after_tool_call", seen, { matcher: ["exec"] });
+    }
     api.registerTool({
       name: "cortex_heal",
       description:

@@ -239,6 +239,36 @@ def undo(execution: str) -> int:
     return 0 if ask("undo", {"execution_id": execution}, _show_execution, ACT_S)["success"] else 1
 
 
+def _show_recorded(answer: Answer) -> None:
+    draft = f"{output.plain(answer['draft_runbook_id'])} ({output.state(answer['draft_runbook_mode'])})"
+    kinds = ", ".join(output.plain(step["kind"]) for step in answer["steps"])
+    output.say(f"Recorded. Draft {draft}: {kinds}")
+    output.say(f"Next: {output.plain(answer['next_step'])}")
+
+
+@heal.command(
+    "record_fix",
+    epilog="\b\nExample:\n  healctl heal record_fix inc_1f2e --description 'the cache had filled up' "
+    "--command 'systemctl restart web'",
+)
+@click.argument("incident")
+@click.option("--description", required=True, metavar="D", help="What was wrong, and what you did.")
+@click.option(
+    "--command", "commands", multiple=True, metavar="ARGV", help="A command you ran; may be given repeatedly."
+)
+@with_output
+def record_fix(incident: str, description: str, commands: tuple[str, ...]) -> None:
+    """Record how you fixed INCIDENT, open or just closed: it becomes the draft of a runbook, in dry_run.
+
+    A command that healctl knows (the restart of a declared service, a declared command) becomes a registered step;
+    what it does not know becomes a note, never something that is run. Secrets are taken out before anything is kept.
+    """
+    from supervisor.incidents.matching import split
+
+    argvs = [argv for text in commands for argv in split(text)]
+    ask("record_fix", {"incident_id": incident, "description": description, "commands": argvs}, _show_recorded, PLAN_S)
+
+
 def _show_requests(answer: Answer) -> None:
     rows = [
         (it["code"], it["what"], it["asked_by"], output.local_time(it["asked_at"]), output.local_time(it["expires_at"]))

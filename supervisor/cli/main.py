@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "pause": ("operate", "pause", "Let healctl change nothing about a target, a family or anything."),
     "resume": ("operate", "resume", "End a pause."),
     "audit": ("operate", "audit", "Show who ordered what."),
+    "capture": ("capture", "capture", "Report what is run by hand while an incident is open."),
     "mcp": ("mcp", "mcp", "Serve cortex_heal to agents over MCP, on standard input and output."),
     "stats": ("operate", "stats", "Show counts and last times (self_healing_status)."),
     "events": ("events", "events", "Show open incidents, or follow what happens."),

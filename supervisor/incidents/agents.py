@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from supervisor.incidents.world import Turn
 
 PREFIX = AGENT  # of an actor that is none of a person's
-FREE = frozenset({"status", "list_runbooks", "dry_run", "record_fix", "dismiss", "stats"})
+FREE = frozenset({"status", "list_runbooks", "dry_run", "record_fix", "dismiss", "stats", "captured"})
 ASKED = frozenset({"approve", "execute"})  # become requests; everything else is a person's alone
 VALID_S = 86_400.0
 OPEN_MAX = 10  # requests that wait for a person

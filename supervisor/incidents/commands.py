@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
+from supervisor import redact
 from supervisor.errors import HealError, NeedsConfirm, Refused, UsageError
-from supervisor.incidents import agents, approvals, dryruns, pauses, remedy, undoing, views
+from supervisor.incidents import agents, approvals, dryruns, learning, matching, pauses, remedy, undoing, views
 from supervisor.incidents.effects import (
     Answer,
     PlanExecution,
@@ -82,12 +83,20 @@ def handle(turn: Turn, token: str, action: str, args: bytes, actor: str, secret:
         else:
             body = run(turn, token, parsed, actor)
         if action in AUDITED:
-            turn.audit(token, actor, action, args.decode())
+            turn.audit(token, actor, action, _for_audit(parsed))
     except HealError as error:
         turn.effects.append(Answer(token, error=error))
         return
     if body is not None:
         turn.effects.append(Answer(token, body=body))
+
+
+def _for_audit(args: msgspec.Struct) -> str:
+    """The arguments as JSON, without secrets: a person's own words and commands may hold some."""
+    if isinstance(args, learning.RecordFixArgs):
+        commands = tuple(matching.harmless(command) for command in args.commands)
+        args = learning.RecordFixArgs(args.incident_id, args.description, commands)
+    return redact.text(msgspec.json.encode(args).decode())
 
 
 def _ask_person(
@@ -234,7 +243,7 @@ def _ack(turn: Turn, token: str, args: AckArgs, actor: str) -> views.Json:
 
 
 # What changes something, and so leaves a line in the audit, whatever came of it.
-AUDITED = frozenset({"approve", "execute", "dismiss", "ack", "pause", "resume", "undo", "confirm"})
+AUDITED = frozenset({"approve", "execute", "dismiss", "ack", "pause", "resume", "undo", "confirm", "record_fix"})
 
 _Run = Callable[[Turn, str, Any, str], views.Json | None]
 TABLE: Mapping[str, tuple[type, _Run]] = {
@@ -247,6 +256,8 @@ TABLE: Mapping[str, tuple[type, _Run]] = {
     "ack": (AckArgs, _ack),
     "pause": (pauses.PauseArgs, pauses.pause),
     "resume": (pauses.PauseArgs, pauses.resume),
+    "record_fix": (learning.RecordFixArgs, learning.record_fix),
+    "captured": (learning.CapturedArgs, learning.captured),
     "requests": (NoArgs, _requests),
     "confirm": (agents.ConfirmArgs, _confirm),
     "undo": (undoing.UndoArgs, undoing.order),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervisor.incidents import escalation, halts, remedy, stages, verify, wording
+from supervisor.incidents import escalation, halts, learning, remedy, stages, verify, wording
 from supervisor.incidents.judge import Judge
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
@@ -249,6 +249,7 @@ def _escalated(turn: Turn, incident: Incident, verdict: Verdict, reading: Health
 def _end(turn: Turn, incident: Incident, note: str, reading: HealthReading | None) -> None:
     if incident.outside:
         _refute(turn, incident)
+    learning.closing(turn, incident)
     acted = incident.acted_by is not ActedBy.NOBODY
     incident = turn.move(incident, Trigger.RECOVERED if acted else Trigger.CLEARED, "probe", note, reading=reading)
     if incident.page_id is not None or not escalation.by_signal(incident):

@@ -19,6 +19,7 @@ from supervisor.incidents import (
     graduation,
     halts,
     keeping,
+    learning,
     outside,
     own,
     pauses,
@@ -33,6 +34,7 @@ from supervisor.incidents.effects import (
     FetchExecutionState,
     SettleExecution,
 )
+from supervisor.incidents.matching import Meaning
 from supervisor.incidents.model import (
     AnomalyType,
     Channel,
@@ -85,6 +87,7 @@ class Reconfigured(msgspec.Struct, frozen=True):
     open_families: frozenset[str]
     policy: Policy
     runbooks: tuple[Runbook, ...]
+    meanings: tuple[Meaning, ...] = ()
 
 
 class ExecutorIs(msgspec.Struct, frozen=True):
@@ -241,8 +244,8 @@ def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and f
             outside.on_hint(turn, target_id, family)
         case Started():
             _started(turn)
-        case Reconfigured(targets, open_families, policy, runbooks):
-            own.reconfigured(turn, targets, open_families, policy, runbooks)
+        case Reconfigured(targets, open_families, policy, runbooks, meanings):
+            own.reconfigured(turn, targets, open_families, policy, runbooks, meanings)
         case ExecutorIs(incarnation):
             _executor_is(turn, incarnation)
         case NotifierIsBack():
@@ -346,6 +349,7 @@ def _delivered(turn: Turn, event: Delivered) -> None:
         delivered_wall_s=turn.now.wall_s,
         last_error="",
     )
+    learning.delivered(turn, row.id)
     incident = turn.incident(row.incident_id) if row.incident_id else None
     if row.channel is Channel.SIGNAL:
         turn.metric("heal_signal_sent", f"tier{row.tier:d}", "sent", row.incident_id)
@@ -373,6 +377,8 @@ def _timer(turn: Turn, timer: Timer) -> None:
             escalation.repeat_due(turn, incident)
         case TimerKind.OWN:
             own.timer_due(turn, timer.subject)
+        case TimerKind.PROPOSED:
+            learning.receipt_due(turn, timer.subject)
         case TimerKind.REQUEST_OVER:
             agents.over(turn, timer.subject)
         case TimerKind.PAUSE_OVER:

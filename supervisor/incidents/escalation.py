@@ -108,10 +108,10 @@ def send(turn: Turn, incident: Incident, channel: Channel, kind: str) -> OutboxR
 
 
 def notice(
-    turn: Turn, channel: Channel, tier: Tier, kind: str, subject: str, body: str, incident: Incident | None = None
+    turn: Turn, channel: Channel, tier: Tier, kind: str, subject: str, body: str, covers: tuple[str, ...] = ()
 ) -> OutboxRow:
-    """A message that tells not how an incident goes, though it may have come of one."""
-    return _row(turn, (incident.id,) if incident is not None else (), channel, tier, kind, subject, body)
+    """A message in words of its own, about no incident or about those that it `covers`."""
+    return _row(turn, covers, channel, tier, kind, subject, body)
 
 
 def _row(

@@ -122,4 +122,5 @@ def refit(turn: Turn) -> None:
 
 def _announce(turn: Turn, incident: Incident | None, kind: str, subject: str, says: str) -> None:
     body = wording.announcement(turn.world, incident, says)
-    escalation.notice(turn, Channel.SYNAPSE, Tier.INFORM, kind, subject, body, incident)
+    covers = (incident.id,) if incident is not None else ()
+    escalation.notice(turn, Channel.SYNAPSE, Tier.INFORM, kind, subject, body, covers)

@@ -178,7 +178,8 @@ class StageEntry(msgspec.Struct, frozen=True):
     entered_wall_s: float
 
 
-AGENT = "agent:"  # begins the name of an actor, or an author, that is none of a person's
+AGENT = "agent:"  # begins the name of an actor that is none of a person's
+MANUAL = "manual"  # the kind of step that only a person can do
 SHIPPED = "healctl"  # the author of the runbooks that come with it
 
 ParamValue = str | int | float | bool | tuple[str, ...]
@@ -217,14 +218,24 @@ class Runbook(msgspec.Struct, frozen=True, omit_defaults=True):
     before: str = ""
     once: bool = False  # an approval counts for the incidents that are open when it is given, never for a later one
 
+    def only_protects(self) -> bool:
+        """R3 (a): its steps read, or are safeguards that can be taken back; what an operator's own does, only its text
+        tells."""
+        return self.author == SHIPPED and all(step.effect in (Effect.OBSERVE, Effect.PROTECT) for step in self.steps)
+
     def version(self) -> str:
         """The hash that approvals and executions record: of what it does, not of who wrote it."""
         text = msgspec.json.encode(msgspec.structs.replace(self, author=SHIPPED), order="deterministic")
         return hashlib.sha256(text).hexdigest()[:12]
 
     def suits(self, anomaly: AnomalyType, target_id: str) -> bool:
-        """Is it a runbook for this anomaly of this target?"""
-        return anomaly in self.applies_to and self.is_for(target_id)
+        """Is it a runbook for this anomaly of this target? One with steps that only a person can do is for no one."""
+        return anomaly in self.applies_to and self.is_for(target_id) and not self.by_hand
+
+    @property
+    def by_hand(self) -> bool:
+        """Not all of it can be run: it is a note for people."""
+        return any(step.kind == MANUAL for step in self.steps)
 
     def is_for(self, target_id: str) -> bool:
         return not self.targets or target_id in self.targets
@@ -504,6 +515,7 @@ class TimerKind(StrEnum):
     RECHECK = "recheck"  # probe an open incident again (R7), or one that waits
     BACKUP = "backup"  # the next good copy of a database that we write
     BACKUP_OVERDUE = "backup_overdue"  # by then one must have been made
+    PROPOSED = "proposed"  # whoever recorded a fix waits to hear that its message has arrived
     REQUEST_OVER = "request_over"  # an agent's request has waited for a person too long
     PAUSE_OVER = "pause_over"  # a person's pause has run its time
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from supervisor.incidents import detect, graduation, halts, keeping, remedy
 from supervisor.incidents.effects import DeliverRow
 from supervisor.incidents.lifecycle import Trigger
+from supervisor.incidents.matching import Meaning
 from supervisor.incidents.model import (
     AnomalyType,
     Channel,
@@ -44,10 +45,12 @@ def reconfigured(
     open_families: frozenset[str],
     policy: Policy,
     runbooks: tuple[Runbook, ...],
+    meanings: tuple[Meaning, ...],
 ) -> None:
     """DESIGN §7: what is no longer watched is forgotten, what has changed is known anew, the rest goes on."""
     world = turn.world
-    world.runbooks = {runbook.id: runbook for runbook in runbooks}
+    world.runbooks = {runbook.id: runbook for runbook in runbooks} | world.drafts
+    world.meanings = meanings
     before, world.targets = world.targets, {target.target_id: target for target in targets}
     world.open_families, world.policy = open_families, policy
     for target_id in [*world.known]:

@@ -8,7 +8,6 @@ import msgspec
 
 from supervisor.incidents.model import (
     AGENT,
-    SHIPPED,
     AnomalyType,
     Authority,
     Effect,
@@ -100,7 +99,7 @@ def destroys(runbook: Runbook) -> bool:
 
 def may_graduate(runbook: Runbook) -> bool:
     """R4: what a person has written, and what destroys nothing. One that is approved for an incident never does."""
-    by_person = runbook.author != "" and not runbook.author.startswith(AGENT)
+    by_person = runbook.author != "" and AGENT not in runbook.author
     return by_person and not destroys(runbook) and not runbook.once
 
 
@@ -123,7 +122,7 @@ def permission(
     """R3: may this runbook run by itself for this target, now? (a) is for shipped ones: what an operator's own does is
     known from its text alone, and a new one starts in dry_run (FR-003). `not_running`: nothing of the target is alive.
     """
-    if runbook.author == SHIPPED and not changes(runbook):
+    if runbook.only_protects():
         return Permission(Authority.HARMLESS, "it only observes or protects")
     if state is not None and state.taken_back:
         return Permission(None, "a person has undone its last run for this target")

@@ -5,7 +5,17 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from supervisor.incidents.model import Breaker, FamilyPause, Halt, Instant, Metric, StageEntry, Timer, TimerKind
+from supervisor.incidents.model import (
+    Breaker,
+    FamilyPause,
+    Halt,
+    Instant,
+    Metric,
+    Runbook,
+    StageEntry,
+    Timer,
+    TimerKind,
+)
 from supervisor.incidents.orders import AgentRequest, AuditEntry, OperatorPause
 from supervisor.incidents.readings import ProcessRef
 from supervisor.incidents.records import (
@@ -25,6 +35,7 @@ from supervisor.incidents.records import (
     PutOperatorPause,
     PutPause,
     PutRequest,
+    PutRunbook,
     PutStage,
     Record,
     SetTimer,
@@ -80,6 +91,10 @@ class Putting:
     def drop_operator_pause(self, key: str) -> None:
         if self.world.operator_pauses.pop(key, None) is not None:
             self.records.append(DropOperatorPause(key))
+
+    def put_draft(self, runbook: Runbook) -> None:
+        self.world.drafts[runbook.id] = self.world.runbooks[runbook.id] = runbook
+        self.records.append(PutRunbook(runbook, runbook.version()))
 
     def put_request(self, request: AgentRequest) -> None:
         self.world.requests[request.id] = request

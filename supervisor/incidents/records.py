@@ -197,6 +197,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     halts: tuple[Halt, ...] = ()
     operator_pauses: tuple[OperatorPause, ...] = ()
     requests: tuple[AgentRequest, ...] = ()
+    drafts: tuple[Runbook, ...] = ()
     last_remediation_wall_s: float | None = None
     last_escalation_wall_s: float | None = None
     last_signal_wall_s: float | None = None

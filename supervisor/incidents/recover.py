@@ -70,6 +70,8 @@ def rebuild(
         world.arm(timer)
     world.breakers = {(b.runbook_id, b.resource): b for b in snapshot.breakers}
     world.pauses = {pause.family: pause for pause in snapshot.pauses}
+    world.drafts = {draft.id: draft for draft in snapshot.drafts if draft.id not in world.runbooks}
+    world.runbooks |= world.drafts
     world.requests = {request.id: request for request in snapshot.requests}
     world.operator_pauses = {pause.key: pause for pause in snapshot.operator_pauses}
     _go_on(world)

@@ -61,19 +61,21 @@ def on_step(turn: Turn, execution_id: str, index: int, result: StepResult, *, la
     if execution.state not in (ExecutionState.INTENDED, ExecutionState.CLAIMED):
         return
     execution = msgspec.structs.replace(execution, results=(*execution.results, result))
-    if not result.success or last:
+    if last:
         turn.drop_timer(TimerKind.EXPIRE, execution_id)
     incident = outcome.incident_of(turn, execution)
     if incident is not None:
         word = "done" if result.success else "failed"
         incident = turn.note(incident, "executor", f"step {result.step_id} {word}", result, execution_id=execution_id)
-    if not result.success:
-        failed = turn.put_execution(execution, state=ExecutionState.FAILED, ended_wall_s=turn.now.wall_s)
-        outcome.give_up(turn, failed, TierReason.REMEDIATION_FAILED, f"step {result.step_id} failed: {result.output}")
-    elif not last:
+    bad = next((result for result in execution.results if not result.success), None)
+    if not last:
         turn.put_execution(execution, state=ExecutionState.CLAIMED)
         if incident is not None and execution.runbook.steps[index].kind == halts.HALT:
-            escalation.page_hold_due(turn, incident, "paged: writing has stopped")
+            stopped = "writing has stopped" if result.success else "it is not known whether others write"
+            escalation.page_hold_due(turn, incident, f"paged: {stopped}")
+    elif bad is not None:
+        failed = turn.put_execution(execution, state=ExecutionState.FAILED, ended_wall_s=turn.now.wall_s)
+        outcome.give_up(turn, failed, TierReason.REMEDIATION_FAILED, f"step {bad.step_id} failed: {bad.output}")
     else:
         _steps_done(turn, execution, "every step worked; the probe must agree")
 

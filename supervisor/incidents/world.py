@@ -16,6 +16,7 @@ import msgspec
 from supervisor.incidents.classify import Classifier
 from supervisor.incidents.effects import AskProbe, Effect
 from supervisor.incidents.lifecycle import Trigger, advance
+from supervisor.incidents.matching import Meaning
 from supervisor.incidents.model import (
     AnomalyType,
     Breaker,
@@ -99,6 +100,9 @@ class World:
     operator_pauses: dict[str, OperatorPause] = field(default_factory=dict)  # by key
     requests: dict[str, AgentRequest] = field(default_factory=dict)  # of agents, for a person to confirm
     wrong_codes: list[float] = field(default_factory=list)  # steady_s
+    drafts: dict[str, Runbook] = field(default_factory=dict)  # of runbooks, from what people did (FR-006)
+    meanings: tuple[Meaning, ...] = ()  # what people's commands mean
+    proposed: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)  # outbox row -> (token, answer)
     storms: dict[str, Storm] = field(default_factory=dict)
     readings: dict[str, HealthReading] = field(default_factory=dict)  # newest per target
     known: dict[str, ProcessRef] = field(default_factory=dict)  # target -> the process last seen to be it

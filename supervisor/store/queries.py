@@ -9,12 +9,14 @@ from typing import TypeVar
 
 import msgspec
 
+from supervisor.incidents.learning import PERSON
 from supervisor.incidents.model import (
     Breaker,
     FamilyPause,
     Halt,
     Incident,
     OutboxRow,
+    Runbook,
     RunbookState,
     StageEntry,
     Timer,
@@ -29,6 +31,8 @@ RECENT_MAX = 2_000  # newest closed incidents, and newest executions, that a sna
 
 # What was tried last for each open incident, however long ago: the page that is repeated speaks of it.
 _NEWEST = "SELECT json_extract(body, '$.execution_id') FROM incidents WHERE is_open"
+
+_RUNBOOKS = "SELECT body FROM runbooks ORDER BY created_wall_s, id"
 
 T = TypeVar("T")
 
@@ -83,6 +87,7 @@ def snapshot(
         breakers=_bodies(connection, Breaker, "SELECT body FROM breakers"),
         pauses=_bodies(connection, FamilyPause, "SELECT body FROM pauses"),
         operator_pauses=_bodies(connection, OperatorPause, "SELECT body FROM operator_pauses"),
+        drafts=tuple(it for it in _bodies(connection, Runbook, _RUNBOOKS) if it.author.startswith(PERSON)),
         requests=_bodies(connection, AgentRequest, "SELECT body FROM requests"),
         stages=_bodies(connection, StageEntry, "SELECT body FROM stages"),
         known=_bodies(connection, PutKnown, "SELECT body FROM known"),

@@ -1,5 +1,7 @@
 """How each kind of record is written to the ledger and read back. Only `Ledger` calls this, inside its transactions.
 
+Enumerations are bound as the plain text they are: sqlite3 would look for an adapter of each, every time.
+
 What must never happen here: an entry of the audit trail is overwritten; a claim is taken back by a decision that did
 not know of it; a record changes on its way (`body` decodes to exactly the struct that was sent).
 """
@@ -70,7 +72,7 @@ class Records:
     """
 
     def __init__(self, connection: sqlite3.Connection, rev: int) -> None:
-        self._execute = connection.execute
+        self._execute = connection.cursor().execute  # the connection's own makes a cursor for each statement
         self.rev = rev
         self.now = (0.0, 0.0)
         self._writers: dict[type[Any], Callable[[Any], None]] = {
@@ -150,8 +152,8 @@ class Records:
         closed_steady_s = None if it.open else self.now[0]
         self._execute(
             _INCIDENT,
-            (it.id, it.anomaly, it.target_id, it.state, it.open, closed_steady_s, it.dismiss_until_steady_s,
-             it.escalated_wall_s, self._next_rev(), _encode(it).decode()),
+            (it.id, str(it.anomaly), it.target_id, str(it.state), int(it.open), closed_steady_s,
+             it.dismiss_until_steady_s, it.escalated_wall_s, self._next_rev(), _encode(it).decode()),
         )  # fmt: skip
 
     def _trail(self, record: records.AddTrail) -> None:
@@ -162,8 +164,8 @@ class Records:
         it = record.execution
         self._execute(
             _EXECUTION,
-            (it.id, it.state, is_over(it), it.created_steady_s, it.created_wall_s, it.boot_id, it.expires_mono_s,
-             it.claimed_by, it.undoes, _encode(it).decode()),
+            (it.id, str(it.state), int(is_over(it)), it.created_steady_s, it.created_wall_s, it.boot_id,
+             it.expires_mono_s, it.claimed_by, it.undoes, _encode(it).decode()),
         )  # fmt: skip
         for program in it.programs:
             self.add_program(it.id, program)
@@ -171,7 +173,8 @@ class Records:
     def _outbox(self, record: records.PutOutbox) -> None:
         it = record.row
         self._execute(
-            _OUTBOX, (it.id, it.channel, it.state, it.delivered_wall_s, self._next_rev(), _encode(it).decode())
+            _OUTBOX,
+            (it.id, str(it.channel), str(it.state), it.delivered_wall_s, self._next_rev(), _encode(it).decode()),
         )
 
     def _runbook(self, record: records.PutRunbook) -> None:
@@ -188,7 +191,7 @@ class Records:
 
     def _timer(self, record: records.SetTimer) -> None:
         it = record.timer
-        self._execute(_TIMER, (it.kind, it.subject, _encode(it).decode()))
+        self._execute(_TIMER, (str(it.kind), it.subject, _encode(it).decode()))
 
     def _drop_timer(self, record: records.DropTimer) -> None:
         self._execute("DELETE FROM timers WHERE kind = ? AND subject = ?", (record.kind, record.subject))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,18 +15,26 @@ import pytest
 
 from supervisor import http
 from tests.acceptance.conftest import here as here
-from tests.lab.daemon import HEALCTL, ROOT, Daemon, Site
+from tests.lab.daemon import HEALCTL, ROOT, Daemon, Site, until
 
 PLUGIN = ROOT / "etc" / "openclaw-plugin"
 # Registers the plugin as the gateway would, then makes each call of standard input (JSON) and prints the answers.
 HARNESS = """
 import plugin from %s;
 let tool;
-plugin.register({ pluginConfig: JSON.parse(process.argv[1]), registerTool: (it) => { tool = it; } });
+const hooks = {};
+plugin.register({
+  pluginConfig: JSON.parse(process.argv[1]),
+  registerTool: (it) => { tool = it; },
+  on: (name, handler) => { hooks[name] = handler; },
+});
 const calls = JSON.parse(await new Promise((done) => {
   let text = ""; process.stdin.on("data", (it) => { text += it; }).on("end", () => done(text)); }));
 const answers = [];
-for (const call of calls) answers.push((await tool.execute("id", call)).details);
+for (const call of calls) {
+  if (call?.hook) hooks.after_tool_call?.(call.hook);
+  else answers.push((await tool.execute("id", call)).details);
+}
 console.log(JSON.stringify(answers));
 """
 HOSTILE = (
@@ -42,8 +51,8 @@ def node() -> str:
     return found
 
 
-def calls(daemon: Daemon, *given: Any) -> list[dict[str, Any]]:
-    settings = json.dumps({"program": str(HEALCTL), "config": str(daemon.config_file)})
+def calls(daemon: Daemon, *given: Any, **more: Any) -> list[dict[str, Any]]:
+    settings = json.dumps({"program": str(HEALCTL), "config": str(daemon.config_file), **more})
     script = HARNESS % json.dumps(str(PLUGIN / "index.js"))
     done = subprocess.run(
         [node(), "--input-type=module", "-e", script, settings],
@@ -91,11 +100,36 @@ def test_the_plugin_answers_json_to_good_and_bad_calls_and_only_asks_for_what_is
         assert answer.get("error"), (call, answer)
 
 
+@pytest.mark.req("FR-006")
+def test_the_plugin_reports_what_an_agent_ran_while_an_incident_is_open(here: Site) -> None:
+    toy = here.service("toy")
+    toy.start()
+    daemon = here.daemon(toy.toml(auto_restart=False))
+    daemon.start()
+    daemon.wait_known(toy)
+    flag = daemon.runtime_dir / "capturing"
+    given = [
+        {"hook": {"params": {"command": shlex.join(toy.argv)}}},
+        {"hook": {"params": {"command": "rm -rf x"}, "error": "it failed"}},
+        {"hook": {"params": {}}},
+    ]
+    calls(daemon, *given, capture=True, flag=str(flag))  # all is well: nothing is started
+    assert not flag.exists()
+    toy.kill()
+    daemon.wait_state("toy", "escalated")
+    calls(daemon, *given, capture=True, flag=str(flag))
+
+    def actors() -> list[str]:
+        (row,) = daemon.incidents("toy")
+        return [it["actor"] for it in row["audit_trail"] if it["actor"].startswith("capture:")]
+
+    until("the command in the trail", lambda: actors() == ["capture:openclaw"])
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 @pytest.mark.req("FR-007", "R15")
 def test_the_real_gateway_calls_the_tool(here: Site, tmp_path: Path) -> None:
-    from tests.lab.daemon import until
     from tests.soak.test_openclaw_real import UP_WITHIN_S, OpenClaw
 
     toy = here.service("toy")

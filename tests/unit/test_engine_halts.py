@@ -75,7 +75,7 @@ class Bench(Lab):
         execution = self.dispatched[-1]
         if index == 0:
             self.feed(e.ExecutionClaimed(execution.id, "exec-1"))
-        last = not success or index == len(execution.runbook.steps) - 1
+        last = index == len(execution.runbook.steps) - 1  # whatever came of it: it only protects
         step = execution.runbook.steps[index].step_id
         self.feed(e.StepEnded(execution.id, index, StepResult(step, success, output, 1.0), last))
 
@@ -159,6 +159,10 @@ def test_a_halt_that_cannot_be_seen_to_stand_is_paged_as_that() -> None:
     assert lab.pages() == ["page"]
     (page,) = lab.messages("signal")
     assert "process 7" in page.body
+    lab.report(1, output="raw copies are there")
+    incident = lab.only("brain-db")
+    assert (incident.state, incident.tier_reason) == (State.ESCALATED, TierReason.REMEDIATION_FAILED)
+    assert lab.pages() == ["page"], "the copies were made all the same, and nobody is paged twice"
     assert lab.halts["brain-db"].phase is HaltPhase.HELD, "the hold goes on trying"
 
 
