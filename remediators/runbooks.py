@@ -84,6 +84,7 @@ RUNBOOKS: tuple[Runbook, ...] = (
         steps=(StepSpec("restore", "restore-database", Effect.DESTROY, idempotent=True, timeout_s=DATABASE_S),),
         resource="database:{target}",
         summary=True,
+        once=True,
     ),
     Runbook(
         id="rb-db-backup",

@@ -100,6 +100,7 @@ class TreeSection(Section, frozen=True):
 class PolicySection(Section, frozen=True):
     confidence_auto_execute: Share = 0.8
     auto_execute: tuple[str, ...] = ("rb-rotate-logs", "rb-gc-trigger")  # NFR-001's whitelist
+    dry_run_graduation_count: Count = 3  # R4: dry runs in a row that predict the cure
     dismiss_window: Span = Duration(86400)
     page_hold: Pause = Duration(60)
     verify_within: Span = Duration(30)

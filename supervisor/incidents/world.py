@@ -111,6 +111,7 @@ class World:
     asked: dict[str, float] = field(default_factory=dict)  # target -> mono_s of the newest question
     hinted: dict[str, float] = field(default_factory=dict)  # target -> mono_s when others last made us ask
     refuted: dict[str, float] = field(default_factory=dict)  # target -> steady_s when our probe contradicted others
+    planning: dict[str, set[str]] = field(default_factory=dict)  # incident -> runbooks whose dry run is under way
     rerun: set[str] = field(default_factory=set)  # escalated incidents that may run now
     undo_asked: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # execution -> (token, actor)
     waiters: dict[str, list[str]] = field(default_factory=dict)  # execution -> tokens of people who wait for it
@@ -190,13 +191,23 @@ class Turn(Putting):
         self.records.append(PutIncident(new))
         return new
 
-    def move(self, incident: Incident, trigger: Trigger, actor: str, note: str, **changes: Any) -> Incident:
-        """A transition, with its trail entry. Raises IllegalTransition before anything has changed."""
+    def move(
+        self,
+        incident: Incident,
+        trigger: Trigger,
+        actor: str,
+        note: str,
+        *,
+        reading: HealthReading | None = None,
+        **changes: Any,
+    ) -> Incident:
+        """A transition, with its trail entry; `reading` is what it rests on. Raises IllegalTransition before anything
+        has changed."""
         state = advance(incident.state, trigger)
         new = msgspec.structs.replace(incident, state=state, changed_wall_s=self.now.wall_s, **changes)
         if not new.open:
             new = msgspec.structs.replace(new, resolved_wall_s=self.now.wall_s, waiting_for="")
-        new = self._note(new, actor, note, transition=True)
+        new = self._note(new, actor, note, transition=True, reading=reading)
         self.records.append(PutIncident(new))
         if not new.open:
             self._close(new)
@@ -220,6 +231,7 @@ class Turn(Putting):
         transition: bool = False,
         result: StepResult | None = None,
         execution_id: str | None = None,
+        reading: HealthReading | None = None,
     ) -> Incident:
         n = incident.trail_length
         if n >= TRAIL_MAX and not transition:
@@ -240,6 +252,8 @@ class Turn(Putting):
             success=result.success if result else None,
             output=result.output[:OUTPUT_CHARS_MAX] if result else None,
             duration_ms=result.duration_ms if result else None,
+            reading=reading,
+            stage=self.world.stages.get(reading.target_id) if reading is not None else None,
         )
         self.records.append(AddTrail(entry))
         new = msgspec.structs.replace(incident, trail_length=n + 1)
@@ -255,13 +269,14 @@ class Turn(Putting):
         world.by_key.pop(key, None)
         world.trails.pop(incident.id, None)
         world.rerun.discard(incident.id)
+        world.planning.pop(incident.id, None)
         mine = world.by_target.get(incident.target_id, set())
         mine.discard(incident.id)
         if not mine:
             world.by_target.pop(incident.target_id, None)
         world.closed.setdefault(key, []).append(incident)
         self._hand_on_repeat(incident)
-        for kind in (TimerKind.PAGE_HOLD, TimerKind.REPEAT, TimerKind.RECHECK):
+        for kind in (TimerKind.PAGE_HOLD, TimerKind.REPEAT, TimerKind.RECHECK, TimerKind.PLAN):
             self.drop_timer(kind, incident.id)
 
     def _hand_on_repeat(self, incident: Incident) -> None:

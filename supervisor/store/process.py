@@ -30,6 +30,7 @@ from supervisor.messages import (
     ExecutionFound,
     FetchAudit,
     FetchExecution,
+    FetchHistory,
     FetchTrail,
     Frame,
     GuardedWrite,
@@ -254,6 +255,8 @@ class StoreWorker(Worker):
             case FetchTrail():
                 trails = self._ledger.trails(body.incident_ids)
                 return trails if isinstance(trails, LedgerTrouble) else TrailFound(trails)
+            case FetchHistory():
+                return self._ledger.history(body)
             case Hello():
                 return None
             case _:
