@@ -127,6 +127,10 @@ def _limit_contradictions(config: Config) -> list[Problem]:
     if config.memory.critical >= config.memory.pressure:
         text = "is not less than memory.pressure"
         problems.append(Problem(("memory", "critical"), text, 'e.g. pressure = "512MiB", critical = "256MiB"'))
+    for pattern in config.memory.protect:
+        if re_matches_all(pattern):
+            hint = "rb-force-gc could then end nothing: name programs, e.g. protect = ['^/usr/lib/postgresql/']"
+            problems.append(Problem(("memory", "protect"), "matches every command line", hint))
     for name, section in config.gateway.items():
         if section.auto_restart and not section.restart:
             hint = 'add restart = ["/path/to/program", "argument"], or set auto_restart = false'

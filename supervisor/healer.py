@@ -67,6 +67,7 @@ from supervisor.messages import (
     OpenEpoch,
     ProgramExited,
     Readings,
+    ReadNow,
     Reloaded,
     Request,
     Resync,
@@ -104,8 +105,7 @@ class HealerWorker(Worker):
         self._strange: dict[str, HealthReading] = {}  # of targets that we do not know
         self._reloaded: Reloaded | None = None
         self._listening = False
-        own_views = {"tree": self._tree_view, "snapshot": self._snapshot}
-        self._desk = Desk(self._order, own_views)
+        self._desk = Desk(self._order, {"tree": self._tree_view, "snapshot": self._snapshot})
 
     # -- life --
 
@@ -287,6 +287,8 @@ class HealerWorker(Worker):
                 self._decide(e.ProgramEnded(execution_id, step_id, exit_text, output), ack)
             case DeliveryReport(row_id, attempts, receipt, error):
                 self._decide(e.Delivered(row_id, attempts, receipt, error), ack)
+            case ReadNow(target_id):
+                self._fresh.ask_for_step(frame.id, target_id, partial(self._hub.answer, source, frame))
             case Hello(name):  # the bus has already sent what waited for it; the tree says who is who
                 if name == "process":
                     self._tell_known()
@@ -364,8 +366,7 @@ class HealerWorker(Worker):
         self._reloaded = news
 
     def _order(self, token: str, request: Request) -> None:
-        elsewhere = {"probe": self._fresh.ask, "history": self._history.ask}.get(request.action)
-        if elsewhere is not None:
+        if (elsewhere := {"probe": self._fresh.ask, "history": self._history.ask}.get(request.action)) is not None:
             elsewhere(token, request.args)
             return
         if request.action in LOOKUPS and not request.actor.startswith(AGENT):

@@ -17,6 +17,9 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.clock import Anchor
+from supervisor.errands import GuardedWrite as GuardedWrite
+from supervisor.errands import ReadNow as ReadNow
+from supervisor.errands import ReadSays as ReadSays
 from supervisor.incidents.model import Execution, OutboxRow, Program, StepResult
 from supervisor.incidents.readings import HealthReading, ProcessRef, SourceReading
 from supervisor.incidents.records import Record, Snapshot
@@ -317,6 +320,9 @@ Body = (
     | StepReport
     | ExecutionRefused
     | ProgramExited
+    | ReadNow
+    | ReadSays
+    | GuardedWrite
     | Settle
     | Settled
     | PlanRequest

@@ -187,15 +187,15 @@ def _execution_id(turn: Turn, token: str) -> str:
 
 def _refuse_anothers(turn: Turn, runbook: Runbook, target: Target) -> None:
     """Two pid files that name one process: without a `match` nobody can tell whose it is, so none may end it."""
-    process = turn.world.known.get(target.target_id)
+    process = turn.world.known.get(target.service_id)
     may_end = runbook.starts_service or any(step.kind == ENDS for step in runbook.steps)
     if process is None or target.match or not may_end:
         return
-    others = [name for name, known in turn.world.known.items() if known == process and name != target.target_id]
+    others = [name for name, known in turn.world.known.items() if known == process and name != target.service_id]
     if others:
         raise Refused(
             f"process {process.pid} is known as {', '.join(sorted(others))} too; it was not ended",
-            f"set match in [process.{target.target_id}], so that healctl can tell them apart",
+            f"set match in [process.{target.service_id}], so that healctl can tell them apart",
         )
 
 

@@ -144,6 +144,7 @@ class Target(msgspec.Struct, frozen=True):
 
     `pid_file` and `match` are the target's own, by which the executor finds what is alive (`supervisor.identify`).
     `path` is a database's file; `written`: healctl itself writes it, so that it is halted and backed up (R10).
+    `timeouts_s`: by the kind of step, what its own table says instead of the runbook.
     `service` is the process target that stands behind it, where that is another one: recipe, pid_file and match are
     then that service's, and so is the lock (DESIGN §2.7: two incidents about one service never act on it at once).
     """
@@ -157,11 +158,20 @@ class Target(msgspec.Struct, frozen=True):
     path: str = ""
     written: bool = False
     service: str = ""
+    timeouts_s: tuple[tuple[str, float], ...] = ()
 
     @property
     def service_id(self) -> str:
         """The service that a repair of this target touches."""
         return self.service or self.target_id
+
+    @property
+    def recipe_hint(self) -> str:
+        """What to write into the configuration so that it can be restarted."""
+        if self.family == "trading" and not self.service:
+            return f"set process in [trading.{self.target_id.rpartition('-')[0]}] to the [process.NAME] behind it"
+        table = "process" if self.service else self.family
+        return f'add `restart = {{ argv = ["..."] }}` to [{table}.{self.service_id}]'
 
     @property
     def sought(self) -> tuple[str, str]:
@@ -290,6 +300,7 @@ class TierReason(StrEnum):
     INTERRUPTED = "interrupted"
     BREAKER_OPEN = "breaker_open"
     CANARY_FAILED = "canary_failed"
+    AT_ONCE = "at_once"  # many of its family fail together: the likely cause is the network, or us
     TELLS_ONLY = "tells_only"
     CANNOT_EXECUTE = "cannot_execute"
     PAUSED = "paused"  # a person has told healctl to leave it alone (R15)
@@ -409,6 +420,7 @@ class StepResult(msgspec.Struct, frozen=True):
     artifacts: tuple[str, ...] = ()
     process: ProcessRef | None = None  # what the step started
     undo: str = ""  # what the step's undo needs, as JSON of its own (R15); empty: there is nothing to undo
+    cleared: bool = False  # a fresh reading that the step asked for says that the anomaly is over
 
 
 class Execution(msgspec.Struct, frozen=True):
@@ -446,6 +458,20 @@ class Execution(msgspec.Struct, frozen=True):
     undoes: str = ""  # the execution whose steps this one takes back, the last first (R15)
     taken_back: tuple[StepResult, ...] = ()  # what those steps had reported, one for each step of this runbook
 
+    @property
+    def steps(self) -> tuple[StepSpec, ...]:
+        """The runbook's steps with the timeouts that hold for this target: one number for executor and engine."""
+        own = dict(self.target.timeouts_s)
+        return tuple(
+            msgspec.structs.replace(step, timeout_s=own[step.kind]) if step.kind in own else step
+            for step in self.runbook.steps
+        )
+
+    @property
+    def to_be_proved(self) -> bool:
+        """Has the probe the last word? It has, too, where a runbook that only tells has met a target that is well."""
+        return self.runbook.verifies or any(result.cleared for result in self.results)
+
 
 def is_over(execution: Execution) -> bool:
     """Ended, and nothing about it is still to be verified: its resource is free."""
@@ -453,7 +479,7 @@ def is_over(execution: Execution) -> bool:
         case ExecutionState.INTENDED | ExecutionState.CLAIMED | ExecutionState.INTERRUPTED:
             return False
         case ExecutionState.SUCCEEDED:
-            return execution.verified is not None or not execution.runbook.verifies
+            return execution.verified is not None or not execution.to_be_proved
         case _:
             return True
 

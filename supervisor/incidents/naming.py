@@ -40,5 +40,5 @@ def must_fit(runbook: Runbook, target: Target) -> None:
     if not fits(runbook, target):
         raise Refused(
             f"{target.target_id} has no restart recipe, so {runbook.id} cannot run for it",
-            f'add `restart = {{ argv = ["..."] }}` to [{target.family}.{target.target_id}]',
+            target.recipe_hint,
         )

@@ -19,6 +19,7 @@ from supervisor.incidents.model import (
     ActedBy,
     Authority,
     Breaker,
+    Effect,
     Execution,
     ExecutionState,
     Incident,
@@ -48,7 +49,8 @@ def consider(turn: Turn, incident: Incident, verdict: Verdict, reading: HealthRe
         _stop(turn, incident, TierReason.NO_RUNBOOK, "no runbook for this anomaly", reading)
         return
     if target is None or not rungs:
-        note = f"{rest[0].id} cannot run: no restart recipe is configured"
+        hint = f": {target.recipe_hint}" if target is not None else ""
+        note = f"{rest[0].id} cannot run: no restart recipe is configured{hint}"
         _stop(turn, incident, TierReason.CANNOT_EXECUTE, note, reading)
         return
     rung = ladder.choose(world, incident, rungs, not_running=verdict.not_running)
@@ -66,7 +68,10 @@ def consider(turn: Turn, incident: Incident, verdict: Verdict, reading: HealthRe
     if changes(runbook) and _paused(turn, incident, target):
         return
     halts.order(turn, runbook, target, incident)
-    if changes(runbook) and storm.holds(turn, incident):
+    if changes(runbook):
+        if storm.holds(turn, incident):
+            return
+    elif storm.many(turn, incident):
         return
     resource = resource_of(runbook, target)
     holder = world.holder_of(resource)
@@ -121,25 +126,7 @@ def begin(
             execution, undoes=undoes.id, taken_back=back, incident_id=undoes.incident_id
         )
     if incident is not None:
-        world.rerun.discard(incident.id)
-        acted = ActedBy.PERSON if authority is Authority.PERSON else ActedBy.RUNBOOK
-        turn.drop_timer(TimerKind.RECHECK, incident.id)
-        turn.drop_timer(TimerKind.PLAN, incident.id)
-        turn.move(
-            incident,
-            Trigger.RUN,
-            actor,
-            note,
-            reading=world.readings.get(target.target_id),
-            runbook_id=runbook.id,
-            execution_id=execution.id,
-            waiting_for="",
-            held_as_canary=False,
-            held_by_pause=False,
-            acted_by=acted,
-            clear_readings=0,
-            clear_counted_steady_s=None,
-        )
+        _moved(turn, incident, execution, actor, note)
     turn.put_execution(execution)
     halts.began(turn, execution, incident)
     breakers.began(world, execution)
@@ -153,6 +140,31 @@ def begin(
         world.last_remediation_wall_s = now.wall_s
     turn.effects.append(DispatchExecution(execution))
     return execution
+
+
+def _moved(turn: Turn, incident: Incident, execution: Execution, actor: str, note: str) -> None:
+    """The incident is `remediating` from here on."""
+    turn.world.rerun.discard(incident.id)
+    acted = ActedBy.PERSON if execution.authority is Authority.PERSON else ActedBy.RUNBOOK
+    if acted is ActedBy.RUNBOOK and all(step.effect is Effect.OBSERVE for step in execution.runbook.steps):
+        acted = incident.acted_by  # to look is not to act
+    turn.drop_timer(TimerKind.RECHECK, incident.id)
+    turn.drop_timer(TimerKind.PLAN, incident.id)
+    turn.move(
+        incident,
+        Trigger.RUN,
+        actor,
+        note,
+        reading=execution.reading,
+        runbook_id=execution.runbook.id,
+        execution_id=execution.id,
+        waiting_for="",
+        held_as_canary=False,
+        held_by_pause=False,
+        acted_by=acted,
+        clear_readings=0,
+        clear_counted_steady_s=None,
+    )
 
 
 def would_change(turn: Turn, incident: Incident) -> bool:

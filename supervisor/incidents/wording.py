@@ -19,6 +19,7 @@ from supervisor.incidents.model import (
     Tier,
     TierReason,
 )
+from supervisor.incidents.readings import ProcessData
 from supervisor.incidents.world import (
     World,
 )
@@ -28,6 +29,7 @@ QUOTE_CHARS_MAX = 160
 HALT_CHARS_MAX = 230
 PLAN_CHARS_MAX = 200  # of a dry run's words, on Signal
 STEPS_CHARS_MAX = 400  # and on Synapse
+TOLD_CHARS_MAX = 300
 GROUP_NAMES_MAX = 20
 
 KIND = {Tier.SILENT: "", Tier.INFORM: "summary", Tier.ASK: "approval", Tier.PAGE: "page"}
@@ -123,7 +125,7 @@ def body(world: World, incident: Incident, channel: Channel, kind: str) -> str:
     if channel is Channel.SIGNAL:
         text = _closing(incident) if kind == "closing" else _signal(world, incident, kind)
         return clean_lines(text, SIGNAL_CHARS_MAX)
-    return _for_synapse(_synapse(world, incident, kind))
+    return _for_synapse(_synapse(world, incident))
 
 
 def _for_synapse(text: str) -> str:
@@ -145,7 +147,7 @@ def _signal(world: World, incident: Incident, kind: str) -> str:
         f"{head}{what(incident)}. {_sentence(incident.evidence)}",
         _tried(incident, execution),
         _sentence(_would(incident), PLAN_CHARS_MAX) if _is_asked(incident) else "",
-        halt_words.decide(world, incident) or _decide(world, incident),
+        _decide(world, incident),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -167,7 +169,7 @@ def _tried(incident: Incident, execution: Execution | None) -> str:
     if last is not None and not last.success:
         return f"{did}. It failed: {_sentence(last.output)}"
     if last is not None and execution.state is ExecutionState.SUCCEEDED and not execution.runbook.verifies:
-        return f"Done: {execution.runbook.label.lower()} ({execution.runbook.id}). {_sentence(last.output)}"
+        return f"{did}. It says: {_sentence(last.output, TOLD_CHARS_MAX)}"
     if execution.verified is False:
         return f"{did}. The steps worked, but it is still not well."
     return f"{did}. It was interrupted, the result is unknown."
@@ -193,6 +195,40 @@ def _would(incident: Incident) -> str:
 
 def _decide(world: World, incident: Incident) -> str:
     """Exactly what is the person's to decide, with the shortest command for it."""
+    return halt_words.decide(world, incident) or _reap(world, incident) or _by_state(world, incident)
+
+
+def _reap(world: World, incident: Incident) -> str:
+    """R12: what its parent did not reap when it was asked to goes with the parent: which one, and how to restart it."""
+    tried = incident.tier_reason in (TierReason.VERIFICATION_FAILED, TierReason.BREAKER_OPEN)
+    reading = world.readings.get(incident.target_id)
+    data = reading.data if reading is not None else None
+    if incident.state is not State.ESCALATED or incident.anomaly is not AnomalyType.PROCESS_ZOMBIE or not tried:
+        return ""
+    if not isinstance(data, ProcessData) or not data.zombies:
+        return ""
+    zombie = max(data.zombies, key=lambda zombie: zombie.seen_for_s)
+    parent = f"{clean(zombie.parent_name, 40)} ({zombie.parent_pid})"
+    service = _service_of(world, zombie.parent_pid)
+    how = f"with `healctl heal execute rb-restart-service --target {service} --confirm`" if service else "by hand"
+    return (
+        f"Only its parent {parent} can reap it, and did not. Decide: restart the parent {how}, or "
+        f"`healctl heal dismiss {incident.id} --reason ...`."
+    )
+
+
+def _service_of(world: World, pid: int) -> str:
+    """The service with a recipe whose live process this is, by its newest reading; empty for none."""
+    for target in world.targets.values():
+        reading = world.readings.get(target.target_id)
+        data = reading.data if reading is not None else None
+        live = isinstance(data, ProcessData) and data.process is not None and data.process.pid == pid
+        if live and target.recipe is not None:
+            return target.target_id
+    return ""
+
+
+def _by_state(world: World, incident: Incident) -> str:
     more = ladder.following(world, incident)
     approve = f"`healctl heal approve {more.runbook.id} --target {incident.target_id}`" if more is not None else ""
     climbs = incident.state is State.ESCALATED and incident.tier_reason in ladder.CLIMBS
@@ -216,6 +252,8 @@ def _decide(world: World, incident: Incident) -> str:
                 f"--target {incident.target_id}`, or look yourself and "
                 f"`healctl heal dismiss {incident.id} --reason ...`."
             )
+        case _, TierReason.TELLS_ONLY if incident.tier is Tier.INFORM:
+            return f"Nothing must be decided now; what can be done by hand: {clean(incident.hint, 80)}."
         case _, TierReason.BREAKER_OPEN:
             return (
                 "Automatic repair has stopped; one more try comes within the hour. Decide: find out why it does not "
@@ -238,7 +276,7 @@ def _closing(incident: Incident) -> str:
     return f"Over: {what(incident)}; it is {_STATE[incident.state]}."
 
 
-def _synapse(world: World, incident: Incident, kind: str) -> str:
+def _synapse(world: World, incident: Incident) -> str:
     """NFR-003: anomaly, action taken, verification status, current state."""
     execution = _execution(world, incident)
     lines = [
@@ -251,7 +289,7 @@ def _synapse(world: World, incident: Incident, kind: str) -> str:
     if _is_asked(incident):
         lines += _proposal(world, incident)
     elif incident.open:
-        lines.append(halt_words.decide(world, incident) or _decide(world, incident))
+        lines.append(_decide(world, incident))
     return "\n".join(lines)
 
 
@@ -266,7 +304,7 @@ def _proposal(world: World, incident: Incident) -> list[str]:
 
 def announcement(world: World, incident: Incident | None, says: str) -> str:
     """Something that is no incident's outcome, but came of one (`incident`), or of none."""
-    text = says if incident is None else f"{says}\n{_synapse(world, incident, 'announcement')}"
+    text = says if incident is None else f"{says}\n{_synapse(world, incident)}"
     return _for_synapse(text)
 
 

@@ -16,6 +16,7 @@ from itertools import groupby
 from pathlib import Path
 
 from supervisor import bus, crashpoint
+from supervisor.aside import aside
 from supervisor.clock import monotonic_s
 from supervisor.config import Config
 from supervisor.errors import BusError, StoreError
@@ -32,6 +33,7 @@ from supervisor.messages import (
     FetchHistory,
     FetchTrail,
     Frame,
+    GuardedWrite,
     Hello,
     LedgerTrouble,
     Nack,
@@ -39,7 +41,7 @@ from supervisor.messages import (
     StoreStatus,
     TrailFound,
 )
-from supervisor.store import sqlite
+from supervisor.store import guarded, sqlite
 from supervisor.store.brain_db import BrainDb
 from supervisor.store.care import Care
 from supervisor.store.ledger import Answer, Ledger, Write
@@ -94,6 +96,7 @@ class StoreWorker(Worker):
         self._told_at_s = 0.0
         self._status_timer: asyncio.TimerHandle | None = None
         self._woken_rev = -1
+        self._guarded: dict[str, asyncio.Future[Ack | Nack]] = {}  # by the frame that asked
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -169,7 +172,9 @@ class StoreWorker(Worker):
                     continue
             self._flush(writes)
             writes = []
-            if not isinstance(frame.body, Write):
+            if isinstance(frame.body, GuardedWrite):
+                self._begin_guarded(source, frame, frame.body)
+            elif not isinstance(frame.body, Write):
                 self._answer(source, frame, self._ask(frame.body))
         self._flush(writes)
 
@@ -203,6 +208,29 @@ class StoreWorker(Worker):
         halts = {Path(halt.path): halt for halt in self._ledger.halts()}
         for follower in self._followers:
             follower.hold(halts.get(follower.target.path))
+
+    def _begin_guarded(self, source: str, frame: Frame, request: GuardedWrite) -> None:
+        """In a thread: another program's lock must not keep the ledger waiting. One frame, however often it comes, is
+        written once at a time."""
+        if frame.id in self._guarded:
+            return
+        halted = frozenset(halt.path for halt in self._ledger.halts())
+        job = asyncio.wrap_future(aside(partial(guarded.write, request, self.boot.config, halted), "guarded write"))
+        self._guarded[frame.id] = job
+
+        def ended(done: asyncio.Future[Ack | Nack]) -> None:
+            del self._guarded[frame.id]
+            if done.cancelled():
+                return
+            error = done.exception()
+            if isinstance(error, OSError):  # no more threads, or no such directory
+                self._hub.answer(source, frame, Nack("refused", f"nothing was written: {error}"))
+            elif error is not None:
+                self.fail(error)
+            else:
+                self._hub.answer(source, frame, done.result())
+
+        job.add_done_callback(ended)
 
     def _ask(self, body: Body) -> Body | None:
         """The answer to what is no write; None for what wants none."""
