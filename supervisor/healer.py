@@ -52,18 +52,14 @@ from supervisor.lookup import LOOKUPS, look_up
 from supervisor.meanings import meanings
 from supervisor.messages import (
     Ack,
-    Body,
     Claimed,
     DeliveryReport,
     Dispatch,
     EpochOpened,
-    ExecutionFound,
     ExecutionRefused,
-    FetchExecution,
     Frame,
     Hello,
     Known,
-    LedgerTrouble,
     OpenEpoch,
     ProgramExited,
     Readings,
@@ -71,8 +67,6 @@ from supervisor.messages import (
     Reloaded,
     Request,
     Resync,
-    Settle,
-    Settled,
     StepReport,
     StoreStatus,
     TreeEvent,
@@ -141,7 +135,7 @@ class HealerWorker(Worker):
         self._outgoing = Outgoing(self._hub, lambda: self.boot.config)
         self._control = Hub(self._context, endpoint(boot.runtime_dir, "control"), "control", self._desk.receive)
         self._desk.open(self._control)
-        self._asking = Asking(self._hub, self._readings, self._decide)
+        self._asking = Asking(self._hub, self._store, self._readings, self._decide)
         self._fresh = Fresh(self._hub, world, self._clock.now, self._desk.answer, self._readings)
         self._history = History(self._store, world, self._clock.now, self._desk.answer)
         self._feed = FeedServer(
@@ -236,32 +230,15 @@ class HealerWorker(Worker):
                     self._hub.request("executor", Dispatch(execution))
                     reach("dispatch.after")
                 case SettleExecution(execution):
-                    self._then(self._hub.request("executor", Settle(execution)), self._on_settled)
+                    self._asking.settle(execution)
                 case FetchExecutionState(execution_id):
-                    self._then(self._store.ask(FetchExecution(execution_id)), partial(self._on_found, execution_id))
+                    self._asking.fetch(execution_id)
                 case PlanExecution():
                     self._asking.plan(effect)
                 case DeliverRow(row):
                     self._outgoing.add(row)
                 case Answer(token, body, error):
                     self._desk.answer(token, error if error is not None else body or {})
-
-    def _then(self, future: asyncio.Future[Body], run: Callable[[Body], None]) -> None:
-        future.add_done_callback(lambda done: None if done.cancelled() else run(done.result()))
-
-    def _on_settled(self, body: Body) -> None:
-        if isinstance(body, Settled):
-            self._decide(e.ExecutionSettled(body.execution_id, body.ok, body.running, body.ended))
-        else:
-            log.error("the executor did not settle an interrupted execution: %s", body)
-
-    def _on_found(self, execution_id: str, body: Body) -> None:
-        if isinstance(body, ExecutionFound):
-            self._decide(e.ExecutionSeen(body.execution, body.undone_by))
-        elif execution_id in self._engine.world.undo_asked:
-            self._decide(e.ExecutionUnknown(execution_id, body.message if isinstance(body, LedgerTrouble) else ""))
-        else:
-            log.error("the store does not know an execution of ours: %s", body)
 
     # -- what comes in --
 

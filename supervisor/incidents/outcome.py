@@ -68,8 +68,8 @@ def failed(turn: Turn, execution: Execution, evidence: str) -> None:
 
 
 def told(turn: Turn, execution: Execution, note: str) -> None:
-    """A runbook that only tells or protects has run (R6): the next rung goes on or is proposed, and a person hears of
-    it, unless a page for many has said it."""
+    """A runbook that only tells or protects has run, and cures nothing (R6): the next rung goes on or is proposed, and
+    a person hears of it (R1), unless a page for many has said it."""
     incident = incident_of(turn, execution)
     if incident is not None:
         incident = remedy.spend(turn, incident, execution)

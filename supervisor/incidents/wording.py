@@ -27,9 +27,9 @@ from supervisor.incidents.world import (
 SIGNAL_CHARS_MAX = 600
 QUOTE_CHARS_MAX = 160
 HALT_CHARS_MAX = 230
+TOLD_CHARS_MAX = 300
 PLAN_CHARS_MAX = 200  # of a dry run's words, on Signal
 STEPS_CHARS_MAX = 400  # and on Synapse
-TOLD_CHARS_MAX = 300
 GROUP_NAMES_MAX = 20
 
 KIND = {Tier.SILENT: "", Tier.INFORM: "summary", Tier.ASK: "approval", Tier.PAGE: "page"}
@@ -169,7 +169,8 @@ def _tried(incident: Incident, execution: Execution | None) -> str:
     if last is not None and not last.success:
         return f"{did}. It failed: {_sentence(last.output)}"
     if last is not None and execution.state is ExecutionState.SUCCEEDED and not execution.runbook.verifies:
-        return f"{did}. It says: {_sentence(last.output, TOLD_CHARS_MAX)}"
+        done = f"Done: {execution.runbook.label.lower()} ({execution.runbook.id})"
+        return f"{done}. {_sentence(last.output, TOLD_CHARS_MAX)}"
     if execution.verified is False:
         return f"{did}. The steps worked, but it is still not well."
     return f"{did}. It was interrupted, the result is unknown."
@@ -177,20 +178,6 @@ def _tried(incident: Incident, execution: Execution | None) -> str:
 
 def _did(execution: Execution) -> str:
     return f"Tried: {execution.runbook.label.lower()} ({execution.runbook.id})"
-
-
-def _is_asked(incident: Incident) -> bool:
-    return incident.state is State.ESCALATED and incident.tier_reason is TierReason.NEEDS_APPROVAL
-
-
-def _would(incident: Incident) -> str:
-    """What the runbook that is proposed would do, by its dry run; empty when there is none."""
-    run = next((run for run in incident.dry_runs if run.runbook_id == incident.runbook_id), None)
-    if run is None:
-        return ""
-    if run.error:
-        return f"{run.runbook_id} could not be tried dry: {run.error}"
-    return f"proposed: {run.steps}" + ("" if run.predicts_clear else " (which would not end it, as it looks)")
 
 
 def _decide(world: World, incident: Incident) -> str:
@@ -228,7 +215,22 @@ def _service_of(world: World, pid: int) -> str:
     return ""
 
 
+def _is_asked(incident: Incident) -> bool:
+    return incident.state is State.ESCALATED and incident.tier_reason is TierReason.NEEDS_APPROVAL
+
+
+def _would(incident: Incident) -> str:
+    """What the runbook that is proposed would do, by its dry run; empty when there is none."""
+    run = next((run for run in incident.dry_runs if run.runbook_id == incident.runbook_id), None)
+    if run is None:
+        return ""
+    if run.error:
+        return f"{run.runbook_id} could not be tried dry: {run.error}"
+    return f"proposed: {run.steps}" + ("" if run.predicts_clear else " (which would not end it, as it looks)")
+
+
 def _by_state(world: World, incident: Incident) -> str:
+    """Exactly what is the person's to decide, with the shortest command for it."""
     more = ladder.following(world, incident)
     approve = f"`healctl heal approve {more.runbook.id} --target {incident.target_id}`" if more is not None else ""
     climbs = incident.state is State.ESCALATED and incident.tier_reason in ladder.CLIMBS
