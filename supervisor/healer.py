@@ -99,7 +99,8 @@ class HealerWorker(Worker):
         self._strange: dict[str, HealthReading] = {}  # of targets that we do not know
         self._reloaded: Reloaded | None = None
         self._listening = False
-        self._desk = Desk(self._order, {"tree": self._tree_view, "snapshot": self._snapshot})
+        own_views = {"tree": self._tree_view, "snapshot": self._snapshot}
+        self._desk = Desk(self._order, own_views)
 
     # -- life --
 
@@ -343,7 +344,8 @@ class HealerWorker(Worker):
         self._reloaded = news
 
     def _order(self, token: str, request: Request) -> None:
-        if (elsewhere := {"probe": self._fresh.ask, "history": self._history.ask}.get(request.action)) is not None:
+        elsewhere = {"probe": self._fresh.ask, "history": self._history.ask}.get(request.action)
+        if elsewhere is not None:
             elsewhere(token, request.args)
             return
         if request.action in LOOKUPS and not request.actor.startswith(AGENT):

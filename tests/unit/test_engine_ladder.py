@@ -215,7 +215,7 @@ def test_a_rung_that_only_tells_leads_to_the_question_about_the_next() -> None:
     assert incident.runbook_id == "rb-cure"
     (row,) = lab.messages()
     assert (row.kind, row.priority) == ("approval", "action")
-    assert "Tried: look at it (rb-look). It says: Done." in row.body
+    assert "Done: look at it (rb-look)." in row.body
     assert "healctl heal approve rb-cure --target disk:/" in row.body
 
 
