@@ -10,13 +10,23 @@ from collections.abc import Mapping
 from remediators.base import Step, StepFailed
 from remediators.database import BackupDatabase, RestoreDatabase, VerifyBackup
 from remediators.halt import HaltWrites
+from remediators.rotation import RotateLogs
 from remediators.service import RunRecipe, StartService, StopService
 from supervisor.errors import HealError
 from supervisor.incidents.model import Effect, Runbook, StepSpec
 
 KINDS: Mapping[str, type[Step]] = {
     kind.kind: kind
-    for kind in (StopService, StartService, RunRecipe, HaltWrites, BackupDatabase, VerifyBackup, RestoreDatabase)
+    for kind in (
+        StopService,
+        StartService,
+        RunRecipe,
+        HaltWrites,
+        BackupDatabase,
+        VerifyBackup,
+        RestoreDatabase,
+        RotateLogs,
+    )
 }
 
 _HARM = {effect: rank for rank, effect in enumerate((Effect.OBSERVE, Effect.PROTECT, Effect.CHANGE, Effect.DESTROY))}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from supervisor.incidents.model import AnomalyType, Effect, Runbook, StepSpec
 
 DATABASE_S = 3600.0  # a large database, on a slow disk
+LOGS_S = 900.0  # 100 GB of logs at the speed of a slow disk; what is done by then stays done
 
 RUNBOOKS: tuple[Runbook, ...] = (
     Runbook(
@@ -21,6 +22,15 @@ RUNBOOKS: tuple[Runbook, ...] = (
         ),
         resource="service:{service}",
         starts_service=True,
+    ),
+    Runbook(
+        id="rb-rotate-logs",
+        label="Archive old logs, and what has grown too large of the others",
+        applies_to=(AnomalyType.DISK_PRESSURE, AnomalyType.DISK_CRITICAL, AnomalyType.LOG_BLOAT),
+        steps=(StepSpec("rotate", "rotate-logs", Effect.CHANGE, idempotent=True, timeout_s=LOGS_S),),
+        resource="files:{target}",
+        confidence=1.0,
+        summary=True,
     ),
     Runbook(
         id="rb-db-emergency",

@@ -207,6 +207,7 @@ class LogsSection(Section, frozen=True):
 
     paths: Annotated[tuple[PathText, ...], msgspec.Meta(min_length=1)]  # globs
     max_size: Size = Size(100 * 1024**2)
+    archive_after: Span = Duration(7 * 86400)  # FR-003: rb-rotate-logs archives what was not written for longer
     interval: Interval = Duration(1800)
 
 

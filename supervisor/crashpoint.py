@@ -21,6 +21,8 @@ POINTS = frozenset(
         "backup.after",
         "restore.kept", "restore.chosen", "restore.page", "restore.after",  # restore
         "restore.cleared", "restore.written", "restore.header",
+        "rotate.member", "rotate.written", "rotate.pending", "rotate.taken",  # rotate-logs
+        "rotate.freed", "rotate.after",
     }
 )  # fmt: skip
 
