@@ -38,7 +38,8 @@ def punch(fd: int, start: int, end: int) -> None:
 
 def collapse(fd: int, length: int) -> bool:
     """The first `length` bytes are taken out, and what follows moves to the front; False where the kind of file system
-    cannot (tmpfs, btrfs). `length` is whole blocks, and less than the file has."""
+    cannot (tmpfs, btrfs). `length` is whole blocks, and less than the file has. A writer that does not append goes on
+    where it was: that leaves a hole again, and loses nothing."""
     try:
         _fallocate(fd, COLLAPSE_RANGE, 0, length)
     except OSError as error:
@@ -65,14 +66,14 @@ def block_bytes(fd: int) -> int:
 
 
 class Openers(msgspec.Struct, frozen=True):
-    """Who else has a file open for writing, as far as may be seen. `append_only`: each of them appends, for certain."""
+    """Who else has a file open for writing, as far as may be seen. `append_only`: there are some, and each appends."""
 
     writers: int
     append_only: bool
 
 
 def openers(status: os.stat_result) -> Openers:
-    """Looks at every descriptor of every process; one that may not be looked at may be anything."""
+    """Looks at every descriptor of every process. A writer that is not seen loses nothing either (see `collapse`)."""
     key, writers, append_only = (status.st_dev, status.st_ino), 0, True
     for pid in proc.pids():
         if pid == os.getpid():
@@ -82,11 +83,8 @@ def openers(status: os.stat_result) -> Openers:
                 if flags & os.O_ACCMODE:
                     writers += 1
                     append_only = append_only and bool(flags & os.O_APPEND)
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended
-        except PermissionError:
-            now = proc.stat(pid)
-            append_only = append_only and (now is None or not now.live)  # of one that is ending nothing can be seen
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # it has ended, or may not be looked at
     return Openers(writers, append_only and writers > 0)
 
 

@@ -71,8 +71,9 @@ def _link(fd: int, name: str, *, may_follow: bool) -> str:
 
 
 def refuse_strangers(folder: os.stat_result, file: os.stat_result) -> None:
-    """Raises Unsafe where others than the file's owner, root and we decide what stands in the folder."""
-    if folder.st_mode & stat.S_IWOTH:
+    """Raises Unsafe where others than the file's owner, root and we may exchange what stands in the folder (in a sticky
+    one, like /tmp, nobody may exchange what is another's)."""
+    if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
         raise Unsafe("everybody may write its folder")
     if folder.st_uid not in (0, os.geteuid(), file.st_uid):
         raise Unsafe("its folder belongs to another user")
