@@ -149,9 +149,9 @@ class Rotation:
                 work.add(name, record)
         return work.done()
 
-    def part(self, log: Log, enough_bytes: int) -> Done:
-        """Archives what stands in a log that is being written, until at most `enough_bytes` are left in it. Raises
-        Unsafe, Late, OSError: then it is as it was."""
+    def part(self, log: Log, enough_bytes: int, at_most: int | None = None) -> Done:
+        """Archives what stands in a log that is being written, until at most `enough_bytes` are left in it, or so much
+        of it is archived. Raises Unsafe, Late, OSError: then it is as it was."""
         work = _Tally(self._folder, log)
         with work:
             for _ in range(PASSES_MAX):
@@ -159,12 +159,13 @@ class Rotation:
                 block = holes.block_bytes(log.fd)
                 start = holes.first_data(log.fd, log.status.st_size) // block * block
                 end = max(log.status.st_size - 1, 0) // block * block  # at least one byte stays: `holes.collapse`
+                end = end if at_most is None else min(end, start + at_most // block * block)
                 if end <= start:
                     break
                 name, record = self._archive(log, start, end, whole=False)
                 work.note = self._free_part(log, name, record)
                 work.add(name, record)
-                if taken_bytes(log.fd) <= enough_bytes:
+                if taken_bytes(log.fd) <= enough_bytes or at_most is not None:
                     break
         return work.done()
 

@@ -11,14 +11,16 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import quote
 
 import msgspec
 
-from remediators import log_choice, rotate_settle, safe_dir
+from remediators import log_choice, rotate_settle, rotate_spare, safe_dir
 from remediators.archive_dir import NAME, Folder
 from remediators.log_choice import Chosen, How, LogsJob
 from remediators.rotate_file import FULL, Done, Late, Log, Rotation
+from remediators.rotate_spare import Spare
 from remediators.safe_dir import Unsafe
 from supervisor import clock, crashpoint, logfiles
 
@@ -33,6 +35,7 @@ class Job(msgspec.Struct, frozen=True):
     logs: tuple[LogsJob, ...]
     run: int
     within_s: float
+    spare: str  # a folder of ours
     device: int | None = None
 
 
@@ -58,10 +61,12 @@ class _Work:
         self.troubles: list[str] = []
         self.no_room: list[str] = []
         self.settled: list[str] = []
+        self.spare = Spare(Path(job.spare))
         self.late = False
 
     def settle(self) -> None:
         """First what an earlier run has left behind, wherever that was."""
+        self.settled += ["it came home from our own folder"] * self.come_home()
         for logs in self.job.logs:
             beside = tuple(f"{os.path.dirname(path)}/{NAME}/.*" for path in logs.paths)
             found = logfiles.scan(beside, self.end_s)
@@ -77,8 +82,37 @@ class _Work:
             for file in chosen:
                 self._one(file)
             chosen = tuple(file for file in chosen if file.path in self.no_room)
-            if len(self.done) == before:
+            if len(self.done) == before and not (chosen and self._first_room(chosen)):
                 break
+
+    def _first_room(self, chosen: tuple[Chosen, ...]) -> bool:
+        """No archive fits at all: our own reserve makes room, or another disk takes the first ones."""
+        for file in chosen:
+            before = len(self.done)
+            with self._trouble(file.path), Folder(file.folder, file.written) as folder:
+                if self.spare.release(folder.status.st_dev):
+                    return True
+                if self.spare.beside(folder):
+                    with Log(folder, os.path.basename(file.path)) as log:
+                        rotation = Rotation(folder, self.job.run, self._check_time)
+                        done = rotation.part(log, 0, rotate_spare.LOG_BYTES_MAX)
+                        self.done += [(file, done)] if done.archives else []
+            if len(self.done) > before and self.come_home():
+                return True
+        return False
+
+    def come_home(self) -> int:
+        """What lies in our own folder goes where it belongs, as far as there is room; how many archives."""
+        count = 0
+        written = tuple(folder for folders in self.written.values() for folder in folders)
+        for place, path in self.spare.places():
+            with self._trouble(path):
+                with Folder(path, written) as folder:
+                    rotate_spare.settle(place, folder)
+                with Folder(path, written) as folder:
+                    folder.open_archive(make=True)
+                    count += rotate_spare.bring_home(place, folder)
+        return count
 
     def _one(self, file: Chosen) -> None:
         if self.late:
@@ -150,6 +184,8 @@ def work(job: Job) -> Report:
     at_work.settle()
     choice = log_choice.choose(job.logs, job.device, at_work.written, at_work.end_s)
     at_work.rotate(choice.chosen)
+    at_work.come_home()
+    at_work.spare.hold()
     return at_work.report(choice)
 
 

@@ -25,6 +25,7 @@ from supervisor.messages import StepPlan
 
 MODULE = "remediators.rotating"
 DISK = "disk:"
+SPARE = "rotation"  # in our state directory
 MARGIN_S = 5.0  # between the program's own end and the one that the executor puts to it
 PLAN_S = 2.0  # for looking at all the files
 SAMPLED_MAX = 40  # files
@@ -63,7 +64,7 @@ class RotateLogs(Step):
     async def run(self, ctx: Context) -> Outcome:
         run = int.from_bytes(hashlib.sha256(f"{ctx.execution.id} {self.spec.step_id}".encode()).digest()[:8], "big")
         within_s = max(self.spec.timeout_s - MARGIN_S, self.spec.timeout_s / 2)
-        job = msgspec.json.encode(Job(_logs(ctx), run, within_s, _device(ctx))).decode()
+        job = msgspec.json.encode(Job(_logs(ctx), run, within_s, str(ctx.state_dir / SPARE), _device(ctx))).decode()
         if len(job) > JOB_BYTES_MAX:
             raise StepFailed("the configured paths of all logs are too long for one program", "use fewer patterns")
         # -P: no directory of ours or anybody's is put in front of the path; what is installed is what runs.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -20,9 +21,17 @@ POINTS = ("member", "written", "pending", "taken", "freed", "after")
 ARGV = (sys.executable, "-P", "-m", "remediators.rotating")
 
 
-def job(*patterns: str, max_bytes: int = 100 * MIB, device: int | None = None, within_s: float = 100.0) -> str:
+@pytest.fixture(autouse=True)
+def spare(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of our own that stands in where a disk is full; in the environment only for `job` below."""
+    path = tmp_path_factory.mktemp("spare")
+    monkeypatch.setenv("TEST_SPARE", str(path))
+    return path
+
+
+def job(*patterns: str, max_bytes: int = 100 * MIB, spare: Path | None = None, within_s: float = 100.0) -> str:
     logs = LogsJob("app", tuple(patterns), 7 * DAY_S, max_bytes)
-    return msgspec.json.encode(Job((logs,), 7, within_s, device)).decode()
+    return msgspec.json.encode(Job((logs,), 7, within_s, str(spare or os.environ["TEST_SPARE"]))).decode()
 
 
 def rotate(said: str, **how: object) -> Report:
@@ -148,6 +157,46 @@ def test_killed_at_random_a_hundred_times_beside_a_writer(tmp_path: Path) -> Non
     for number in range(20):
         assert unpacked(tmp_path / ".archive" / f"other{number}.log.gz") == text(MIB // 4, number)
         assert not (tmp_path / f"other{number}.log").exists()
+
+
+@pytest.mark.req("FR-003")
+@pytest.mark.parametrize("ours", ["on another disk", "on the same disk"])
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+def test_on_a_disk_without_a_single_free_block(tmp_path: Path, spare: Path, kind: str, ours: str) -> None:
+    """As nobody in particular: root would still have ext4's reserved blocks, so here there are none."""
+    point = tmp_path / "disk"
+    make = mounts.tmpfs(point, "size=40m") if kind == "tmpfs" else mounts.ext4(point, "48M", "-m", "0")
+    with make as disk:
+        logs = disk / "logs"
+        logs.mkdir()
+        if ours == "on the same disk":
+            spare = disk / "state"
+            rotate(job(f"{logs}/*.log", spare=spare))  # the run before, when there was room
+        contents = {f"{size}.log": text(size * MIB // 2, size) for size in range(1, 9)}
+        for name, content in contents.items():
+            write(logs / name, content, days_old=8)
+        fill_up(disk)
+        assert os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize < 4096
+        report = rotate(job(f"{logs}/*.log", spare=spare))
+        assert [path.name for path in logs.iterdir()] == [".archive"], report.said
+        assert leftovers(logs) == []
+        for name, content in contents.items():
+            mine = [path for path in archives(logs) if path.name.startswith(f"{name}.")]
+            assert b"".join(unpacked(path) for path in mine) == content
+        assert os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize > 8 * MIB
+        assert [path.name for path in spare.iterdir()] == ["reserve"], "nothing is left in our own folder"
+
+
+def fill_up(disk: Path) -> None:
+    """To the last block."""
+    with (disk / "fill").open("ab", buffering=0) as file:
+        for size in (MIB, 4096):
+            try:
+                while True:
+                    file.write(b"x" * size)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
 
 
 HOSTILE = (
