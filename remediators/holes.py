@@ -101,6 +101,17 @@ def _flags_on(process: str, key: tuple[int, int]) -> Iterator[int]:
             continue  # closed since
 
 
+def is_open_elsewhere(fd: int) -> bool:
+    """Has anybody else this file open, for whatever? A write lease is granted to a sole holder only; in doubt yes."""
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError:
+        return True
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
+
+
 class HasWriter(Exception):
     """Somebody has the file open for writing."""
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 import msgspec
 
-from remediators import archive_dir, holes
+from remediators import archive_dir, holes, safe_dir
 from supervisor import clock, logfiles
 
 _NOT_TEXT = re.compile(
@@ -112,7 +112,7 @@ def _why_not(file: logfiles.Found) -> str:
 
 def _head(path: str) -> bytes:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        fd = safe_dir.open_quietly(path)
     except OSError:  # gone, a link since, or not ours to read: opening it to rotate it will say so
         return b""
     try:

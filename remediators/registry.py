@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from remediators.base import Step, StepFailed
+from remediators.cleanup import PruneFiles
 from remediators.database import BackupDatabase, RestoreDatabase, VerifyBackup
 from remediators.halt import HaltWrites
 from remediators.rotation import RotateLogs
@@ -26,6 +27,7 @@ KINDS: Mapping[str, type[Step]] = {
         VerifyBackup,
         RestoreDatabase,
         RotateLogs,
+        PruneFiles,
     )
 }
 

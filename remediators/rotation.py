@@ -10,19 +10,21 @@ import hashlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 
 from remediators import command, gzip_members, log_choice, safe_dir
 from remediators.base import Context, NoParams, Outcome, Step, StepFailed
-from remediators.log_choice import Choice, Chosen, LogsJob
+from remediators.log_choice import Chosen, LogsJob
 from remediators.rotating import TOLD_MAX, Job, Report
 from supervisor import clock, logfiles, targets
 from supervisor.incidents.judge import size
-from supervisor.incidents.model import Effect, Recipe
+from supervisor.incidents.model import Effect, Recipe, StepSpec
 from supervisor.incidents.resources import disk_clears_below
 from supervisor.messages import StepPlan
 
+T = TypeVar("T", bound=msgspec.Struct)
 MODULE = "remediators.rotating"
 DISK = "disk:"
 SPARE = "rotation"  # in our state directory
@@ -47,7 +49,7 @@ class RotateLogs(Step):
     Params = RotateParams
 
     def plan(self, ctx: Context) -> StepPlan:
-        device = _device(ctx)
+        device = device_of(ctx)
         logs = _logs(ctx)
         written = {job.name: safe_dir.written_folders(job.paths) for job in logs}
         choice = log_choice.choose(logs, device, written, clock.monotonic_s() + PLAN_S)
@@ -59,20 +61,12 @@ class RotateLogs(Step):
         text = f"archive {len(choice.chosen)} logs with {size(total)} to .archive/ beside them, {named} among them"
         said = "; ".join((f"{text}: about {size(frees)} are freed", *choice.notes, *choice.too_large))
         artifacts = tuple(logfiles.printable(file.path) for file in choice.chosen[-TOLD_MAX:])
-        return StepPlan(self.spec.step_id, said, _clears(ctx, choice, frees), artifacts, frees)
+        return StepPlan(self.spec.step_id, said, not choice.too_large and disk_clears(ctx, frees), artifacts, frees)
 
     async def run(self, ctx: Context) -> Outcome:
         run = int.from_bytes(hashlib.sha256(f"{ctx.execution.id} {self.spec.step_id}".encode()).digest()[:8], "big")
-        within_s = max(self.spec.timeout_s - MARGIN_S, self.spec.timeout_s / 2)
-        job = msgspec.json.encode(Job(_logs(ctx), run, within_s, str(ctx.state_dir / SPARE), _device(ctx))).decode()
-        if len(job) > JOB_BYTES_MAX:
-            raise StepFailed("the configured paths of all logs are too long for one program", "use fewer patterns")
-        # -P: no directory of ours or anybody's is put in front of the path; what is installed is what runs.
-        code, output = await command.run_to_completion(ctx.programs, Recipe((sys.executable, "-P", "-m", MODULE, job)))
-        try:
-            report = msgspec.json.decode(output.strip().rpartition("\n")[2], type=Report)
-        except msgspec.DecodeError as error:
-            raise StepFailed(f"{MODULE}: {command.exit_text(code)}: {output[-500:].strip()}") from error
+        job = Job(_logs(ctx), run, within_s(self.spec), str(ctx.state_dir / SPARE), device_of(ctx))
+        report = await run_program(ctx, MODULE, msgspec.json.encode(job).decode(), Report)
         needed = isinstance(self.params, RotateParams) and self.params.needed
         if not report.files and not report.settled and (needed or report.chosen):
             raise StepFailed(report.said if report.chosen else f"{_nothing(ctx)}; {report.said}")
@@ -92,13 +86,13 @@ def _logs(ctx: Context) -> tuple[LogsJob, ...]:
     )
 
 
-def _device(ctx: Context) -> int | None:
+def device_of(ctx: Context) -> int | None:
     name = ctx.target.target_id
     return os.stat(name.removeprefix(DISK)).st_dev if name.startswith(DISK) else None
 
 
 def _nothing(ctx: Context) -> str:
-    where = f"on {ctx.target.target_id.removeprefix(DISK)} " if _device(ctx) is not None else ""
+    where = f"on {ctx.target.target_id.removeprefix(DISK)} " if device_of(ctx) is not None else ""
     return f"no configured log {where}is older than its archive_after or larger than its max_size"
 
 
@@ -120,8 +114,7 @@ def _sample(file: Chosen) -> bytes:
     except (OSError, safe_dir.Unsafe):
         return b""
     try:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        fd = os.open(os.path.basename(file.path), flags, dir_fd=folder)
+        fd = safe_dir.open_quietly(os.path.basename(file.path), folder)
         try:
             length = os.fstat(fd).st_size
             return os.pread(fd, SAMPLE_BYTES, max(0, length // 2 - SAMPLE_BYTES))
@@ -133,14 +126,31 @@ def _sample(file: Chosen) -> bytes:
         os.close(folder)
 
 
-def _clears(ctx: Context, choice: Choice, frees_bytes: int) -> bool:
-    """Would the probe read clear afterwards? For a disk by what is estimated, for logs by which files are too large."""
+def disk_clears(ctx: Context, frees_bytes: int) -> bool:
+    """Would its probe read clear with so much more room? Of what is no disk: yes."""
     name = ctx.target.target_id
     if not name.startswith(DISK):
-        return not choice.too_large and bool(choice.chosen)
+        return True
     disk, now = ctx.config.disk, os.statvfs(name.removeprefix(DISK))
     used = (now.f_blocks - now.f_bfree) * now.f_frsize
     whole = used + now.f_bavail * now.f_frsize
     limit = disk.critical if used > whole * disk.critical else disk.pressure
     inodes_full = now.f_files and (now.f_files - now.f_ffree) / now.f_files >= disk_clears_below(limit)
     return not inodes_full and (used - frees_bytes) / whole < disk_clears_below(limit)
+
+
+def within_s(spec: StepSpec) -> float:
+    """The program's own time: it ends by itself, between two files, before the executor ends it."""
+    return max(spec.timeout_s - MARGIN_S, spec.timeout_s / 2)
+
+
+async def run_program(ctx: Context, module: str, job: str, answer: type[T]) -> T:
+    """Runs one of our programs on files to its end. Raises StepFailed."""
+    if len(job) > JOB_BYTES_MAX:
+        raise StepFailed("the configured paths are too long for one program", "use fewer patterns")
+    # -P: no directory of ours or anybody's is put in front of the path; what is installed is what runs.
+    code, output = await command.run_to_completion(ctx.programs, Recipe((sys.executable, "-P", "-m", module, job)))
+    try:
+        return msgspec.json.decode(output.strip().rpartition("\n")[2], type=answer)
+    except msgspec.DecodeError as error:
+        raise StepFailed(f"{module}: {command.exit_text(code)}: {output[-500:].strip()}") from error

@@ -10,6 +10,7 @@ from supervisor.incidents.model import AnomalyType, Effect, Runbook, StepSpec
 
 DATABASE_S = 3600.0  # a large database, on a slow disk
 LOGS_S = 900.0  # 100 GB of logs at the speed of a slow disk; what is done by then stays done
+PRUNE_S = 120.0
 
 RUNBOOKS: tuple[Runbook, ...] = (
     Runbook(
@@ -30,6 +31,19 @@ RUNBOOKS: tuple[Runbook, ...] = (
         steps=(StepSpec("rotate", "rotate-logs", Effect.CHANGE, idempotent=True, timeout_s=LOGS_S),),
         resource="files:{target}",
         confidence=1.0,
+        summary=True,
+    ),
+    # Behind rb-rotate-logs, which runs by itself (R3): this one destroys, and waits for a person.
+    Runbook(
+        id="rb-emergency-cleanup",
+        label="Archive logs, and remove old temporary and compiled files from the configured places",
+        applies_to=(AnomalyType.DISK_CRITICAL,),
+        steps=(
+            StepSpec("rotate", "rotate-logs", Effect.CHANGE, True, LOGS_S, (("needed", False),)),
+            StepSpec("pycache", "prune-files", Effect.DESTROY, True, PRUNE_S, (("what", "pycache"),)),
+            StepSpec("tmp", "prune-files", Effect.DESTROY, True, PRUNE_S, (("what", "tmp"),)),
+        ),
+        resource="files:{target}",
         summary=True,
     ),
     Runbook(

@@ -70,6 +70,15 @@ def _link(fd: int, name: str, *, may_follow: bool) -> str:
     return os.readlink(name, dir_fd=fd)
 
 
+def open_quietly(name: str, folder_fd: int | None = None) -> int:
+    """To look into a file, so that not even its time of last access changes where we may keep it. Raises OSError."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        return os.open(name, flags | os.O_NOATIME, dir_fd=folder_fd)
+    except PermissionError:
+        return os.open(name, flags, dir_fd=folder_fd)
+
+
 def refuse_strangers(folder: os.stat_result, file: os.stat_result) -> None:
     """Raises Unsafe where others than the file's owner, root and we may exchange what stands in the folder (in a sticky
     one, like /tmp, nobody may exchange what is another's)."""

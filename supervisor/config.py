@@ -211,6 +211,14 @@ class LogsSection(Section, frozen=True):
     interval: Interval = Duration(1800)
 
 
+class CleanupSection(Section, frozen=True):
+    """`[cleanup]`: the only places where rb-emergency-cleanup removes anything. Empty: it removes nothing."""
+
+    tmp_dirs: tuple[PathText, ...] = ()  # what lies below them and is older
+    pycache_dirs: tuple[PathText, ...] = ()  # below them, what is older in folders called __pycache__
+    older_than: Annotated[Duration, msgspec.Meta(ge=60)] = Duration(86400)
+
+
 def _usual_logs() -> dict[TargetName, LogsSection]:
     return {"log-files": LogsSection(paths=("/var/log/*", "/var/log/*/*"))}
 
@@ -252,6 +260,7 @@ class Config(Section, frozen=True):
     memory: MemorySection = MemorySection()
     database: dict[TargetName, DatabaseSection] = {}  # and our own
     logs: dict[TargetName, LogsSection] = msgspec.field(default_factory=_usual_logs)
+    cleanup: CleanupSection = CleanupSection()
     notify: NotifySection = NotifySection()
     escalation: EscalationSection = EscalationSection()
 
