@@ -108,6 +108,7 @@ def test_a_disk_that_is_found_full_when_it_is_mounted_and_closes_when_it_is_unmo
             mounts.unmount(point)
             mounts.run("mount", "-o", "loop", str(point.with_suffix(".image")), str(point))
             found(daemon, f"disk:{point}", "disk_critical", "critical")
+            daemon.wait_state(f"disk:{point}", "escalated")  # there was no log to rotate
         closed(daemon, f"disk:{point}", 1, "resolved")
         assert f"disk:{named}" not in targets(daemon)
 

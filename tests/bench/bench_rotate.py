@@ -36,17 +36,35 @@ def logs(folder: Path, total: int) -> list[Path]:
     return made
 
 
-def measured(argv: list[str], **env: str) -> tuple[float, int, bytes]:
+def family(pid: int) -> list[int]:
+    """It and its children: logrotate compresses by one."""
+    try:
+        return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    except FileNotFoundError:
+        return [pid]
+
+
+def resident_kib(pid: int) -> int:
+    """The most that it has had resident so far; 0 when it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")), 0)
+
+
+def measured(argv: list[str]) -> tuple[float, int, bytes]:
     """Seconds, the greatest resident memory in KiB (of any process of it), what it printed."""
     began_s = time.perf_counter()
-    child = subprocess.Popen(argv, stdout=subprocess.PIPE, env={**os.environ, **env})
-    assert child.stdout is not None
-    out = child.stdout.read()
-    _, status, used = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
+    peak_kib = 0
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as child:
+        while child.poll() is None:
+            peak_kib = max(peak_kib, *(resident_kib(pid) for pid in family(child.pid)))
+            time.sleep(0.02)
+        out = child.stdout.read() if child.stdout is not None else b""
     assert child.returncode == 0, (argv, out)
     os.sync()  # ours has done that; the peers' data count only once they are written, too
-    return time.perf_counter() - began_s, used.ru_maxrss, out
+    return time.perf_counter() - began_s, peak_kib, out
 
 
 def figures(total: int, took_s: float, rss_kib: int, kept: int) -> dict[str, float]:
