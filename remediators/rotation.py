@@ -14,13 +14,14 @@ from typing import TypeVar
 
 import msgspec
 
-from remediators import command, gzip_members, log_choice, safe_dir
+from remediators import command, gzip_members, log_choice, safe_dir, unrotating
 from remediators.base import Context, NoParams, Outcome, Step, StepFailed
 from remediators.log_choice import Chosen, LogsJob
 from remediators.rotating import TOLD_MAX, Job, Report
+from remediators.unrotating import Undo
 from supervisor import clock, logfiles, targets
 from supervisor.incidents.judge import size
-from supervisor.incidents.model import Effect, Recipe, StepSpec
+from supervisor.incidents.model import Effect, Recipe, StepResult, StepSpec
 from supervisor.incidents.resources import disk_clears_below
 from supervisor.messages import StepPlan
 
@@ -46,6 +47,7 @@ class RotateLogs(Step):
 
     kind = "rotate-logs"
     effect = Effect.CHANGE
+    undoable = True
     Params = RotateParams
 
     def plan(self, ctx: Context) -> StepPlan:
@@ -70,7 +72,21 @@ class RotateLogs(Step):
         needed = isinstance(self.params, RotateParams) and self.params.needed
         if not report.files and not report.settled and (needed or report.chosen):
             raise StepFailed(report.said if report.chosen else f"{_nothing(ctx)}; {report.said}")
-        return Outcome(report.said, report.archives, changed=bool(report.files or report.settled))
+        undo = Undo(run, report.folders) if report.files and report.whole and report.folders else None
+        said = msgspec.json.encode(undo).decode() if undo is not None else ""
+        return Outcome(report.said, report.archives, changed=bool(report.files or report.settled), undo=said)
+
+    async def undo(self, ctx: Context, result: StepResult) -> Outcome:
+        """Puts every log back that the run archived, while no other has come into its place."""
+        if not result.undo:
+            raise StepFailed("a log that goes on was archived in part, or nothing was: that cannot be put back")
+        wanted = msgspec.json.decode(result.undo, type=Undo)
+        paths = tuple(path for logs in _logs(ctx) for path in logs.paths)
+        job = msgspec.json.encode(unrotating.Job(wanted, paths)).decode()
+        report = await run_program(ctx, unrotating.__name__, job, unrotating.Report)
+        if not report.files:
+            raise StepFailed(report.said)
+        return Outcome(report.said)
 
 
 def _logs(ctx: Context) -> tuple[LogsJob, ...]:
