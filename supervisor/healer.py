@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import socket
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from remediators.runbooks import ladder
 from supervisor import proc
 from supervisor.asking import Asking
 from supervisor.bus import Hub, Link, Publisher, nack_of
+from supervisor.capturing import Capturing
 from supervisor.clock import SteadyClock
 from supervisor.committer import Committer, open_epoch
 from supervisor.config import Config
@@ -26,9 +29,11 @@ from supervisor.errors import HealError, StoreError
 from supervisor.feed import FeedServer
 from supervisor.fresh import Fresh
 from supervisor.halted import Halted
+from supervisor.history import History
 from supervisor.house import MAY_WAIT, WAITING, beginning, item_of, ledger_parts, policy_of, tree_view
 from supervisor.incidents import engine as e
 from supervisor.incidents import views
+from supervisor.incidents.agents import PREFIX as AGENT
 from supervisor.incidents.effects import (
     Answer,
     DeliverRow,
@@ -43,27 +48,25 @@ from supervisor.incidents.records import Record
 from supervisor.incidents.recover import rebuild
 from supervisor.incidents.seed import parts as seed_parts
 from supervisor.incidents.world import Decision
+from supervisor.lookup import LOOKUPS, look_up
+from supervisor.meanings import meanings
 from supervisor.messages import (
     Ack,
-    Body,
     Claimed,
     DeliveryReport,
     Dispatch,
     EpochOpened,
-    ExecutionFound,
     ExecutionRefused,
-    FetchExecution,
     Frame,
     Hello,
     Known,
     OpenEpoch,
     ProgramExited,
     Readings,
+    ReadNow,
     Reloaded,
     Request,
     Resync,
-    Settle,
-    Settled,
     StepReport,
     StoreStatus,
     TreeEvent,
@@ -113,10 +116,11 @@ class HealerWorker(Worker):
         trails = await trails_of(self._store, tuple(incident.id for incident in snapshot.open_incidents))
         self._clock = SteadyClock(opened.anchor)
         self._targets = targets(config)
-        from remediators.runbooks import RUNBOOKS
-
-        world = rebuild(snapshot, proc.this_boot(), policy, RUNBOOKS, self._targets, open_families(config), trails)
+        books = ladder(config.runbook.values())
+        world = rebuild(snapshot, proc.this_boot(), policy, books, self._targets, open_families(config), trails)
+        world.meanings = meanings(config)
         self._engine = e.Engine(world)
+        self._capturing = Capturing(boot.runtime_dir)
         self._halted = Halted(snapshot.halts, self._tell)
         self._committer = Committer(
             self._store,
@@ -132,8 +136,9 @@ class HealerWorker(Worker):
         self._outgoing = Outgoing(self._hub, lambda: self.boot.config)
         self._control = Hub(self._context, endpoint(boot.runtime_dir, "control"), "control", self._desk.receive)
         self._desk.open(self._control)
-        self._asking = Asking(self._hub, self._readings, self._decide)
+        self._asking = Asking(self._hub, self._store, self._readings, self._decide)
         self._fresh = Fresh(self._hub, world, self._clock.now, self._desk.answer, self._readings)
+        self._history = History(self._store, world, self._clock.now, self._desk.answer)
         self._feed = FeedServer(
             boot.runtime_dir,
             self._hub,
@@ -151,7 +156,7 @@ class HealerWorker(Worker):
 
     async def stop(self) -> None:
         await self._committer.flush(FLUSH_WITHIN_S)
-        for part in (self._feed, self._hub, self._control, self._store, self._news):
+        for part in (self._history, self._feed, self._hub, self._control, self._store, self._news):
             part.close()
         self._context.destroy(linger=200)
 
@@ -208,6 +213,7 @@ class HealerWorker(Worker):
 
     def _durable(self, decision: Decision) -> None:
         self._halted.durable(decision.records)
+        self._capturing.look(self._engine.world)
         self._carry_out(decision.effects)
         if self._limit_told and not self._committer.waiting:
             self._limit_told = False
@@ -225,30 +231,15 @@ class HealerWorker(Worker):
                     self._hub.request("executor", Dispatch(execution))
                     reach("dispatch.after")
                 case SettleExecution(execution):
-                    self._then(self._hub.request("executor", Settle(execution)), self._on_settled)
+                    self._asking.settle(execution)
                 case FetchExecutionState(execution_id):
-                    self._then(self._store.ask(FetchExecution(execution_id)), self._on_found)
+                    self._asking.fetch(execution_id)
                 case PlanExecution():
                     self._asking.plan(effect)
                 case DeliverRow(row):
                     self._outgoing.add(row)
                 case Answer(token, body, error):
                     self._desk.answer(token, error if error is not None else body or {})
-
-    def _then(self, future: asyncio.Future[Body], run: Callable[[Body], None]) -> None:
-        future.add_done_callback(lambda done: None if done.cancelled() else run(done.result()))
-
-    def _on_settled(self, body: Body) -> None:
-        if isinstance(body, Settled):
-            self._decide(e.ExecutionSettled(body.execution_id, body.ok, body.running, body.ended))
-        else:
-            log.error("the executor did not settle an interrupted execution: %s", body)
-
-    def _on_found(self, body: Body) -> None:
-        if isinstance(body, ExecutionFound):
-            self._decide(e.ExecutionSeen(body.execution))
-        else:
-            log.error("the store does not know an execution of ours: %s", body)
 
     # -- what comes in --
 
@@ -274,6 +265,8 @@ class HealerWorker(Worker):
                 self._decide(e.ProgramEnded(execution_id, step_id, exit_text, output), ack)
             case DeliveryReport(row_id, attempts, receipt, error):
                 self._decide(e.Delivered(row_id, attempts, receipt, error), ack)
+            case ReadNow(target_id):
+                self._fresh.ask_for_step(frame.id, target_id, partial(self._hub.answer, source, frame))
             case Hello(name):  # the bus has already sent what waited for it; the tree says who is who
                 if name == "process":
                     self._tell_known()
@@ -340,7 +333,8 @@ class HealerWorker(Worker):
 
     def on_reload(self, config: Config) -> None:
         self._targets = targets(config)
-        self._decide(e.Reconfigured(self._targets, open_families(config), policy_of(config)))
+        books = ladder(config.runbook.values())
+        self._decide(e.Reconfigured(self._targets, open_families(config), policy_of(config), books, meanings(config)))
         self._look_at_ledger()
         kept, self._strange = self._strange, {}
         self._readings(tuple(kept.values()))
@@ -350,10 +344,15 @@ class HealerWorker(Worker):
         self._reloaded = news
 
     def _order(self, token: str, request: Request) -> None:
-        if request.action == "probe":
-            self._fresh.ask(token, request.args)
+        elsewhere = {"probe": self._fresh.ask, "history": self._history.ask}.get(request.action)
+        if elsewhere is not None:
+            elsewhere(token, request.args)
             return
-        self._decide(e.Order(token, request.action, request.args, request.actor[:ACTOR_CHARS_MAX]))
+        if request.action in LOOKUPS and not request.actor.startswith(AGENT):
+            look_up(self._store, request, partial(self._desk.answer, token))
+            return
+        actor = request.actor[:ACTOR_CHARS_MAX]
+        self._decide(e.Order(token, request.action, request.args, actor, secrets.token_hex(16)))
 
     # -- timers and views --
 

@@ -34,6 +34,7 @@ def policy_of(config: Config) -> Policy:
     return Policy(
         confidence_auto_execute=section.confidence_auto_execute,
         auto_execute=section.auto_execute,
+        graduation_count=section.dry_run_graduation_count,
         dismiss_window_s=float(section.dismiss_window),
         page_hold_s=float(section.page_hold),
         verify_within_s=float(section.verify_within),
@@ -44,6 +45,7 @@ def policy_of(config: Config) -> Policy:
         breaker_total=section.breaker_total,
         breaker_window_s=float(section.breaker_window),
         page_healed_critical=config.escalation.page_healed_critical,
+        agents_trusted=config.mcp.trusted,
         pages=bool(config.notify.signal.transports),
     )
 

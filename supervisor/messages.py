@@ -17,9 +17,18 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.clock import Anchor
+from supervisor.errands import GuardedWrite as GuardedWrite
+from supervisor.errands import ReadNow as ReadNow
+from supervisor.errands import ReadSays as ReadSays
 from supervisor.incidents.model import Execution, OutboxRow, Program, StepResult
 from supervisor.incidents.readings import HealthReading, ProcessRef, SourceReading
 from supervisor.incidents.records import Record, Snapshot
+from supervisor.past import AuditFound as AuditFound
+from supervisor.past import FetchAudit as FetchAudit
+from supervisor.past import FetchHistory as FetchHistory
+from supervisor.past import FetchTrail as FetchTrail
+from supervisor.past import HistoryFound as HistoryFound
+from supervisor.past import TrailFound as TrailFound
 from supervisor.uplink import Alarm as Alarm
 from supervisor.uplink import Beat as Beat
 from supervisor.uplink import Down as Down
@@ -115,7 +124,7 @@ class Claimed(msgspec.Struct, frozen=True, tag="claimed"):
 class StepReport(msgspec.Struct, frozen=True, tag="step_report"):
     """Executor -> healer, acked when durable: step `index` ended. The next begins after the ack; `last` ends it all.
 
-    A failed step is always the last.
+    A failed step is the last, unless the runbook only protects.
     """
 
     execution_id: str
@@ -249,19 +258,10 @@ class FetchExecution(msgspec.Struct, frozen=True, tag="fetch_execution"):
 
 
 class ExecutionFound(msgspec.Struct, frozen=True, tag="execution_found"):
+    """`undone_by`: the execution that has taken it back (R15), empty when none has."""
+
     execution: Execution
-
-
-class FetchTrail(msgspec.Struct, frozen=True, tag="fetch_trail"):
-    """Healer -> store: the trails of these incidents. Answer: TrailFound."""
-
-    incident_ids: tuple[str, ...]
-
-
-class TrailFound(msgspec.Struct, frozen=True, tag="trail_found"):
-    """`entries` are msgspec-JSON arrays of TrailEntry by incident, in the order asked."""
-
-    entries: tuple[bytes, ...]
+    undone_by: str = ""
 
 
 class ProjectionStatus(msgspec.Struct, frozen=True):
@@ -291,6 +291,12 @@ class StoreStatus(msgspec.Struct, frozen=True, tag="store_status"):
     damage: str = ""
 
 
+class Acks(msgspec.Struct, frozen=True, tag="acks"):
+    """Store -> whoever sent it: each frame of these ids is answered with Ack, as if by one of its own."""
+
+    ids: tuple[str, ...]
+
+
 class LedgerTrouble(msgspec.Struct, frozen=True, tag="ledger_trouble"):
     """Store -> healer, as the answer to whatever wants the ledger: it cannot now (disk full, I/O error). Try again."""
 
@@ -314,6 +320,9 @@ Body = (
     | StepReport
     | ExecutionRefused
     | ProgramExited
+    | ReadNow
+    | ReadSays
+    | GuardedWrite
     | Settle
     | Settled
     | PlanRequest
@@ -325,9 +334,14 @@ Body = (
     | Commit
     | FetchExecution
     | ExecutionFound
+    | FetchAudit
+    | AuditFound
     | FetchTrail
     | TrailFound
+    | FetchHistory
+    | HistoryFound
     | StoreStatus
+    | Acks
     | LedgerTrouble
     | TreeEvent
     | Event

@@ -7,7 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from supervisor.config import Config, DatabaseSection, LogsSection, RestartSection, dirs
+import msgspec
+
+from supervisor.config import (
+    MEMORY_TARGET,
+    Config,
+    DatabaseSection,
+    LogsSection,
+    ProcessSection,
+    RestartSection,
+    TradingSection,
+    dirs,
+)
 from supervisor.incidents.model import Recipe, Target
 
 SYSTEMCTL = "systemctl"
@@ -80,30 +91,39 @@ def source_family(config: Config, source_id: str) -> str | None:
 
 
 def databases(config: Config) -> Mapping[str, DatabaseSection]:
-    """The configured ones, and our own under their names, unless the same file is configured already."""
+    """The configured ones, then our own and the trades' under their names, unless the same file has one already."""
     found = dict(config.database)
-    state_dir = dirs(config).state_dir
-    own = {
-        "brain-db": config.store.brain_db or str(state_dir / "brain.db"),
-        "metrics-db": config.store.metrics_db or str(state_dir / "metrics.db"),
-        "ledger": str(state_dir / "ledger.db"),
-    }
     paths = {section.path for section in found.values()}
-    for name, path in own.items():
+    for name, path in (*own_databases(config).items(), *_trades(config).items()):
         if name not in found and path not in paths:
             found[name] = DatabaseSection(path=path)
             paths.add(path)
     return found
 
 
+def own_databases(config: Config) -> dict[str, str]:
+    """Name -> path of those that the store keeps."""
+    return {**_projected(config), "ledger": str(dirs(config).state_dir / "ledger.db")}
+
+
 def written(config: Config) -> Mapping[str, str]:
     """Name -> path of the databases that healctl itself writes and others use too: halted and backed up (R10)."""
-    state_dir = dirs(config).state_dir
-    ours = {
-        config.store.brain_db or str(state_dir / "brain.db"),
-        config.store.metrics_db or str(state_dir / "metrics.db"),
-    }
+    ours = {*_projected(config).values(), *_trades(config).values()}
     return {name: section.path for name, section in databases(config).items() if section.path in ours}
+
+
+def _projected(config: Config) -> dict[str, str]:
+    """The databases to which the store brings what is in the ledger."""
+    state_dir = dirs(config).state_dir
+    return {
+        "brain-db": config.store.brain_db or str(state_dir / "brain.db"),
+        "metrics-db": config.store.metrics_db or str(state_dir / "metrics.db"),
+    }
+
+
+def _trades(config: Config) -> dict[str, str]:
+    """The trades databases, in which a repair may close a phantom position."""
+    return {f"{name}-trades": section.trades_db for name, section in config.trading.items() if section.trades_db}
 
 
 def logs(config: Config) -> Mapping[str, LogsSection]:
@@ -114,32 +134,46 @@ def logs(config: Config) -> Mapping[str, LogsSection]:
 
 def targets(config: Config) -> tuple[Target, ...]:
     """What the engine watches, in the order of the file; the targets of `open_families` are found by their probes."""
-    out = [
-        Target(
-            target_id=name,
-            family="process",
-            auto_restart=section.auto_restart,
-            recipe=_recipe(section.restart, section.restart_cwd, section.restart_env, section.restart_output),
-            pid_file=section.pid_file,
-            match=section.match,
-        )
-        for name, section in config.process.items()
-    ]
+    out = [_service(name, section) for name, section in config.process.items()]
     for name, trading in config.trading.items():
-        out.append(Target(f"{name}-signals", "trading"))
+        out.append(_signals(name, trading, config))
         if trading.trades_db:
             out.append(Target(f"{name}-positions", "trading"))
     for name, gateway in config.gateway.items():
         recipe = Recipe(gateway.restart) if gateway.restart else None
-        out.append(Target(name, "gateway", auto_restart=gateway.auto_restart, recipe=recipe))
+        timeouts = (("restart-gateway", float(gateway.restart_timeout)),)
+        out.append(Target(name, "gateway", auto_restart=gateway.auto_restart, recipe=recipe, timeouts_s=timeouts))
     out += [Target(f"fleet:{name}", "fleet") for name in config.fleet.hosts]
-    out.append(Target("system-memory", "host"))
+    out.append(Target(MEMORY_TARGET, "host"))
     ours = written(config)
     out += [
         Target(name, "database", path=section.path, written=name in ours) for name, section in databases(config).items()
     ]
     out += [Target(name, "logs") for name in logs(config)]
     return tuple(out)
+
+
+def _service(name: str, section: ProcessSection) -> Target:
+    return Target(
+        target_id=name,
+        family="process",
+        auto_restart=section.auto_restart,
+        recipe=_recipe(section.restart, section.restart_cwd, section.restart_env, section.restart_output),
+        pid_file=section.pid_file,
+        match=section.match,
+    )
+
+
+def _signals(name: str, trading: TradingSection, config: Config) -> Target:
+    """Behind a live signal stands the process that writes it. `auto_restart` is about a dead one (R3 c), which is that
+    process's own anomaly: behind a stale signal it may well be alive."""
+    target_id = f"{name}-signals"
+    if trading.process not in config.process:
+        return Target(target_id, "trading")
+    service = _service(trading.process, config.process[trading.process])
+    return msgspec.structs.replace(
+        service, target_id=target_id, family="trading", auto_restart=False, service=trading.process
+    )
 
 
 def _recipe(section: RestartSection | None, cwd: str, env: Mapping[str, str], output: str) -> Recipe | None:

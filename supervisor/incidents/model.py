@@ -144,6 +144,7 @@ class Target(msgspec.Struct, frozen=True):
 
     `pid_file` and `match` are the target's own, by which the executor finds what is alive (`supervisor.identify`).
     `path` is a database's file; `written`: healctl itself writes it, so that it is halted and backed up (R10).
+    `timeouts_s`: by the kind of step, what its own table says instead of the runbook.
     `service` is the process target that stands behind it, where that is another one: recipe, pid_file and match are
     then that service's, and so is the lock (DESIGN §2.7: two incidents about one service never act on it at once).
     """
@@ -157,11 +158,20 @@ class Target(msgspec.Struct, frozen=True):
     path: str = ""
     written: bool = False
     service: str = ""
+    timeouts_s: tuple[tuple[str, float], ...] = ()
 
     @property
     def service_id(self) -> str:
         """The service that a repair of this target touches."""
         return self.service or self.target_id
+
+    @property
+    def recipe_hint(self) -> str:
+        """What to write into the configuration so that it can be restarted."""
+        if self.family == "trading" and not self.service:
+            return f"set process in [trading.{self.target_id.rpartition('-')[0]}] to the [process.NAME] behind it"
+        table = "process" if self.service else self.family
+        return f'add `restart = {{ argv = ["..."] }}` to [{table}.{self.service_id}]'
 
     @property
     def sought(self) -> tuple[str, str]:
@@ -177,6 +187,10 @@ class StageEntry(msgspec.Struct, frozen=True):
     entered_steady_s: float
     entered_wall_s: float
 
+
+AGENT = "agent:"  # begins the name of an actor that is none of a person's
+MANUAL = "manual"  # the kind of step that only a person can do
+SHIPPED = "healctl"  # the author of the runbooks that come with it
 
 ParamValue = str | int | float | bool | tuple[str, ...]
 
@@ -197,7 +211,8 @@ class StepSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Runbook(msgspec.Struct, frozen=True, omit_defaults=True):
     """FR-003. `resource` is what it locks (DESIGN §2.7): `{target}` stands for the target's id, `{service}` for that of
-    the service behind it. `author`: "healctl" for a shipped one, else who wrote it."""
+    the service behind it. `author`: "healctl" for a shipped one, else who wrote it. `targets`: the only ones that it is
+    for; none: all. `before`: the runbook in front of which it is tried; none: behind all that are shipped."""
 
     id: str
     label: str
@@ -208,11 +223,40 @@ class Runbook(msgspec.Struct, frozen=True, omit_defaults=True):
     starts_service: bool = False  # R3 (c) applies: it starts a known service that is not running
     summary: bool = False
     verifies: bool = True
-    author: str = "healctl"
+    author: str = SHIPPED
+    targets: tuple[str, ...] = ()
+    before: str = ""
+    once: bool = False  # an approval counts for the incidents that are open when it is given, never for a later one
+
+    def only_protects(self) -> bool:
+        """R3 (a): its steps read, or are safeguards that can be taken back; what an operator's own does, only its text
+        tells."""
+        return self.author == SHIPPED and all(step.effect in (Effect.OBSERVE, Effect.PROTECT) for step in self.steps)
 
     def version(self) -> str:
-        """The hash that approvals and executions record: the same text, the same version."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:12]
+        """The hash that approvals and executions record: of what it does, not of who wrote it."""
+        text = msgspec.json.encode(msgspec.structs.replace(self, author=SHIPPED), order="deterministic")
+        return hashlib.sha256(text).hexdigest()[:12]
+
+    def suits(self, anomaly: AnomalyType, target_id: str) -> bool:
+        """Is it a runbook for this anomaly of this target? One with steps that only a person can do is for no one."""
+        return anomaly in self.applies_to and self.is_for(target_id) and not self.by_hand
+
+    @property
+    def by_hand(self) -> bool:
+        """Not all of it can be run: it is a note for people."""
+        return any(step.kind == MANUAL for step in self.steps)
+
+    def is_for(self, target_id: str) -> bool:
+        return not self.targets or target_id in self.targets
+
+
+class Streak(msgspec.Struct, frozen=True):
+    """R4: in how many consecutive incidents of this type the dry run predicted the cure; `incident_id` was the last."""
+
+    anomaly: AnomalyType
+    count: int
+    incident_id: str
 
 
 class RunbookState(msgspec.Struct, frozen=True):
@@ -224,12 +268,14 @@ class RunbookState(msgspec.Struct, frozen=True):
     confidence: float
     version: str
     approved_at_wall_s: float | None = None
-    dry_run_count: int = 0
+    dry_run_count: int = 0  # the longest of `streaks`
     successes: int = 0
     failures: int = 0
     last_executed_wall_s: float | None = None
     last_succeeded_wall_s: float | None = None
     demoted: bool = False  # for this target, whatever holds for all (R4)
+    streaks: tuple[Streak, ...] = ()  # of this version
+    taken_back: bool = False  # a person has undone its last run here: not even the whitelist lets it run again
 
 
 # --- incidents -----------------------------------------------------------------------------------------------------
@@ -254,8 +300,23 @@ class TierReason(StrEnum):
     INTERRUPTED = "interrupted"
     BREAKER_OPEN = "breaker_open"
     CANARY_FAILED = "canary_failed"
+    AT_ONCE = "at_once"  # many of its family fail together: the likely cause is the network, or us
     TELLS_ONLY = "tells_only"
     CANNOT_EXECUTE = "cannot_execute"
+    PAUSED = "paused"  # a person has told healctl to leave it alone (R15)
+
+
+class DryRun(msgspec.Struct, frozen=True):
+    """What a runbook would have done about an incident (FR-003, R4). `error`: why there is no plan; else empty.
+
+    `predicts_clear`: every step's plan sees nothing that would make it fail. `steps` is what they say, in words.
+    """
+
+    runbook_id: str
+    version: str
+    predicts_clear: bool
+    steps: str = ""
+    error: str = ""
 
 
 class Incident(msgspec.Struct, frozen=True):
@@ -289,11 +350,14 @@ class Incident(msgspec.Struct, frozen=True):
     clear_basis_steady_s: float | None = None  # when its check began
     waiting_for: str = ""  # why nothing is running although something may (a lock, a canary, a hold), in words
     held_as_canary: bool = False  # it waits until the first repairs of its family have verified
+    held_by_pause: bool = False  # it would have been repaired, but for a person's pause
     page_id: str | None = None  # the outbox row of its Signal page, which may cover others too
     acknowledged_wall_s: float | None = None
     repeats: int = 0
     trail_length: int = 0
     outside: bool = False  # a reading from outside opened it, and no probe of ours has confirmed it yet
+    spent: tuple[str, ...] = ()  # runbooks that ran for it and did not end it: the next rung is another (ladder)
+    dry_runs: tuple[DryRun, ...] = ()
 
     @property
     def open(self) -> bool:
@@ -314,6 +378,8 @@ class TrailEntry(msgspec.Struct, frozen=True):
     success: bool | None = None
     output: str | None = None
     duration_ms: float | None = None
+    reading: HealthReading | None = None  # on which this entry rests: for replay (R4), not for people
+    stage: StageEntry | None = None  # what was known besides it, of a pipeline's task
 
 
 # --- executions ----------------------------------------------------------------------------------------------------
@@ -354,6 +420,7 @@ class StepResult(msgspec.Struct, frozen=True):
     artifacts: tuple[str, ...] = ()
     process: ProcessRef | None = None  # what the step started
     undo: str = ""  # what the step's undo needs, as JSON of its own (R15); empty: there is nothing to undo
+    cleared: bool = False  # a fresh reading that the step asked for says that the anomaly is over
 
 
 class Execution(msgspec.Struct, frozen=True):
@@ -389,6 +456,21 @@ class Execution(msgspec.Struct, frozen=True):
     exit_text: str = ""  # what it left running has ended with a failure: how, and its last words
     reading: HealthReading | None = None  # what was known of the target when it was decided: the grounds, as evidence
     undoes: str = ""  # the execution whose steps this one takes back, the last first (R15)
+    taken_back: tuple[StepResult, ...] = ()  # what those steps had reported, one for each step of this runbook
+
+    @property
+    def steps(self) -> tuple[StepSpec, ...]:
+        """The runbook's steps with the timeouts that hold for this target: one number for executor and engine."""
+        own = dict(self.target.timeouts_s)
+        return tuple(
+            msgspec.structs.replace(step, timeout_s=own[step.kind]) if step.kind in own else step
+            for step in self.runbook.steps
+        )
+
+    @property
+    def to_be_proved(self) -> bool:
+        """Has the probe the last word? It has, too, where a runbook that only tells has met a target that is well."""
+        return self.runbook.verifies or any(result.cleared for result in self.results)
 
 
 def is_over(execution: Execution) -> bool:
@@ -397,7 +479,7 @@ def is_over(execution: Execution) -> bool:
         case ExecutionState.INTENDED | ExecutionState.CLAIMED | ExecutionState.INTERRUPTED:
             return False
         case ExecutionState.SUCCEEDED:
-            return execution.verified is not None or not execution.runbook.verifies
+            return execution.verified is not None or not execution.to_be_proved
         case _:
             return True
 
@@ -455,9 +537,13 @@ class TimerKind(StrEnum):
     HALF_OPEN = "half_open"  # a breaker allows one more try
     STUCK = "stuck"  # a task will have stood in its stage too long: probe it (AC-002)
     OWN = "own"  # look after our own house again
+    PLAN = "plan"  # an incident waits for its dry runs no longer
     RECHECK = "recheck"  # probe an open incident again (R7), or one that waits
     BACKUP = "backup"  # the next good copy of a database that we write
     BACKUP_OVERDUE = "backup_overdue"  # by then one must have been made
+    PROPOSED = "proposed"  # whoever recorded a fix waits to hear that its message has arrived
+    REQUEST_OVER = "request_over"  # an agent's request has waited for a person too long
+    PAUSE_OVER = "pause_over"  # a person's pause has run its time
 
 
 class Timer(msgspec.Struct, frozen=True):

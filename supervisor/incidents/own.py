@@ -5,15 +5,17 @@ Pure. Our own parts are targets like any other, told by the healer's process ins
 
 from __future__ import annotations
 
-from supervisor.incidents import detect, halts, keeping, remedy
+from supervisor.incidents import detect, graduation, halts, keeping, remedy
 from supervisor.incidents.effects import DeliverRow
 from supervisor.incidents.lifecycle import Trigger
+from supervisor.incidents.matching import Meaning
 from supervisor.incidents.model import (
     AnomalyType,
     Channel,
     ExecutionState,
     OutboxRow,
     OutboxState,
+    Runbook,
     Severity,
     Status,
     Target,
@@ -37,9 +39,18 @@ ITEM_OF_TARGET = ("reading", "outside")  # items that are one target's
 OPEN_INCIDENTS, TRAIL = "open incidents", "audit trail"
 
 
-def reconfigured(turn: Turn, targets: tuple[Target, ...], open_families: frozenset[str], policy: Policy) -> None:
+def reconfigured(
+    turn: Turn,
+    targets: tuple[Target, ...],
+    open_families: frozenset[str],
+    policy: Policy,
+    runbooks: tuple[Runbook, ...],
+    meanings: tuple[Meaning, ...],
+) -> None:
     """DESIGN §7: what is no longer watched is forgotten, what has changed is known anew, the rest goes on."""
     world = turn.world
+    world.runbooks = {runbook.id: runbook for runbook in runbooks} | world.drafts
+    world.meanings = meanings
     before, world.targets = world.targets, {target.target_id: target for target in targets}
     world.open_families, world.policy = open_families, policy
     for target_id in [*world.known]:
@@ -64,6 +75,7 @@ def reconfigured(turn: Turn, targets: tuple[Target, ...], open_families: frozens
         part(turn, PAGES, AnomalyType.DELIVERY_FAILING, "nobody is configured to be paged any more", firing=False)
     for runbook in world.runbooks.values():  # the whitelist may be another
         turn.records.append(PutRunbook(runbook, runbook.version()))
+    graduation.refit(turn)
 
 
 def dismiss_gone(turn: Turn) -> None:

@@ -26,6 +26,7 @@ from supervisor.incidents.model import (
     Instant,
     OutboxRow,
     Recipe,
+    Runbook,
     State,
     StepResult,
     Target,
@@ -71,9 +72,16 @@ OPEN = frozenset({"host", "pipeline", "fleet"})
 class Lab:
     """`alive[name]` is the pid that lives, None when it is dead. `heals`: what a restart does to a service."""
 
-    def __init__(self, *names: str, policy: Policy | None = None, targets: tuple[Target, ...] = ()) -> None:
+    def __init__(
+        self,
+        *names: str,
+        policy: Policy | None = None,
+        targets: tuple[Target, ...] = (),
+        runbooks: tuple[Runbook, ...] = RUNBOOKS,
+    ) -> None:
         self.targets = targets or tuple(service(name) for name in names)
         self.policy = policy or Policy()
+        self.runbooks = runbooks
         self.now_s = START
         self.alive: dict[str, int | None] = {target.target_id: 100 + i for i, target in enumerate(self.targets)}
         self.endpoint: dict[str, Endpoint] = {}
@@ -83,13 +91,17 @@ class Lab:
         self.executor_works = True
         self.step_fails = ""
         self.hold_dispatch = False
+        self.predicts: dict[str, bool] = {}  # runbook -> what its dry run says; True unless said otherwise
+        self.plan_error = ""
+        self.hold_plans = False
+        self.planned: list[PlanExecution] = []
         self.records: list[Record] = []
         self.effects: list[Effect] = []
         self.dispatched: list[Execution] = []
         self.answers: dict[str, Answer] = {}
         self._pid = 1_000
         self.executor = "exec-1"
-        self.engine = e.Engine(rebuild(EMPTY, BOOT, self.policy, RUNBOOKS, self.targets, OPEN, {}))
+        self.engine = e.Engine(rebuild(EMPTY, BOOT, self.policy, self.runbooks, self.targets, OPEN, {}))
         self.feed(e.Started())
         self.feed(e.ExecutorIs(self.executor))
 
@@ -144,8 +156,25 @@ class Lab:
                     self.run(execution)
             case Answer(token):
                 self.answers[token] = effect
-            case DeliverRow() | FetchExecutionState() | PlanExecution() | SettleExecution():
+            case PlanExecution():
+                self.planned.append(effect)
+                if not self.hold_plans:
+                    self.answer_plan(effect)
+            case DeliverRow() | FetchExecutionState() | SettleExecution():
                 pass
+
+    def answer_plan(self, asked: PlanExecution) -> None:
+        """What the executor says of a dry run."""
+        runbook = asked.execution.runbook
+        steps: tuple[dict[str, object], ...] = tuple(
+            {
+                "step_id": step.step_id,
+                "description": f"would {step.step_id} {asked.execution.target.target_id}",
+                "predicts_clear": self.predicts.get(runbook.id, True),
+            }
+            for step in runbook.steps
+        )
+        self.feed(e.Planned(asked.token, asked.execution, () if self.plan_error else steps, self.plan_error))
 
     def run(self, execution: Execution) -> None:
         """What the executor does with an execution."""
@@ -211,10 +240,13 @@ class Lab:
             pauses=tuple(world.pauses.values()),
             stages=tuple(world.stages.values()),
             halts=tuple(world.halts.values()),
+            drafts=tuple(world.drafts.values()),
+            requests=tuple(world.requests.values()),
+            operator_pauses=tuple(world.operator_pauses.values()),
             known=tuple(PutKnown(name, ref, world.targets[name].sought) for name, ref in world.known.items()),
         )
         trails = {i: t for i, t in trails.items() if latest[i].open}
-        self.engine = e.Engine(rebuild(snapshot, BOOT, self.policy, RUNBOOKS, self.targets, OPEN, trails))
+        self.engine = e.Engine(rebuild(snapshot, BOOT, self.policy, self.runbooks, self.targets, OPEN, trails))
         self.feed(e.Started())
         self.feed(e.ExecutorIs(self.executor))
 

@@ -18,6 +18,7 @@ from remediators.rotation import RotateLogs
 from remediators.runbooks import RUNBOOKS
 from supervisor.config import parse
 from supervisor.incidents.model import Authority, Program, Runbook, StepResult, Target
+from supervisor.messages import Body
 from tests.lab import mounts
 from tests.lab.logs import MIB, archives, text, unpacked, write
 from tests.process.executorlab import execution
@@ -32,9 +33,15 @@ async def record(program: Program) -> None:
     """As the store would, once it is durable."""
 
 
+async def nobody(body: Body) -> Body:
+    raise AssertionError(f"these steps ask nobody anything: {body}")
+
+
 def context(target_id: str, config: str, state_dir: Path, runbook: Runbook = ROTATE) -> Context:
     of = execution(Target(target_id, "logs"), runbook=runbook, authority=Authority.PERSON)
-    return Context(of, Programs("x", record, Nursery().take), state_dir, frozenset(), parse(config, "test"))
+    return Context(
+        of, Programs("x", record, Nursery().take), state_dir, frozenset(), parse(config, "test"), nobody, nobody
+    )
 
 
 def run(ctx: Context, work: Callable[[Context], Coroutine[None, None, Outcome]]) -> Outcome:
