@@ -127,9 +127,6 @@ def begin(
         )
     if incident is not None:
         world.rerun.discard(incident.id)
-        acted = ActedBy.PERSON if authority is Authority.PERSON else ActedBy.RUNBOOK
-        if acted is ActedBy.RUNBOOK and all(step.effect is Effect.OBSERVE for step in runbook.steps):
-            acted = incident.acted_by  # to look is not to act
         turn.drop_timer(TimerKind.RECHECK, incident.id)
         turn.drop_timer(TimerKind.PLAN, incident.id)
         turn.move(
@@ -143,7 +140,7 @@ def begin(
             waiting_for="",
             held_as_canary=False,
             held_by_pause=False,
-            acted_by=acted,
+            acted_by=_acted_by(incident, runbook, authority),
             clear_readings=0,
             clear_counted_steady_s=None,
         )
@@ -160,6 +157,13 @@ def begin(
         world.last_remediation_wall_s = now.wall_s
     turn.effects.append(DispatchExecution(execution))
     return execution
+
+
+def _acted_by(incident: Incident, runbook: Runbook, authority: Authority) -> ActedBy:
+    if authority is Authority.PERSON:
+        return ActedBy.PERSON
+    looks = all(step.effect is Effect.OBSERVE for step in runbook.steps)  # to look is not to act
+    return incident.acted_by if looks else ActedBy.RUNBOOK
 
 
 def would_change(turn: Turn, incident: Incident) -> bool:

@@ -140,6 +140,6 @@ def test_what_a_runbook_that_only_tells_has_to_say_is_in_the_summary() -> None:
     assert incident.tier_reason is TierReason.TELLS_ONLY
     (row,) = lab.messages()
     assert (row.channel, row.priority, row.kind) == (Channel.SYNAPSE, "info", "summary")
-    assert "It says: Done." in row.body
+    assert "(rb-gc-trigger). Done." in row.body
     assert "interrupted" not in row.body
     assert "Nothing must be decided now" in row.body
