@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from remediators.base import Step, StepFailed
+from remediators.cleanup import PruneFiles
 from remediators.database import BackupDatabase, RestoreDatabase, VerifyBackup
 from remediators.gateway import RestartGateway
 from remediators.halt import HaltWrites
@@ -17,6 +18,7 @@ from remediators.memory import EndLargest, RecordMemory
 from remediators.phantom import ClearPhantom
 from remediators.pipeline import KickPipeline
 from remediators.reprobe import ProbeAgain
+from remediators.rotation import RotateLogs
 from remediators.run_command import RunCommand
 from remediators.service import StartService, StopService
 from remediators.zombie import KillZombie
@@ -36,6 +38,8 @@ KINDS: Mapping[str, type[Step]] = {
         BackupDatabase,
         VerifyBackup,
         RestoreDatabase,
+        RotateLogs,
+        PruneFiles,
         ClearPhantom,
         KickPipeline,
         ProbeAgain,

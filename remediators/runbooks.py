@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from supervisor.incidents.model import AnomalyType, Effect, Runbook, StepSpec
 
 DATABASE_S = 3600.0  # a large database, on a slow disk
+LOGS_S = 900.0  # 100 GB of logs at the speed of a slow disk; what is done by then stays done
+PRUNE_S = 120.0
 RETRIES_S = 600.0  # the longest that [fleet] retries may take, which the configuration keeps
 
 RUNBOOKS: tuple[Runbook, ...] = (
@@ -46,6 +48,28 @@ RUNBOOKS: tuple[Runbook, ...] = (
         ),
         resource="service:{service}",
         starts_service=True,
+    ),
+    Runbook(
+        id="rb-rotate-logs",
+        label="Archive old logs, and what has grown too large of the others",
+        applies_to=(AnomalyType.DISK_PRESSURE, AnomalyType.DISK_CRITICAL, AnomalyType.LOG_BLOAT),
+        steps=(StepSpec("rotate", "rotate-logs", Effect.CHANGE, idempotent=True, timeout_s=LOGS_S),),
+        resource="files:{target}",
+        confidence=1.0,
+        summary=True,
+    ),
+    # Behind rb-rotate-logs, which runs by itself (R3): this one destroys, and waits for a person.
+    Runbook(
+        id="rb-emergency-cleanup",
+        label="Archive logs, and remove old temporary and compiled files from the configured places",
+        applies_to=(AnomalyType.DISK_CRITICAL,),
+        steps=(
+            StepSpec("rotate", "rotate-logs", Effect.CHANGE, True, LOGS_S, (("needed", False),)),
+            StepSpec("pycache", "prune-files", Effect.DESTROY, True, PRUNE_S, (("what", "pycache"),)),
+            StepSpec("tmp", "prune-files", Effect.DESTROY, True, PRUNE_S, (("what", "tmp"),)),
+        ),
+        resource="files:{target}",
+        summary=True,
     ),
     Runbook(
         id="rb-gc-trigger",

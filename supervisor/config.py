@@ -223,7 +223,16 @@ class LogsSection(Section, frozen=True):
 
     paths: Annotated[tuple[PathText, ...], msgspec.Meta(min_length=1)]  # globs
     max_size: Size = Size(100 * 1024**2)
+    archive_after: Span = Duration(7 * 86400)  # FR-003: rb-rotate-logs archives what was not written for longer
     interval: Interval = Duration(1800)
+
+
+class CleanupSection(Section, frozen=True):
+    """`[cleanup]`: the only places where rb-emergency-cleanup removes anything. Empty: it removes nothing."""
+
+    tmp_dirs: tuple[PathText, ...] = ()  # what lies below them and is older
+    pycache_dirs: tuple[PathText, ...] = ()  # below them, what is older in folders called __pycache__
+    older_than: Annotated[Duration, msgspec.Meta(ge=60)] = Duration(86400)
 
 
 def _usual_logs() -> dict[TargetName, LogsSection]:
@@ -288,6 +297,7 @@ class Tables(Section, frozen=True):
     memory: MemorySection = MemorySection()
     database: dict[TargetName, DatabaseSection] = {}  # and our own
     logs: dict[TargetName, LogsSection] = msgspec.field(default_factory=_usual_logs)
+    cleanup: CleanupSection = CleanupSection()
     notify: NotifySection = NotifySection()
     escalation: EscalationSection = EscalationSection()
     mcp: McpSection = McpSection()

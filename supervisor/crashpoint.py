@@ -22,6 +22,8 @@ POINTS = frozenset(
         "backup.after",
         "restore.kept", "restore.chosen", "restore.page", "restore.after",  # restore
         "restore.cleared", "restore.written", "restore.header",
+        "rotate.member", "rotate.written", "rotate.pending", "rotate.taken",  # rotate-logs
+        "rotate.freed", "rotate.after", "prune.before",
     }
 )  # fmt: skip
 
