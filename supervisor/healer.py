@@ -26,7 +26,7 @@ from supervisor.errors import HealError, StoreError
 from supervisor.feed import FeedServer
 from supervisor.fresh import Fresh
 from supervisor.halted import Halted
-from supervisor.house import MAY_WAIT, WAITING, beginning, item_of, ledger_parts, policy_of, tree_view
+from supervisor.house import MAY_WAIT, WAITING, beginning, doubts, item_of, ledger_parts, policy_of, tree_view
 from supervisor.incidents import engine as e
 from supervisor.incidents import views
 from supervisor.incidents.effects import (
@@ -56,6 +56,7 @@ from supervisor.messages import (
     Frame,
     Hello,
     Known,
+    LedgerDoubted,
     OpenEpoch,
     ProgramExited,
     Readings,
@@ -262,6 +263,8 @@ class HealerWorker(Worker):
             case Readings(readings):
                 self._readings(readings)
                 ack()
+                for why in doubts(readings, self.boot.state_dir / "ledger.db"):
+                    self._store.post(LedgerDoubted(why))
             case Claimed(execution_id, incarnation):
                 self._decide(e.ExecutionClaimed(execution_id, incarnation), ack)
             case StepReport(execution_id, index, result, last):

@@ -5,6 +5,8 @@ Pure functions of a configuration or an event; it must not know a socket.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,6 +17,7 @@ from supervisor.incidents import engine as e
 from supervisor.incidents import views
 from supervisor.incidents.model import AnomalyType
 from supervisor.incidents.policy import Policy
+from supervisor.incidents.readings import DatabaseData, HealthReading, Integrity
 from supervisor.incidents.world import World
 from supervisor.messages import Reloaded, StoreStatus
 from supervisor.targets import families
@@ -69,6 +72,14 @@ def reload_json(news: Reloaded | None) -> dict[str, Any] | None:
         "changes": list(news.changes),
         "error": news.error or None,
     }
+
+
+def doubts(readings: Iterable[HealthReading], ledger: Path) -> Iterator[str]:
+    """What our own probe says against the ledger, if anything. The store looks for itself, and acts (ADR 0002)."""
+    for reading in readings:
+        data = reading.data
+        if isinstance(data, DatabaseData) and data.path == str(ledger) and data.verdict is Integrity.CORRUPT:
+            yield "; ".join((data.check, *data.errors))
 
 
 def ledger_parts(world: World, status: StoreStatus | None, config: Config) -> list[e.OwnPart]:

@@ -289,6 +289,12 @@ class StoreStatus(msgspec.Struct, frozen=True, tag="store_status"):
     damage: str = ""
 
 
+class LedgerDoubted(msgspec.Struct, frozen=True, tag="ledger_doubted"):
+    """Healer -> store, unacked, with each reading of the `database` family that calls the ledger corrupt."""
+
+    why: str
+
+
 class LedgerTrouble(msgspec.Struct, frozen=True, tag="ledger_trouble"):
     """Store -> healer, as the answer to whatever wants the ledger: it cannot now (disk full, I/O error). Try again."""
 
@@ -326,6 +332,7 @@ Body = (
     | FetchTrail
     | TrailFound
     | StoreStatus
+    | LedgerDoubted
     | LedgerTrouble
     | TreeEvent
     | Event

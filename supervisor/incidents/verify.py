@@ -72,7 +72,8 @@ def on_step(turn: Turn, execution_id: str, index: int, result: StepResult, *, la
     elif not last:
         turn.put_execution(execution, state=ExecutionState.CLAIMED)
         if incident is not None and execution.runbook.steps[index].kind == halts.HALT:
-            escalation.page_hold_due(turn, incident, "paged: writing has stopped")
+            halted = execution.target.target_id in turn.world.halts
+            escalation.page_hold_due(turn, incident, f"paged: {'writing has stopped' if halted else 'nothing to halt'}")
     else:
         _steps_done(turn, execution, "every step worked; the probe must agree")
 

@@ -27,6 +27,7 @@ from supervisor.messages import (
     FetchTrail,
     Frame,
     Hello,
+    LedgerDoubted,
     LedgerTrouble,
     Nack,
     OpenEpoch,
@@ -35,7 +36,7 @@ from supervisor.messages import (
 )
 from supervisor.store import sqlite
 from supervisor.store.brain_db import BrainDb
-from supervisor.store.care import Care
+from supervisor.store.care import Care, Check
 from supervisor.store.ledger import Ledger, Write
 from supervisor.store.metrics import MetricsDb
 from supervisor.store.projection import DRAIN_S, Follower, Target
@@ -103,6 +104,7 @@ class StoreWorker(Worker):
         self._care = Care(self._ledger, self._projected, self._set_aside, self._limits)
         self._caring = loop.create_task(self._care.run())
         self._caring.add_done_callback(self._on_care_over)
+        self._doubting: asyncio.Task[None] | None = None
         if sqlite.has_wal_reset_bug() and (self.boot.config.store.brain_db or self.boot.config.store.metrics_db):
             log.warning(
                 "SQLite %s can lose commits of a WAL database that several programs write (sqlite.org/wal.html):"
@@ -130,12 +132,21 @@ class StoreWorker(Worker):
         self._wake_followers()
         self._something_changed()
 
+    def _doubted(self, why: str) -> None:
+        """The database probe calls the ledger damaged. Nothing is set aside on its word: we look as closely as it."""
+        if self._doubting is None or self._doubting.done():
+            log.error("the ledger is said to be damaged (%s): it is checked", why)
+            self._doubting = self._loop.create_task(self._care.check(Check.FULL))
+            self._doubting.add_done_callback(self._on_care_over)
+
     def _on_care_over(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.fail(error)
 
     async def stop(self) -> None:
-        self._caring.cancel()
+        for task in (self._caring, self._doubting):
+            if task is not None:
+                task.cancel()
         if self._status_timer is not None:
             self._status_timer.cancel()
         for follower in self._followers:
@@ -202,6 +213,9 @@ class StoreWorker(Worker):
                 trails = self._ledger.trails(body.incident_ids)
                 return trails if isinstance(trails, LedgerTrouble) else TrailFound(trails)
             case Hello():
+                return None
+            case LedgerDoubted():
+                self._doubted(body.why)
                 return None
             case _:
                 return Nack("usage", f"the store does not take {type(body).__name__}", exit_code=2)
