@@ -27,6 +27,7 @@ from tests.process.test_store_process import runtime_dir as runtime_dir
 
 DECISION_EVERY_S = 0.02  # a busy day: 50 decisions a second
 SLICE_S = 5.0  # beside us; alone half of it
+WORSE_MAX = 2.0  # the mark for the p99 of its writes
 
 
 def writer(path: Path, seconds: float) -> subprocess.Popen[bytes]:
@@ -61,8 +62,13 @@ async def beside(store: lab.Store, path: Path, made: int) -> tuple[dict[str, Any
 
 
 @pytest.mark.req("FR-001", "R14")
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("seconds", [60.0, pytest.param(600.0, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        pytest.param(60.0, marks=pytest.mark.timeout(300)),
+        pytest.param(600.0, marks=[pytest.mark.timeout(3600), pytest.mark.soak]),
+    ],
+)
 def test_a_second_program_that_writes_hard_is_neither_harmed_nor_a_nuisance(
     tmp_path: Path, runtime_dir: Path, seconds: float
 ) -> None:
@@ -79,7 +85,10 @@ def test_a_second_program_that_writes_hard_is_neither_harmed_nor_a_nuisance(
             assert store.stop() == "exit 0"
     finally:
         store.close()
-    ms = {name: statistics.median(one["ms_p99"] for one in slices) for name, slices in (("alone", alone), ("beside", found))}
+    ms = {
+        name: statistics.median(one["ms_p99"] for one in slices)
+        for name, slices in (("alone", alone), ("beside", found))
+    }
     print(json.dumps({"p99_ms": ms, "decisions": made, "alone": alone, "beside": found}))
     assert [error for one in (*alone, *found) for error in one["errors"]] == []
     assert "database is locked" not in store.log()
@@ -89,4 +98,4 @@ def test_a_second_program_that_writes_hard_is_neither_harmed_nor_a_nuisance(
         assert db.execute("SELECT count(*) FROM theirs").fetchone() == (sum(one["rows"] for one in (*alone, *found)),)
         assert db.execute("SELECT count(*) FROM incidents").fetchone() == (made,)
         assert db.execute("SELECT count(*) FROM messages").fetchone() == (made,)
-    assert ms["beside"] <= 2 * ms["alone"]
+    assert ms["beside"] <= WORSE_MAX * ms["alone"]
