@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -112,6 +112,8 @@ def _merge_log(work: Path, notes: list[str]) -> None:
         with closing(sqlite.open_damaged(work)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     except sqlite3.Error as error:
+        if sqlite.fault_of(error) in sqlite.DISK_FAULTS:
+            raise
         notes.append(f"its log could not be merged ({sqlite.describe(error)})")
 
 
@@ -160,9 +162,8 @@ class _Rescue:
                 if thing.kind == kind and thing.sql.upper().split()[:2] != ["CREATE", "UNIQUE"]:
                     self._make(thing)
         self._rebuild(virtual)
-        with suppress(sqlite3.OperationalError):  # there is none where nobody projected
+        if self._rows.pop(POSITION, None) is not None:  # there is none where nobody projected
             new.execute(f"DELETE FROM {POSITION}")
-            self._rows.pop(POSITION, None)
         new.execute("COMMIT")
         new.execute(f"PRAGMA user_version={image.number(60)}")
         new.execute(f"PRAGMA application_id={_signed(image.number(68))}")
@@ -190,6 +191,8 @@ class _Rescue:
         try:
             self._new.execute(thing.sql)
         except sqlite3.Error as error:
+            if sqlite.fault_of(error) in sqlite.DISK_FAULTS:
+                raise
             self._notes.append(f"{thing.kind} {thing.name} could not be made: {sqlite.describe(error)}")
             return False
         return True
@@ -282,6 +285,8 @@ class _Rescue:
             try:
                 self._new.execute(f"INSERT INTO {name} ({name}) VALUES ('rebuild')")
             except sqlite3.Error as error:
+                if sqlite.fault_of(error) in sqlite.DISK_FAULTS:
+                    raise
                 self._notes.append(f"the text index {thing.name} could not be built: {sqlite.describe(error)}")
 
 
