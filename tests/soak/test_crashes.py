@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import sqlite3
+import statistics
+import time
 from functools import partial
 from pathlib import Path
 
@@ -167,8 +170,10 @@ def test_store_healer_and_root_die_while_a_service_is_healed(here: Site, count: 
     toy.start()
     daemon = here.daemon(toy.toml() + LAB)
     daemon.start()
+    took_s: list[float] = []
     try:
         for n in range(1, count + 1):
+            began_s = time.monotonic()
             daemon.wait_known(toy)
             toy.kill()
             until("some time", pause(dice.random() * 0.15))
@@ -181,12 +186,14 @@ def test_store_healer_and_root_die_while_a_service_is_healed(here: Site, count: 
                 raise
             assert toy.starts() == n + 1, "healed once, never twice"
             until("every worker READY again", daemon._ready)
+            took_s.append(time.monotonic() - began_s)
         left = {row["anomaly_type"] for row in daemon.open_incidents()}
         assert left <= {"worker_failing"}, "they were killed often enough to be told of, and that is all"
         daemon.stop()
     except BaseException:
         print(f"HEALCTL_TEST_SEED={seed}")
         raise
+    print(json.dumps({"rounds": count, "median_s": statistics.median(took_s), "longest_s": sorted(took_s)[-5:]}))
     every = ids(daemon.state_dir / "ledger.db", "SELECT id FROM incidents ORDER BY id")
     assert len(ids(daemon.state_dir / "ledger.db", "SELECT id FROM incidents WHERE target_id = 'toy'")) == count
     assert ids(daemon.state_dir / "brain.db", "SELECT id FROM incidents ORDER BY id") == every
@@ -210,8 +217,6 @@ def closed(daemon: Daemon, toy: Service, count: int) -> bool:
 
 def pause(seconds: float) -> object:
     """A moment that chance has chosen, not one that is waited for."""
-    import time
-
     end = time.monotonic() + seconds
     return lambda: time.monotonic() >= end
 
