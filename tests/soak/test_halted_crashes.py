@@ -27,7 +27,7 @@ from tests.acceptance.test_ac_restore import same
 from tests.lab.daemon import HEALCTL, Service, Site, gone, until
 from tests.lab.databases import overwrite_page
 from tests.lab.halted import bytes_of, tried, wait_halted, writer
-from tests.soak.test_crashes import LAB, closed, ids, kill, pause, seed_of, sound
+from tests.soak.test_crashes import CLOSED_WITHIN_S, LAB, closed, ids, kill, pause, seed_of, sound
 
 HOLD = "hold:brain-db"
 WORKERS = (HOLD, "store", "healer", "root")
@@ -160,7 +160,7 @@ class Scene:
         return (phases, self._states()) in (([], []), (["held"], ["escalated"]))
 
     def nothing_lost(self) -> None:
-        until("the service is healed", partial(closed, self.daemon, self.toy, self.toys), 120)
+        until("the service is healed", partial(closed, self.daemon, self.toy, self.toys), CLOSED_WITHIN_S)
         assert self.toy.starts() == self.toys + 1, "once for each death, never twice"
         until("every record in brain.db", lambda: same(self.daemon, self.path))
         until("every record in metrics.db", self._same_metrics)
