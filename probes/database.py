@@ -17,10 +17,10 @@ from functools import partial
 
 import msgspec
 
-from probes.aside import aside
 from probes.base import Began, Events, Probe, Source, begin
 from probes.integrity import Check, Outcome
 from supervisor import clock, targets
+from supervisor.aside import aside
 from supervisor.config import OWN_DATABASES, Config
 from supervisor.incidents.readings import DatabaseData, HealthReading, Integrity, Unavailable
 
@@ -35,6 +35,8 @@ CHECKS_MAX = 2  # moving at once
 MOVES_WITHIN_S = 5.0
 HANGS_AFTER_S = 15.0  # longer than any pause of a check that gives way to a writer
 PUMP_S = 1.0
+EMPTIED = "it was a database, and is empty now"
+EMPTIED_AGAIN_S = 1.0
 CREATED_WITHIN_S = 10.0  # after our start, by the store
 
 
@@ -50,6 +52,7 @@ class _Target(msgspec.Struct, eq=False):
     verdict: Outcome | None = None  # the last that there was
     failure: Outcome | None = None  # why the last check has none
     untold: bool = False
+    emptied: bool = False  # so the last check found it
     listeners: int = 0
 
 
@@ -168,6 +171,10 @@ class DatabaseProbe(Probe):
             )
         else:
             outcome = done.result()
+        if _was_emptied(target.verdict, outcome):
+            outcome = self._emptied(name, target, outcome)
+        else:
+            target.emptied = False
         if outcome.verdict is Integrity.UNKNOWN:
             target.failure = outcome
         else:
@@ -177,6 +184,15 @@ class DatabaseProbe(Probe):
             self._pump()
             if not target.listeners and self._events is not None:
                 self._events.read_soon(name, 0.0)
+
+    def _emptied(self, name: str, target: _Target, outcome: Outcome) -> Outcome:
+        """Damage, once it is seen twice: who copies another over it empties it first."""
+        if target.emptied:
+            return msgspec.structs.replace(outcome, verdict=Integrity.CORRUPT, check="opening it", errors=(EMPTIED,))
+        target.emptied = True
+        if self._events is not None:
+            self._events.read_soon(name, EMPTIED_AGAIN_S)
+        return outcome
 
     # -- what a reading says --
 
@@ -215,6 +231,12 @@ class DatabaseProbe(Probe):
             detail=f"{verdict.check} took {verdict.took_s:.1f} s",
         )
         return msgspec.structs.replace(began, checked_mono_s=verdict.began_mono_s).tells(data)
+
+
+def _was_emptied(before: Outcome | None, now: Outcome) -> bool:
+    """The very file that held a database has nothing in it: it did not "not exist yet"."""
+    same = before is not None and now.file is not None and now.file == before.file
+    return same and now.verdict is Integrity.UNKNOWN and now.size_bytes == 0 and now.reason is Unavailable.BAD_DATA
 
 
 async def _heard(target: _Target, began_s: float, open_wait_s: float) -> None:

@@ -7,15 +7,19 @@ process without a fence, or report success for something it did not see happen: 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
+from supervisor.config import Config
 from supervisor.errors import HealError
-from supervisor.incidents.model import Effect, Execution, Recipe, StepSpec, Target
+from supervisor.incidents.model import Effect, Execution, Recipe, StepResult, StepSpec, Target
 from supervisor.incidents.readings import ProcessRef
-from supervisor.messages import StepPlan
+from supervisor.messages import Body, StepPlan
+
+Ask = Callable[[Body], Awaitable[Body]]
 
 if TYPE_CHECKING:
     from remediators.command import Programs
@@ -40,12 +44,20 @@ class NoRecipe(StepFailed):
 
 
 class Context(msgspec.Struct, frozen=True):
-    """What a step may know and use. `exclude`: our own pids, never the target's, whatever a pid file says."""
+    """What a step may know and use. `exclude`: our own pids, never the target's, whatever a pid file says.
+
+    `execution.reading` is evidence, not ground truth: what a step acts on it looks up itself, and nothing in a reading
+    ever becomes a part of a command but as R11 allows. `config` is the operator's own text. `ask_healer`, `ask_store`:
+    a message and its answer, asked again until it is there; a plan asks nobody.
+    """
 
     execution: Execution
     programs: Programs
     state_dir: Path
     exclude: frozenset[int]
+    config: Config
+    ask_healer: Ask
+    ask_store: Ask
 
     @property
     def target(self) -> Target:
@@ -62,26 +74,46 @@ class Context(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What a step that succeeded has to say. `process`: what it started and left running; `changed`: it did a thing."""
+    """What a step that succeeded has to say. `process`: what it started and left running; `changed`: it did a thing;
+    `undo`: what its undo needs, as JSON of the step's own; `cleared`: a fresh reading says that the anomaly is over."""
 
     output: str
     artifacts: tuple[str, ...] = ()
     process: ProcessRef | None = None
     changed: bool = True
+    undo: str = ""
+    cleared: bool = False
+
+
+class NoParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The parameters of a kind that has none; the base of every other kind's."""
 
 
 class Step(ABC):
     """One kind of step. `effect` is the least that a runbook may declare for it (R3).
 
     `leaves_running`: the programs it starts are services or their starters; after a crash of ours they are left alive.
+    `undoable`: it implements `undo`, for what it puts into `Outcome.undo`.
     """
 
     kind: ClassVar[str]
     effect: ClassVar[Effect]
     leaves_running: ClassVar[bool] = False
+    undoable: ClassVar[bool] = False
+    Params: ClassVar[type[msgspec.Struct]] = NoParams
 
     def __init__(self, spec: StepSpec) -> None:
+        """Raises StepFailed for parameters that are not this kind's."""
         self.spec = spec
+        try:
+            self.params = msgspec.convert(dict(spec.params), self.Params)
+        except msgspec.ValidationError as error:
+            raise StepFailed(f"step {spec.step_id} ({spec.kind}): {error}") from error
+
+    @property
+    def least(self) -> Effect:
+        """The least effect that a runbook may declare for this very step."""
+        return self.effect
 
     @abstractmethod
     def plan(self, ctx: Context) -> StepPlan:
@@ -93,3 +125,10 @@ class Step(ABC):
     @abstractmethod
     async def run(self, ctx: Context) -> Outcome:
         """Acts. Raises StepFailed, or OSError; the executor cancels it at its timeout and ends what it started."""
+
+    async def undo(self, ctx: Context, result: StepResult) -> Outcome:
+        """Takes back what `run` reported in `result` (R15), all or nothing like `run`. Only of an `undoable` kind.
+
+        Raises StepFailed when what is there now is not what the step had left: then nothing is touched.
+        """
+        raise StepFailed(f"step {result.step_id}: a {self.kind} cannot be undone")

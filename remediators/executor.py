@@ -70,6 +70,7 @@ class ExecutorWorker(Worker):
             exclude=frozenset({os.getpid(), boot.root_pid}),
             watches=Watches(self._healer),
             nursery=Nursery(),
+            config=lambda: self.boot.config,
         )
         self._refill_soon()
 

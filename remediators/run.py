@@ -1,7 +1,8 @@
 """One execution, from its claim to its last step's report (DESIGN §2.3).
 
 The order is the safety: checks, claim at the store, `Claimed`, then each step, whose report must be durable before the
-next one begins. Whatever is not certain ends the run: it never retries a step, and never runs one unclaimed.
+next one begins. Whatever is not certain ends the run: it never retries a step, and never runs one unclaimed. Only a
+runbook of safeguards goes on behind a step that failed.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -21,6 +23,7 @@ from remediators.launcher import Held
 from remediators.watches import Watches, tell
 from supervisor import clock, crashpoint, proc
 from supervisor.bus import Link
+from supervisor.config import Config
 from supervisor.errors import HealError
 from supervisor.incidents.model import Authority, Execution, Program, StepResult
 from supervisor.messages import (
@@ -62,6 +65,11 @@ class Ties(msgspec.Struct, frozen=True):
     exclude: frozenset[int]
     watches: Watches
     nursery: Nursery
+    config: Callable[[], Config]  # the one in force
+
+    def context(self, execution: Execution, programs: Programs) -> Context:
+        ask_healer, ask_store = self.healer.ask, self.store.ask
+        return Context(execution, programs, self.state_dir, self.exclude, self.config(), ask_healer, ask_store)
 
 
 class Run:
@@ -88,11 +96,13 @@ class Run:
         check_grounds(self.execution)  # the store may have kept us waiting; still nothing has run
         # Not awaited: the work is ours by the ledger; that the healer knows it too can come later.
         tell(self._ties.healer, Claimed(self.execution.id, self._ties.incarnation))
-        specs = self.execution.runbook.steps
+        specs = self.execution.steps
         reports: list[asyncio.Future[Body]] = []
         for index, spec in enumerate(specs):
-            result, changed = await self._step(registry.step_of(spec))
-            last = not result.success or index == len(specs) - 1
+            result, changed = await self._step(registry.step_of(spec), index)
+            # A safeguard that fails keeps no other from being taken; what changes something ends with a failure.
+            goes_on = result.success or self.execution.runbook.only_protects()
+            last = not goes_on or index == len(specs) - 1
             crashpoint.reach("result.before")
             reports.append(self._ties.healer.ask(StepReport(self.execution.id, index, result, last)))
             if not changed and not last:
@@ -122,7 +132,7 @@ class Run:
         if not answer.granted:
             raise Refusal("not_claimed", answer.reason or "another executor has claimed it")
 
-    async def _step(self, step: Step) -> tuple[StepResult, bool]:
+    async def _step(self, step: Step, index: int) -> tuple[StepResult, bool]:
         """One step with its deadline, and whether it may have changed anything.
 
         Whatever it started and did not mean to leave running is over afterwards.
@@ -134,7 +144,9 @@ class Run:
         failure = ""
         try:
             async with asyncio.timeout(step.spec.timeout_s) as deadline:
-                outcome = await step.run(Context(self.execution, programs, self._ties.state_dir, self._ties.exclude))
+                context = self._ties.context(self.execution, programs)
+                back = self.execution.taken_back
+                outcome = await (step.undo(context, back[index]) if self.execution.undoes else step.run(context))
         except TimeoutError as error:  # the step's deadline, or the system's own ETIMEDOUT
             failure = f"timed out after {step.spec.timeout_s:g} s" if deadline.expired() else f"failed: {error}"
         except (HealError, OSError) as error:
@@ -158,6 +170,8 @@ class Run:
             duration_ms=(clock.monotonic_s() - began_s) * 1000,
             artifacts=outcome.artifacts if outcome is not None else (),
             process=outcome.process if outcome is not None else None,
+            undo=outcome.undo if outcome is not None else "",
+            cleared=outcome is not None and outcome.cleared,
         )
         return result, outcome is None or outcome.changed
 
@@ -198,9 +212,9 @@ def plan(ties: Ties, execution: Execution) -> PlanAnswer:
     """What every step would do now. Reads only: it starts, ends, creates and records nothing."""
     plans: list[StepPlan] = []
     programs = Programs("", _record_nothing, ties.nursery.take)
-    context = Context(execution, programs, ties.state_dir, ties.exclude)
+    context = msgspec.structs.replace(ties.context(execution, programs), ask_healer=_ask_nobody, ask_store=_ask_nobody)
     try:
-        plans.extend(registry.step_of(spec).plan(context) for spec in execution.runbook.steps)
+        plans.extend(registry.step_of(spec).plan(context) for spec in execution.steps)
     except (HealError, OSError) as error:
         return PlanAnswer(ok=False, steps=tuple(plans), error=str(error))
     return PlanAnswer(ok=True, steps=tuple(plans))
@@ -208,6 +222,10 @@ def plan(ties: Ties, execution: Execution) -> PlanAnswer:
 
 async def _record_nothing(program: Program) -> None:
     raise StepFailed(f"a plan wanted to start {program.argv[0]}; a plan reads only")
+
+
+async def _ask_nobody(body: Body) -> Body:
+    raise StepFailed(f"a plan wanted to send a {type(body).__name__}; a plan reads only")
 
 
 def _words(answer: Body) -> str:

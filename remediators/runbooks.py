@@ -1,14 +1,20 @@
-"""The shipped runbooks: data, nothing else. Every one is checked by `registry.validate` in a test.
+"""The shipped runbooks, and in which order all are tried: data, nothing else. Every one is checked by
+`registry.validate` in a test.
 
-Both steps of `rb-restart-service` are declared idempotent, because each looks before it acts: stop-service does
-nothing when nothing is alive, start-service refuses when something is.
+A step is declared idempotent where it looks before it acts: stop-service does nothing when nothing is alive,
+start-service refuses when something is, clear-phantom writes only what is still a phantom, kick-pipeline calls its
+command only while the task stands where it stood. A gateway's restart is not: a second one would end what the first
+has just started.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from supervisor.incidents.model import AnomalyType, Effect, Runbook, StepSpec
 
 DATABASE_S = 3600.0  # a large database, on a slow disk
+RETRIES_S = 600.0  # the longest that [fleet] retries may take, which the configuration keeps
 
 RUNBOOKS: tuple[Runbook, ...] = (
     Runbook(
@@ -19,7 +25,7 @@ RUNBOOKS: tuple[Runbook, ...] = (
             StepSpec("stop", "stop-service", Effect.CHANGE, idempotent=True),
             StepSpec("start", "start-service", Effect.CHANGE, idempotent=True),
         ),
-        resource="service:{target}",
+        resource="service:{service}",
         starts_service=True,
     ),
     Runbook(
@@ -58,4 +64,44 @@ RUNBOOKS: tuple[Runbook, ...] = (
         resource="database:{target}",
         verifies=False,
     ),
+    Runbook(
+        id="rb-clear-phantom",
+        label="Close a phantom position in the trades database",
+        applies_to=(AnomalyType.PHANTOM_POSITION,),
+        steps=(StepSpec("close", "clear-phantom", Effect.CHANGE, idempotent=True),),
+        resource="trades:{target}",
+        summary=True,
+    ),
+    Runbook(
+        id="rb-kick-pipeline",
+        label="Mark a stuck task's stage as blocked",
+        applies_to=(AnomalyType.PIPELINE_STUCK,),
+        steps=(StepSpec("block", "kick-pipeline", Effect.CHANGE, idempotent=True, timeout_s=60.0),),
+        resource="{target}",
+        summary=True,
+    ),
+    Runbook(
+        id="rb-probe-then-alert",
+        label="Look a few more times, then tell",
+        applies_to=(AnomalyType.FLEET_UNREACHABLE,),
+        steps=(StepSpec("look", "probe-again", Effect.OBSERVE, idempotent=True, timeout_s=RETRIES_S),),
+        resource="{target}",
+        summary=True,
+        verifies=False,
+    ),
+    Runbook(
+        id="rb-gateway-restart",
+        label="Restart the gateway",
+        applies_to=(AnomalyType.GATEWAY_UNRESPONSIVE,),
+        steps=(StepSpec("restart", "restart-gateway", Effect.CHANGE, timeout_s=60.0),),
+        resource="service:{service}",
+        starts_service=True,
+    ),
 )
+
+
+def ladder(own: Iterable[Runbook]) -> tuple[Runbook, ...]:
+    """All runbooks in the order in which they are tried: an operator's own stands where its `before` puts it."""
+    every = tuple(own)
+    placed = [one for shipped in RUNBOOKS for one in (*(b for b in every if b.before == shipped.id), shipped)]
+    return (*placed, *(book for book in every if not book.before))

@@ -52,7 +52,7 @@ class Asking:
 
     def plan(self, effect: PlanExecution) -> None:
         """FR-003's dry run."""
-        future = self._hub.request("executor", PlanRequest(effect.execution, effect.reading))
+        future = self._hub.request("executor", PlanRequest(effect.execution))
         asyncio.get_running_loop().call_later(PLAN_WITHIN_S, future.cancel)
 
         def answered(done: asyncio.Future[Body]) -> None:

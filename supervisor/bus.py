@@ -20,13 +20,13 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import zmq
 
-from supervisor.errors import BusError
-from supervisor.messages import MESSAGE_BYTES_MAX, VERSION, Body, Frame, Hello, Nack, decode_frame, encode
+from supervisor.errors import BusError, HealError
+from supervisor.messages import MESSAGE_BYTES_MAX, VERSION, Ack, Acks, Body, Frame, Hello, Nack, decode_frame, encode
 from supervisor.sockets import RESEND_S
 from supervisor.sockets import endpoint as endpoint
 from supervisor.sockets import new_context as new_context
@@ -186,24 +186,27 @@ class _Endpoint(ABC):
                 source, raw = self._receive_parts()
             except zmq.Again:
                 break
-            frame = self._decode(source, raw)
-            if frame is None:
+            if (frame := self._decode(source, raw)) is None:
                 continue
-            waiting = self._pending.get(frame.re) if frame.re else None
-            if waiting is not None and not waiting.future.done():
-                waiting.future.set_result(frame.body)
-            elif frame.re:
-                continue  # a second answer to a request that was sent twice
-            elif isinstance(frame.body, Hello):
-                self.peer_is_back(source)
-                self._inbox.append((source, frame))
+            if frame.re:
+                self._answered(frame.re, frame.body)
+            elif isinstance(frame.body, Acks):
+                for frame_id in frame.body.ids:
+                    self._answered(frame_id, Ack())
             else:
+                if isinstance(frame.body, Hello):
+                    self.peer_is_back(source)
                 self._inbox.append((source, frame))
         else:
             self._loop.call_soon(self._drain)
         if self._inbox and self._work is None:
             self._work = self._loop.create_task(self._handle())
             self._work.add_done_callback(self._report)
+
+    def _answered(self, frame_id: str, body: Body) -> None:
+        """Unless it is a second answer, to a request that was sent twice."""
+        if (waiting := self._pending.get(frame_id)) is not None and not waiting.future.done():
+            waiting.future.set_result(body)
 
     def _report(self, work: asyncio.Task[None]) -> None:
         """A handler that raised ends the worker (its loop's exception handler does): no error stays in a task."""
@@ -312,6 +315,10 @@ class Hub(_Endpoint):
         """Answers `frame`; a lost answer is asked for again by its sender."""
         self.send(to, body, re=frame.id)
 
+    def acknowledge(self, to: str, frames: Sequence[Frame]) -> None:
+        """Answers each of them with Ack, in one message."""
+        self.send(to, Acks(tuple(frame.id for frame in frames)))
+
     def refuse(self, to: str, frame: Frame, error: Exception) -> None:
         """Answers `frame` with the error, as a Nack."""
         self.send(to, nack_of(error), re=frame.id)
@@ -369,8 +376,6 @@ def identity_of(name: str, incarnation: str) -> str:
 
 def nack_of(error: Exception) -> Nack:
     """An error as a message. Only a HealError speaks to users; any other is named by its type."""
-    from supervisor.errors import HealError
-
     if isinstance(error, HealError):
         return Nack(error.code, error.message, error.hint, error.exit_code)
     return Nack("internal", f"{type(error).__name__}: {error}", "see the log of healctl", 1)

@@ -1,7 +1,9 @@
 """The configuration: TOML in, frozen structs out (DESIGN §7). Every key has a default but those marked required.
 
 `load` never starts anything; an error names file, line, key, what was found and what was expected (exit 78). A bare
-number is no duration, an unknown key is an error with a suggestion, `~` is expanded and a relative path refused.
+number is no duration, an unknown key is an error with a suggestion, `~` is expanded and a relative path refused. The
+operator's own runbooks are a part of it: what is in force is so as a whole (`Accepted`).
+
 Nothing here may write: `make_state_dir`, called by `healctl start` alone, is the one exception.
 """
 
@@ -16,6 +18,7 @@ import msgspec
 
 from supervisor import places
 from supervisor.errors import ConfigError
+from supervisor.incidents.model import Effect, Runbook
 from supervisor.places import Dirs
 from supervisor.units import Duration as Duration
 from supervisor.units import Form
@@ -47,7 +50,13 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Pause = Annotated[Duration, msgspec.Meta(ge=0)]
 Span = Annotated[Duration, msgspec.Meta(ge=0.01)]
 Keep = Annotated[Duration, msgspec.Meta(ge=86400)]
+RestartTime = Annotated[Duration, msgspec.Meta(ge=1, le=3600)]
 Interval = Annotated[Duration, msgspec.Meta(ge=0.1)]
+StepSpan = Annotated[Duration, msgspec.Meta(ge=0.01, le=3600)]
+LineText = Annotated[str, msgspec.Meta(extra={"form": Form.LINE})]
+EnvName = Annotated[
+    str, msgspec.Meta(pattern="[A-Za-z_][A-Za-z0-9_]{0,99}", description="the name of an environment variable")
+]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -143,6 +152,7 @@ class GatewaySection(Section, frozen=True):
 
     status: Argv  # the command that tells its state as JSON; it runs in the background (R9)
     restart: tuple[Word, ...] = ()
+    restart_timeout: RestartTime = Duration(90)  # it takes 18 to 36 s, on a busy machine twice that; then it is ended
     health_url: HttpText = ""
     auto_restart: bool = False
     failures: Count = 2  # in a row, before it counts as unresponsive
@@ -171,6 +181,8 @@ class FleetSection(Section, frozen=True):
     hosts_file: PathText = ""  # {"hosts": [{"name", "host"}]} or the bare list (SITE.md); read again when it changes
     interval: Interval = Duration(300)
     timeout: Annotated[Duration, msgspec.Meta(ge=0.1, le=5)] = Duration(5)
+    retries: Annotated[int, msgspec.Meta(ge=1, le=10)] = 3  # before somebody is told
+    retry_interval: Annotated[Duration, msgspec.Meta(ge=0.1, le=45)] = Duration(30)
     user: str = ""  # default: who runs healctl
     identity_file: PathText = ""  # default: the agent, then the usual keys
     known_hosts: PathText = ""  # default: ~/.ssh/known_hosts
@@ -214,6 +226,21 @@ def _usual_logs() -> dict[TargetName, LogsSection]:
     return {"log-files": LogsSection(paths=("/var/log/*", "/var/log/*/*"))}
 
 
+class CommandSection(Section, frozen=True):
+    """`[command.NAME]`: a program that a step of kind `run-command` in an operator's own runbook may run (R11)."""
+
+    argv: Argv  # as it stands: nothing is ever put into it
+    effect: Effect  # what it does to the system, as its owner declares it (R3)
+    description: LineText = ""
+    timeout: StepSpan = Duration(30)
+    cwd: PathText = ""
+    env: dict[EnvName, str] = {}
+
+
+class RunbooksSection(Section, frozen=True):
+    dir: PathText = ""  # default: runbooks.d beside the configuration file, should there be one
+
+
 class SignalSection(Section, frozen=True):
     transports: tuple[TransportText, ...] = ()  # step 1: "http://127.0.0.1:8080"
     account: str = ""
@@ -235,8 +262,14 @@ class EscalationSection(Section, frozen=True):
     page_healed_critical: bool = True
 
 
-class Config(Section, frozen=True):
-    """A whole configuration; where it came from is `places.locate`'s answer."""
+class McpSection(Section, frozen=True):
+    """Agents that use `healctl mcp`, the OpenClaw plugin or `heal --agent`."""
+
+    trusted: bool = False  # true: their `approve` and `execute` count like a person's
+
+
+class Tables(Section, frozen=True):
+    """What a configuration file holds; where it came from is `places.locate`'s answer."""
 
     healctl: HealctlSection = HealctlSection()
     store: StoreSection = StoreSection()
@@ -253,30 +286,69 @@ class Config(Section, frozen=True):
     logs: dict[TargetName, LogsSection] = msgspec.field(default_factory=_usual_logs)
     notify: NotifySection = NotifySection()
     escalation: EscalationSection = EscalationSection()
+    mcp: McpSection = McpSection()
+    command: dict[TargetName, CommandSection] = {}
+    runbooks: RunbooksSection = RunbooksSection()
+
+
+class Config(Tables, frozen=True):
+    """A whole configuration: the file's tables, and the runbooks of its directory by their ids, in their order."""
+
+    runbook: dict[str, Runbook] = {}
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """A configuration as every process of one daemon takes it: in one piece, each command's program resolved once."""
+
+    text: str
+    runbooks: tuple[Runbook, ...]
 
 
 def load(path: Path | None, env: Mapping[str, str]) -> Config:
     """The configuration in force (`places.locate`). Raises ConfigError with every fault that was found."""
     file = places.locate(path, env)
-    return Config() if file is None else parse(places.read(file), str(file))
+    return Config() if file is None else accept(places.read(file), file)
+
+
+def accept(text: str, file: Path) -> Config:
+    """The `text` of `file`, and the runbooks that belong to it, checked to their last step. Raises ConfigError."""
+    config = parse(text, str(file))
+    folder = Path(config.runbooks.dir) if config.runbooks.dir else file.absolute().parent / "runbooks.d"
+    if not config.runbooks.dir and not os.path.lexists(folder):
+        return config
+    from remediators.files import read
+
+    return msgspec.structs.replace(config, runbook=read(config, folder))
+
+
+def accepted(path: Path) -> Config:
+    """What `Accepted` in this file says, without another look at anything else. Raises ConfigError."""
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=Accepted)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    config = parse(found.text, str(path))
+    return msgspec.structs.replace(config, runbook={runbook.id: runbook for runbook in found.runbooks})
 
 
 def parse(text: str, source: str) -> Config:
-    """`text` as a Config; `source` names it in errors."""
+    """`text` alone as a Config, without runbooks; `source` names it in errors."""
     from supervisor.consistency import contradictions
     from supervisor.schema import Reader
 
     reader = Reader()
-    config = reader.struct(Config, places.toml(text, source), ())
+    tables = reader.struct(Tables, places.toml(text, source), ())
     problems = reader.problems
-    if config is not None:
+    if tables is not None:
+        config = Config(**msgspec.structs.asdict(tables))
         problems = contradictions(config)
-    if config is None or problems:
-        raise ConfigError(_report(problems, text, source))
-    return config
+        if not problems:
+            return config
+    raise ConfigError(report(problems, text, source))
 
 
-def _report(problems: list[Problem], text: str, source: str) -> str:
+def report(problems: list[Problem], text: str, source: str) -> str:
+    """Every problem in words, in the order of the `text`, each with its line."""
     from supervisor.schema import dotted, line_of, lines
 
     where = lines(text)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 
-from supervisor.config import OWN_DATABASES, RESERVED, Config, ProcessSection, RestartSection
-from supervisor.schema import Key, Problem
+from supervisor.config import OWN_DATABASES, RESERVED, CommandSection, Config, ProcessSection, RestartSection
+from supervisor.schema import Key, Problem, shown
+from supervisor.targets import own_databases
+
+_PLACEHOLDER = re.compile(r"\{(?:target|service)\}")  # a runbook's resource knows them; a command must not
 
 
 def contradictions(config: Config) -> list[Problem]:
@@ -13,7 +17,10 @@ def contradictions(config: Config) -> list[Problem]:
     problems: list[Problem] = []
     for name, section in config.process.items():
         problems += _process_contradictions(("process", name), section)
+    for name, command in config.command.items():
+        problems += _command_contradictions(("command", name), command)
     problems += _name_clashes(config)
+    problems += _other_files(config)
     problems += _limit_contradictions(config)
     signal = config.notify.signal
     if signal.transports and not signal.recipient:
@@ -24,6 +31,20 @@ def contradictions(config: Config) -> list[Problem]:
         hint = f"a worker beats every {float(tree.beat):g} s; allow several beats to be late"
         text = f"found {float(tree.beat_within):g} s, expected more than tree.beat"
         problems.append(Problem(("tree", "beat_within"), text, hint))
+    return problems
+
+
+def _command_contradictions(key: Key, section: CommandSection) -> list[Problem]:
+    """R11: one program, named so that nobody else can become it, and nothing that looks as if it would be filled in."""
+    problems: list[Problem] = []
+    program = section.argv[0]
+    if not os.path.isabs(program) and (not program or "/" in program or program.startswith("-")):
+        text = f"found {shown(program)}, expected the absolute path of a program, or its bare name"
+        problems.append(Problem((*key, "argv"), text, "a bare name is looked up once, when the configuration is read"))
+    for word in section.argv:
+        if placeholder := _PLACEHOLDER.search(word):
+            text = f"{placeholder[0]} stands in {shown(word)}: a command is run as it stands"
+            problems.append(Problem((*key, "argv"), text, "write out what is meant; one [command.NAME] for each"))
     return problems
 
 
@@ -67,8 +88,11 @@ def _name_clashes(config: Config) -> list[Problem]:
     named: list[tuple[str, Key]] = []
     for table in ("process", "gateway", "database", "logs"):
         named += [(name, (table, name)) for name in getattr(config, table)]
-    for name in config.trading:
+    paths = {section.path for section in config.database.values()}
+    for name, trading in config.trading.items():
         named += [(f"{name}-signals", ("trading", name)), (f"{name}-positions", ("trading", name))]
+        if trading.trades_db and trading.trades_db not in paths:  # else it is watched under that table's name
+            named.append((f"{name}-trades", ("trading", name)))
     for target_id, key in named:
         if target_id in RESERVED and (key[0] != "database" or target_id not in OWN_DATABASES):
             problems.append(
@@ -83,6 +107,15 @@ def _name_clashes(config: Config) -> list[Problem]:
             hint = f"add [process.{section.process}], or remove process: then the signal is always expected"
             problems.append(Problem(("trading", name, "process"), f'there is no process "{section.process}"', hint))
     return problems
+
+
+def _other_files(config: Config) -> list[Problem]:
+    """Under the name of a database of our own another one would be watched, and ours by nobody."""
+    return [
+        Problem(("database", name, "path"), f"healctl's own {name} is {path}", "choose another name for this one")
+        for name, path in own_databases(config).items()
+        if name in config.database and config.database[name].path != path
+    ]
 
 
 def _limit_contradictions(config: Config) -> list[Problem]:

@@ -17,6 +17,7 @@ POINTS = frozenset(
         "program.ended", "result.before", "result.after",
         "send.before", "send.after", "receipt.before", "receipt.after",  # notifier
         "project.before", "project.after",  # store, its projections
+        "guarded.before", "guarded.after",  # store, a guarded write
         "raw.file", "raw.after", "backup.page", "backup.copied", "backup.verified", "backup.renamed",  # backup
         "backup.after",
         "restore.kept", "restore.chosen", "restore.page", "restore.after",  # restore

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import socket
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from remediators.runbooks import ladder
 from supervisor import proc
 from supervisor.asking import Asking
 from supervisor.bus import Hub, Link, Publisher, nack_of
+from supervisor.capturing import Capturing
 from supervisor.clock import SteadyClock
 from supervisor.committer import Committer, open_epoch
 from supervisor.config import Config
@@ -26,9 +29,10 @@ from supervisor.errors import HealError, StoreError
 from supervisor.feed import FeedServer
 from supervisor.fresh import Fresh
 from supervisor.halted import Halted
-from supervisor.house import MAY_WAIT, WAITING, beginning, doubts, item_of, ledger_parts, policy_of, tree_view
+from supervisor.house import MAY_WAIT, WAITING, beginning, corrupt, item_of, ledger_parts, policy_of, tree_view
 from supervisor.incidents import engine as e
 from supervisor.incidents import views
+from supervisor.incidents.agents import PREFIX as AGENT
 from supervisor.incidents.effects import (
     Answer,
     DeliverRow,
@@ -43,6 +47,8 @@ from supervisor.incidents.records import Record
 from supervisor.incidents.recover import rebuild
 from supervisor.incidents.seed import parts as seed_parts
 from supervisor.incidents.world import Decision
+from supervisor.lookup import LOOKUPS, look_up
+from supervisor.meanings import meanings
 from supervisor.messages import (
     Ack,
     Body,
@@ -56,10 +62,12 @@ from supervisor.messages import (
     Frame,
     Hello,
     Known,
-    LedgerDoubted,
+    LedgerTrouble,
     OpenEpoch,
+    ProbeNow,
     ProgramExited,
     Readings,
+    ReadNow,
     Reloaded,
     Request,
     Resync,
@@ -97,8 +105,7 @@ class HealerWorker(Worker):
         self._strange: dict[str, HealthReading] = {}  # of targets that we do not know
         self._reloaded: Reloaded | None = None
         self._listening = False
-        own_views = {"tree": self._tree_view, "snapshot": self._snapshot}
-        self._desk = Desk(self._order, own_views)
+        self._desk = Desk(self._order, {"tree": self._tree_view, "snapshot": self._snapshot})
 
     # -- life --
 
@@ -114,10 +121,11 @@ class HealerWorker(Worker):
         trails = await trails_of(self._store, tuple(incident.id for incident in snapshot.open_incidents))
         self._clock = SteadyClock(opened.anchor)
         self._targets = targets(config)
-        from remediators.runbooks import RUNBOOKS
-
-        world = rebuild(snapshot, proc.this_boot(), policy, RUNBOOKS, self._targets, open_families(config), trails)
+        books = ladder(config.runbook.values())
+        world = rebuild(snapshot, proc.this_boot(), policy, books, self._targets, open_families(config), trails)
+        world.meanings = meanings(config)
         self._engine = e.Engine(world)
+        self._capturing = Capturing(boot.runtime_dir)
         self._halted = Halted(snapshot.halts, self._tell)
         self._committer = Committer(
             self._store,
@@ -209,6 +217,7 @@ class HealerWorker(Worker):
 
     def _durable(self, decision: Decision) -> None:
         self._halted.durable(decision.records)
+        self._capturing.look(self._engine.world)
         self._carry_out(decision.effects)
         if self._limit_told and not self._committer.waiting:
             self._limit_told = False
@@ -228,7 +237,7 @@ class HealerWorker(Worker):
                 case SettleExecution(execution):
                     self._then(self._hub.request("executor", Settle(execution)), self._on_settled)
                 case FetchExecutionState(execution_id):
-                    self._then(self._store.ask(FetchExecution(execution_id)), self._on_found)
+                    self._then(self._store.ask(FetchExecution(execution_id)), partial(self._on_found, execution_id))
                 case PlanExecution():
                     self._asking.plan(effect)
                 case DeliverRow(row):
@@ -245,9 +254,11 @@ class HealerWorker(Worker):
         else:
             log.error("the executor did not settle an interrupted execution: %s", body)
 
-    def _on_found(self, body: Body) -> None:
+    def _on_found(self, execution_id: str, body: Body) -> None:
         if isinstance(body, ExecutionFound):
-            self._decide(e.ExecutionSeen(body.execution))
+            self._decide(e.ExecutionSeen(body.execution, body.undone_by))
+        elif execution_id in self._engine.world.undo_asked:
+            self._decide(e.ExecutionUnknown(execution_id, body.message if isinstance(body, LedgerTrouble) else ""))
         else:
             log.error("the store does not know an execution of ours: %s", body)
 
@@ -263,8 +274,8 @@ class HealerWorker(Worker):
             case Readings(readings):
                 self._readings(readings)
                 ack()
-                for why in doubts(readings, self.boot.state_dir / "ledger.db"):
-                    self._store.post(LedgerDoubted(why))
+                if doubted := corrupt(readings, self.boot.state_dir / "ledger.db"):
+                    self._store.post(ProbeNow(doubted))
             case Claimed(execution_id, incarnation):
                 self._decide(e.ExecutionClaimed(execution_id, incarnation), ack)
             case StepReport(execution_id, index, result, last):
@@ -277,6 +288,8 @@ class HealerWorker(Worker):
                 self._decide(e.ProgramEnded(execution_id, step_id, exit_text, output), ack)
             case DeliveryReport(row_id, attempts, receipt, error):
                 self._decide(e.Delivered(row_id, attempts, receipt, error), ack)
+            case ReadNow(target_id):
+                self._fresh.ask_for_step(frame.id, target_id, partial(self._hub.answer, source, frame))
             case Hello(name):  # the bus has already sent what waited for it; the tree says who is who
                 if name == "process":
                     self._tell_known()
@@ -343,7 +356,8 @@ class HealerWorker(Worker):
 
     def on_reload(self, config: Config) -> None:
         self._targets = targets(config)
-        self._decide(e.Reconfigured(self._targets, open_families(config), policy_of(config)))
+        books = ladder(config.runbook.values())
+        self._decide(e.Reconfigured(self._targets, open_families(config), policy_of(config), books, meanings(config)))
         self._look_at_ledger()
         kept, self._strange = self._strange, {}
         self._readings(tuple(kept.values()))
@@ -356,7 +370,11 @@ class HealerWorker(Worker):
         if request.action == "probe":
             self._fresh.ask(token, request.args)
             return
-        self._decide(e.Order(token, request.action, request.args, request.actor[:ACTOR_CHARS_MAX]))
+        if request.action in LOOKUPS and not request.actor.startswith(AGENT):
+            look_up(self._store, request, partial(self._desk.answer, token))
+            return
+        actor = request.actor[:ACTOR_CHARS_MAX]
+        self._decide(e.Order(token, request.action, request.args, actor, secrets.token_hex(16)))
 
     # -- timers and views --
 
@@ -367,8 +385,7 @@ class HealerWorker(Worker):
         if self._alarm is not None:
             self._alarm.cancel()
         self._alarm_due_s = due
-        wait_s = max(0.0, due - self._clock.now().steady_s)
-        self._alarm = asyncio.get_running_loop().call_later(wait_s, self._on_alarm)
+        self._alarm = asyncio.get_running_loop().call_later(max(0.0, due - self._clock.now().steady_s), self._on_alarm)
 
     def _on_alarm(self) -> None:
         self._alarm = None

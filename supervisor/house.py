@@ -5,7 +5,7 @@ Pure functions of a configuration or an event; it must not know a socket.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ def policy_of(config: Config) -> Policy:
         breaker_total=section.breaker_total,
         breaker_window_s=float(section.breaker_window),
         page_healed_critical=config.escalation.page_healed_critical,
+        agents_trusted=config.mcp.trusted,
         pages=bool(config.notify.signal.transports),
     )
 
@@ -74,12 +75,13 @@ def reload_json(news: Reloaded | None) -> dict[str, Any] | None:
     }
 
 
-def doubts(readings: Iterable[HealthReading], ledger: Path) -> Iterator[str]:
-    """What our own probe says against the ledger, if anything. The store looks for itself, and acts (ADR 0002)."""
+def corrupt(readings: Iterable[HealthReading], file: Path) -> str:
+    """The target that stands for this file, if a reading of it says that it is damaged; else empty."""
     for reading in readings:
         data = reading.data
-        if isinstance(data, DatabaseData) and data.path == str(ledger) and data.verdict is Integrity.CORRUPT:
-            yield "; ".join((data.check, *data.errors))
+        if isinstance(data, DatabaseData) and data.path == str(file) and data.verdict is Integrity.CORRUPT:
+            return reading.target_id
+    return ""
 
 
 def ledger_parts(world: World, status: StoreStatus | None, config: Config) -> list[e.OwnPart]:

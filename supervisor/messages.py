@@ -17,7 +17,11 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.clock import Anchor
+from supervisor.errands import GuardedWrite as GuardedWrite
+from supervisor.errands import ReadNow as ReadNow
+from supervisor.errands import ReadSays as ReadSays
 from supervisor.incidents.model import Execution, OutboxRow, Program, StepResult
+from supervisor.incidents.orders import AuditEntry
 from supervisor.incidents.readings import HealthReading, ProcessRef, SourceReading
 from supervisor.incidents.records import Record, Snapshot
 from supervisor.uplink import Alarm as Alarm
@@ -55,7 +59,7 @@ class Readings(msgspec.Struct, frozen=True, tag="readings"):
 class ProbeNow(msgspec.Struct, frozen=True, tag="probe_now"):
     """Healer -> probe: read this target now; answered by Readings within 5 s, or Nack when it is not ours."""
 
-    target_id: str
+    target_id: str  # to the store, unacked: the ledger, which the `database` probe has just called corrupt
 
 
 class Resync(msgspec.Struct, frozen=True, tag="resync"):
@@ -115,7 +119,7 @@ class Claimed(msgspec.Struct, frozen=True, tag="claimed"):
 class StepReport(msgspec.Struct, frozen=True, tag="step_report"):
     """Executor -> healer, acked when durable: step `index` ended. The next begins after the ack; `last` ends it all.
 
-    A failed step is always the last.
+    A failed step is the last, unless the runbook only protects.
     """
 
     execution_id: str
@@ -169,14 +173,16 @@ class PlanRequest(msgspec.Struct, frozen=True, tag="plan_request"):
     """Healer -> executor, answered by PlanAnswer: what would these steps do? Reads only (FR-003 dry run)."""
 
     execution: Execution
-    reading: HealthReading | None
 
 
 class StepPlan(msgspec.Struct, frozen=True):
+    """`frees_bytes`: how much room it would make, where that is what it is for."""
+
     step_id: str
     description: str
     predicts_clear: bool
     artifacts: tuple[str, ...] = ()
+    frees_bytes: int = 0
 
 
 class PlanAnswer(msgspec.Struct, frozen=True, tag="plan_answer"):
@@ -247,7 +253,20 @@ class FetchExecution(msgspec.Struct, frozen=True, tag="fetch_execution"):
 
 
 class ExecutionFound(msgspec.Struct, frozen=True, tag="execution_found"):
+    """`undone_by`: the execution that has taken it back (R15), empty when none has."""
+
     execution: Execution
+    undone_by: str = ""
+
+
+class FetchAudit(msgspec.Struct, frozen=True, tag="fetch_audit"):
+    """Healer -> store: the newest `limit` orders of people. Answer: AuditFound."""
+
+    limit: int
+
+
+class AuditFound(msgspec.Struct, frozen=True, tag="audit_found"):
+    entries: tuple[AuditEntry, ...]
 
 
 class FetchTrail(msgspec.Struct, frozen=True, tag="fetch_trail"):
@@ -289,10 +308,10 @@ class StoreStatus(msgspec.Struct, frozen=True, tag="store_status"):
     damage: str = ""
 
 
-class LedgerDoubted(msgspec.Struct, frozen=True, tag="ledger_doubted"):
-    """Healer -> store, unacked, with each reading of the `database` family that calls the ledger corrupt."""
+class Acks(msgspec.Struct, frozen=True, tag="acks"):
+    """Store -> whoever sent it: each frame of these ids is answered with Ack, as if by one of its own."""
 
-    why: str
+    ids: tuple[str, ...]
 
 
 class LedgerTrouble(msgspec.Struct, frozen=True, tag="ledger_trouble"):
@@ -318,6 +337,9 @@ Body = (
     | StepReport
     | ExecutionRefused
     | ProgramExited
+    | ReadNow
+    | ReadSays
+    | GuardedWrite
     | Settle
     | Settled
     | PlanRequest
@@ -329,10 +351,12 @@ Body = (
     | Commit
     | FetchExecution
     | ExecutionFound
+    | FetchAudit
+    | AuditFound
     | FetchTrail
     | TrailFound
     | StoreStatus
-    | LedgerDoubted
+    | Acks
     | LedgerTrouble
     | TreeEvent
     | Event

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from supervisor.errors import ConfigError
 
 FILE_BYTES_MAX = 1024 * 1024
+CAPTURING = "capturing"  # in the runtime directory: it stands while a person's commands are worth reporting (FR-006)
 
 
 class Dirs(NamedTuple):
@@ -91,11 +92,16 @@ def read(file: Path) -> str:
         ) from error
     if len(raw) > FILE_BYTES_MAX:
         raise ConfigError(f"{file}: expected at most {FILE_BYTES_MAX} bytes")
+    return decoded(raw, str(file))
+
+
+def decoded(raw: bytes, source: str) -> str:
+    """`raw` as text. Raises ConfigError, naming `source` and the line."""
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{file}:{line}: not UTF-8 text: {error.reason}") from error
+        raise ConfigError(f"{source}:{line}: not UTF-8 text: {error.reason}") from error
 
 
 def toml(text: str, source: str) -> dict[str, Any]:

@@ -7,7 +7,9 @@ faults of a file are found in one pass, each with its line, what was found, what
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
@@ -29,6 +31,7 @@ _PREFIXES = {
 }
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+LINE_CHARS_MAX = 200
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -58,6 +61,21 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def near(name: str, known: Iterable[str]) -> str:
+    """What may have been meant by `name`, as a hint; empty when nothing known looks like it."""
+    from difflib import get_close_matches  # only here: a good file never needs it
+
+    found = get_close_matches(name, known, n=1, cutoff=0.6)
+    return f'did you mean "{found[0]}"?' if found else ""
+
+
+@cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[dict[str, msgspec.structs.FieldInfo], dict[str, Any]]:
+    """A struct's fields and their types; found out once, since files may hold thousands of tables of one kind."""
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    return fields, get_type_hints(kind, include_extras=True)
+
+
 class Reader:
     """Collects the problems of one file while it converts."""
 
@@ -67,8 +85,7 @@ class Reader:
     def struct(self, kind: type[T], table: dict[str, Any], key: Key) -> T | None:
         """The struct of `table`; None when anything in it was wrong (the problems say what)."""
         before = len(self.problems)
-        hints = get_type_hints(kind, include_extras=True)
-        fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+        fields, hints = _fields(kind)
         values: dict[str, Any] = {}
         for name, value in table.items():
             field = fields.get(name)
@@ -80,16 +97,14 @@ class Reader:
                 self._wrong((*key, name), value, "something: this key has no default")
         for name, field in fields.items():
             if field.required and name not in table:
-                self.problems.append(Problem((*key, name), "is missing", f"add {name} = ... to [{dotted(key)}]"))
+                where = f"[{dotted(key)}]" if key else "the file"
+                self.problems.append(Problem((*key, name), "is missing", f"add {name} = ... to {where}"))
         return kind(**values) if len(self.problems) == before else None
 
     def _unknown(self, key: Key, name: str, known: tuple[str, ...], value: object) -> None:
-        from difflib import get_close_matches  # only here: a good file never needs it
-
         what = "table" if isinstance(value, dict) else "key"
-        near = get_close_matches(name, known, n=1, cutoff=0.6)
         where = f"[{dotted(key)}]" if key else "the file"
-        hint = f'did you mean "{near[0]}"?' if near else f"{where} may hold: {', '.join(known)}"
+        hint = near(name, known) or f"{where} may hold: {', '.join(known)}"
         self.problems.append(Problem((*key, name), f"unknown {what}", hint))
 
     def value(self, kind: Any, found: Any, key: Key) -> Any:
@@ -102,12 +117,20 @@ class Reader:
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             return self.struct(kind, found, key) if isinstance(found, dict) else self._wrong(key, found, "a table")
         if origin is tuple:
-            if not isinstance(found, list):
-                return self._wrong(key, found, 'a list of strings, like ["a", "b"]')
-            return tuple(self.value(args[0], item, key) for item in found)
+            return self._list(args[0], found, key)
         if origin is dict:
             return self._mapping(args, found, key)
         return self._scalar(kind, found, key)
+
+    def _list(self, kind: Any, found: Any, key: Key) -> Any:
+        """A list; of tables, the first is 1 in the key of what is in it."""
+        tables = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+        if not isinstance(found, list):
+            like = f"tables, each under [[{dotted(key)}]]" if tables else 'a list of strings, like ["a", "b"]'
+            return self._wrong(key, found, like)
+        return tuple(
+            self.value(kind, item, (*key, str(number)) if tables else key) for number, item in enumerate(found, 1)
+        )
 
     def _mapping(self, args: tuple[Any, ...], found: Any, key: Key) -> Any:
         if not isinstance(found, dict):
@@ -123,6 +146,10 @@ class Reader:
                 return None
             if meta.min_length is not None and len(value) < meta.min_length:
                 return self._wrong(key, found, f"at least {meta.min_length} entry")
+            if meta.max_length is not None and len(value) > meta.max_length:
+                return self._wrong(key, f"{len(value)} entries", f"at most {meta.max_length}")
+            if meta.pattern is not None and not re.fullmatch(meta.pattern, value):
+                return self._wrong(key, found, meta.description or f"what matches {meta.pattern}")
             if (meta.ge is not None and value < meta.ge) or (meta.le is not None and value > meta.le):
                 return self._wrong(key, found, self._range(meta, found))
             if meta.extra and "form" in meta.extra:
@@ -145,7 +172,9 @@ class Reader:
             return float(found)
         if kind is str and isinstance(found, str) and "\0" in found:
             return self._wrong(key, found, "text without a NUL byte, which no path, program or address can hold")
-        if type(found) is kind:
+        if isinstance(kind, type) and issubclass(kind, StrEnum):
+            return self._word_of(kind, found, key)
+        if kind is Any or type(found) is kind:
             return found
         words = {
             str: 'a string in quotes, like "text"',
@@ -154,6 +183,13 @@ class Reader:
             float: "a number",
         }
         return self._wrong(key, found, words[kind])
+
+    def _word_of(self, kind: type[StrEnum], found: Any, key: Key) -> Any:
+        words = [str(word) for word in kind]
+        if isinstance(found, str) and found in words:
+            return kind(found)
+        hint = near(found, words) if isinstance(found, str) else ""
+        return self._wrong(key, found, "one of " + ", ".join(words), hint)
 
     def _unit(self, parse: Callable[[str], Any], found: Any, key: Key, form: str) -> Any:
         value = parse(found) if isinstance(found, str) else None
@@ -187,6 +223,8 @@ class Reader:
             return self._regex(text, key)
         if form is Form.TABLE and not _TABLE.fullmatch(text):
             return self._wrong(key, text, "the name of a table: letters, digits and '_'")
+        if form is Form.LINE and (len(text) > LINE_CHARS_MAX or not text.isprintable()):
+            return self._wrong(key, text, f"one line of printable text, at most {LINE_CHARS_MAX} characters")
         if form is Form.LOG_LEVEL and text not in LOG_LEVELS:
             return self._wrong(key, text, "one of " + ", ".join(LOG_LEVELS))
         if form is Form.SYNAPSE and text != "brain_db" and not text.startswith("http://"):
@@ -224,7 +262,7 @@ class Reader:
         return text
 
 
-_HEADER = re.compile(r"\s*\[\[?([^\[\]]+)\]\]?\s*(?:#.*)?$")
+_HEADER = re.compile(r"\s*(\[\[?)([^\[\]]+)\]\]?\s*(?:#.*)?$")
 _ASSIGNMENT = re.compile(
     r"""\s*((?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)(?:\s*\.\s*(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+))*)\s*="""
 )
@@ -236,14 +274,25 @@ def _parts(text: str) -> Key:
 
 
 def lines(text: str) -> dict[Key, int]:
-    """Where each key and table stands, best effort: tables and simple assignments, not inside inline tables."""
+    """Where each key and table stands, best effort: tables and simple assignments, not inside inline tables.
+
+    The tables of an array are numbered in the key, from 1, as `Reader` does.
+    """
     found: dict[Key, int] = {}
+    arrays: dict[Key, int] = {}
     table: Key = ()
     for number, line in enumerate(text.splitlines(), 1):
         header = _HEADER.match(line)
         assignment = _ASSIGNMENT.match(line)
         if header:
-            table = _parts(header[1])
+            table, parts = (), _parts(header[2])
+            for index, part in enumerate(parts, 1):
+                table = (*table, part)
+                found.setdefault(table, number)
+                if header[1] == "[[" and index == len(parts):
+                    arrays[table] = arrays.get(table, 0) + 1
+                if table in arrays:
+                    table = (*table, str(arrays[table]))
             found.setdefault(table, number)
         elif assignment:
             found.setdefault((*table, *_parts(assignment[1])), number)

@@ -80,30 +80,39 @@ def source_family(config: Config, source_id: str) -> str | None:
 
 
 def databases(config: Config) -> Mapping[str, DatabaseSection]:
-    """The configured ones, and our own under their names, unless the same file is configured already."""
+    """The configured ones, then our own and the trades' under their names, unless the same file has one already."""
     found = dict(config.database)
-    state_dir = dirs(config).state_dir
-    own = {
-        "brain-db": config.store.brain_db or str(state_dir / "brain.db"),
-        "metrics-db": config.store.metrics_db or str(state_dir / "metrics.db"),
-        "ledger": str(state_dir / "ledger.db"),
-    }
     paths = {section.path for section in found.values()}
-    for name, path in own.items():
+    for name, path in (*own_databases(config).items(), *_trades(config).items()):
         if name not in found and path not in paths:
             found[name] = DatabaseSection(path=path)
             paths.add(path)
     return found
 
 
+def own_databases(config: Config) -> dict[str, str]:
+    """Name -> path of those that the store keeps."""
+    return {**_projected(config), "ledger": str(dirs(config).state_dir / "ledger.db")}
+
+
 def written(config: Config) -> Mapping[str, str]:
     """Name -> path of the databases that healctl itself writes and others use too: halted and backed up (R10)."""
-    state_dir = dirs(config).state_dir
-    ours = {
-        config.store.brain_db or str(state_dir / "brain.db"),
-        config.store.metrics_db or str(state_dir / "metrics.db"),
-    }
+    ours = {*_projected(config).values(), *_trades(config).values()}
     return {name: section.path for name, section in databases(config).items() if section.path in ours}
+
+
+def _projected(config: Config) -> dict[str, str]:
+    """The databases to which the store brings what is in the ledger."""
+    state_dir = dirs(config).state_dir
+    return {
+        "brain-db": config.store.brain_db or str(state_dir / "brain.db"),
+        "metrics-db": config.store.metrics_db or str(state_dir / "metrics.db"),
+    }
+
+
+def _trades(config: Config) -> dict[str, str]:
+    """The trades databases, in which a repair may close a phantom position."""
+    return {f"{name}-trades": section.trades_db for name, section in config.trading.items() if section.trades_db}
 
 
 def logs(config: Config) -> Mapping[str, LogsSection]:
@@ -131,7 +140,8 @@ def targets(config: Config) -> tuple[Target, ...]:
             out.append(Target(f"{name}-positions", "trading"))
     for name, gateway in config.gateway.items():
         recipe = Recipe(gateway.restart) if gateway.restart else None
-        out.append(Target(name, "gateway", auto_restart=gateway.auto_restart, recipe=recipe))
+        timeouts = (("restart-gateway", float(gateway.restart_timeout)),)
+        out.append(Target(name, "gateway", auto_restart=gateway.auto_restart, recipe=recipe, timeouts_s=timeouts))
     out += [Target(f"fleet:{name}", "fleet") for name in config.fleet.hosts]
     out.append(Target("system-memory", "host"))
     ours = written(config)

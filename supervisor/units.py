@@ -41,6 +41,7 @@ class Form(StrEnum):
     HTTP = "http"
     WORD = "word"  # of an argument list
     TABLE = "table"
+    LINE = "line"  # for people
 
 
 class Duration(float):

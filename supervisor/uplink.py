@@ -82,7 +82,7 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 
 
 class Reload(msgspec.Struct, frozen=True, tag="reload"):
-    """Root -> child: another configuration is in force; its text, which was accepted, stands in the file `path`."""
+    """Root -> child: another configuration is in force; what was accepted stands in the file `path`."""
 
     path: str
 

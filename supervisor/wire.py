@@ -41,12 +41,15 @@ class Event(msgspec.Struct, frozen=True, tag="event"):
     data: bytes
 
 
+OPERATOR = "operator"  # a person at the command line
+
+
 class Request(msgspec.Struct, frozen=True, tag="request"):
     """`action` is a word of the healer's control table; `args` its JSON object (bytes). Answer: Reply or Nack."""
 
     action: str
     args: bytes = b"{}"
-    actor: str = "operator"
+    actor: str = OPERATOR
 
 
 class Reply(msgspec.Struct, frozen=True, tag="reply"):

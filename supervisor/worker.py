@@ -30,8 +30,8 @@ from typing import NoReturn, TextIO
 import msgspec
 import setproctitle
 
-from supervisor import clock, crashpoint, places
-from supervisor.config import Config, parse
+from supervisor import clock, crashpoint
+from supervisor.config import Config, accepted
 from supervisor.errors import ConfigError
 from supervisor.messages import (
     Alarm,
@@ -169,11 +169,11 @@ class Worker(ABC):
             case Stop():  # never kept for later
                 self._stopping.set()
 
-    def _reload(self, accepted: Path) -> None:
+    def _reload(self, path: Path) -> None:
         try:
-            config = parse(places.read(accepted), str(accepted))
+            config = accepted(path)
         except ConfigError as error:
-            # The root has accepted this very text: the file is gone, and the next life is given the configuration.
+            # The root has accepted this very file: it is gone, and the next life is given the configuration.
             self.fail(RuntimeError(f"the accepted configuration cannot be read again: {error.message}"))
             return
         self.boot = msgspec.structs.replace(self.boot, config=config)

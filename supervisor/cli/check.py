@@ -29,7 +29,8 @@ Examples:
   healctl check --live --json | jq '.targets[] | select(.outcome != "clear")'
 
 \b
-JSON: {ok, file, targets: [ID], families: {FAMILY: [ID]}, found_at_run_time: [FAMILY]}; with --live
+JSON: {ok, file, targets: [ID], families: {FAMILY: [ID]}, found_at_run_time: [FAMILY],
+  runbooks: [{id, label, author, version, applies_to, targets}] (your own)}; with --live
   {ok, file, took_ms, targets: [{target_id, family, outcome, says, available, reason, error, captured_at, took_ms,
   freshness_ms, data, anomalies: [{anomaly_type, status, severity, evidence, hint}]}]}, where outcome is
     clear        read, and well
@@ -48,7 +49,7 @@ Exit codes: 0 the configuration is good; with --live also every target was read 
 @click.option("--live", is_flag=True, help="Also read every target now: no daemon needed, nothing written; 5 s or so.")
 @with_output
 def check(configured: bool, live: bool) -> int:
-    """Check the configuration in force without starting anything; exit 78 names every fault."""
+    """Check the configuration in force and its runbooks without starting anything; exit 78 names every fault."""
     from supervisor import places
 
     chosen = settings()
@@ -70,11 +71,18 @@ def _configured(loaded: Config, file: Path | None, *, json: bool) -> None:
     every = [name for group in names.values() for name in group]
     if json:
         body = {"ok": True, "file": str(file) if file else None, "targets": every}
-        output.show_json(msgspec.json.encode({**body, "families": names, "found_at_run_time": found}))
+        own = [
+            {"id": book.id, "label": book.label, "author": book.author, "version": book.version(),
+             "applies_to": book.applies_to, "targets": book.targets}
+            for book in loaded.runbook.values()
+        ]  # fmt: skip
+        output.show_json(msgspec.json.encode({**body, "families": names, "found_at_run_time": found, "runbooks": own}))
         return
     output.say(f"{file or 'built-in defaults'}: ok, {len(every)} targets")
     told = {family: [*group, FOUND[family]] if family in found else group for family, group in names.items()}
     rows = [(family, ", ".join(group)) for family, group in told.items()]
+    if loaded.runbook:
+        rows.append(("runbooks", ", ".join(f"{book.id} ({book.version()})" for book in loaded.runbook.values())))
     width = max(len(family) for family, _ in rows)
     for family, listed in rows:
         output.say(f"{family.ljust(width)}  {listed}")

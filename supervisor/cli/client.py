@@ -16,7 +16,7 @@ import zmq
 
 from supervisor.errors import HealError, NotRunning
 from supervisor.sockets import RESEND_S, endpoint, new_context, open_socket
-from supervisor.wire import VERSION, Nack, Reply, Request, Said, decode
+from supervisor.wire import OPERATOR, VERSION, Nack, Reply, Request, Said, decode
 
 DEADLINE_S = 10.0
 
@@ -56,11 +56,18 @@ class Control:
     def __exit__(self, *_: object) -> None:
         self._context.destroy(linger=0)
 
-    def ask(self, action: str, args: dict[str, Any] | None = None, deadline_s: float = DEADLINE_S) -> bytes:
+    def ask(
+        self,
+        action: str,
+        args: dict[str, Any] | None = None,
+        deadline_s: float = DEADLINE_S,
+        actor: str = "",
+    ) -> bytes:
         """The answer's JSON. Raises RemoteError, NotRunning when nobody is there, NoAnswer when none came in time."""
         self._counter += 1
         frame_id = f"{self._name}.{self._counter}"
-        raw = msgspec.msgpack.encode(Said(VERSION, frame_id, "", Request(action, msgspec.json.encode(args or {}))))
+        request = Request(action, msgspec.json.encode(args or {}), actor or OPERATOR)
+        raw = msgspec.msgpack.encode(Said(VERSION, frame_id, "", request))
         waited_s, attempt = 0.0, 0
         while waited_s < deadline_s:
             self._send(raw)

@@ -15,7 +15,7 @@ import click
 
 import supervisor
 from supervisor.cli import output
-from supervisor.cli.options import settings, with_config, with_output
+from supervisor.cli.options import duration_s, settings, with_config, with_output
 from supervisor.errors import AlreadyRunning, HealError, NotRunning, Refused
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def stop(timeout: str) -> None:
     from supervisor.cli.client import not_running
     from supervisor.tree.lock import holder
 
-    limit_s = _seconds(timeout)
+    limit_s = duration_s(timeout, "--timeout")
     runtime_dir = settings().dirs().runtime_dir
     ref = holder(runtime_dir)
     pidfd = proc.open_pidfd(ref) if ref is not None else None
@@ -127,7 +127,7 @@ def reload(timeout: str) -> int:
     import msgspec
 
     runtime_dir = settings().dirs().runtime_dir
-    news = order_reload(runtime_dir, _seconds(timeout), timeout)
+    news = order_reload(runtime_dir, duration_s(timeout, "--timeout"), timeout)
     if not news.ok:
         raise Refused(f"not reloaded, nothing was changed: {news.error}", "correct the file, then healctl reload again")
     if settings().json:
@@ -168,15 +168,6 @@ def order_reload(runtime_dir: Path, limit_s: float, limit: str) -> Reloaded:
     raise HealError(f"healctl (pid {ref.pid}) has not said within {limit} what became of it", "look at its log")
 
 
-def _seconds(timeout: str) -> float:
-    from supervisor.units import DURATION_FORM, parse_duration
-
-    limit_s = parse_duration(timeout)
-    if limit_s is None:
-        raise click.BadParameter(f"found {timeout!r}, expected {DURATION_FORM}", param_hint="--timeout")
-    return float(limit_s)
-
-
 def _show_tree(answer: dict[str, Any]) -> None:
     rows = [
         (c["name"], c["state"], c["pid"], c["restarts"], output.local_time(c["since"]), c["last_exit"])
@@ -203,7 +194,7 @@ def _show_tree(answer: dict[str, Any]) -> None:
         where = f"{output.plain(breaker['runbook_id'])} on {output.plain(breaker['resource'])}"
         output.say(f"Breaker {breaker['state']}: {where} since {output.local_time(breaker['opened_at'])}")
     for pause in answer["pauses"]:
-        output.say(f"Paused: {output.plain(pause['family'])}: {output.plain(pause['reason'])}")
+        output.say(output.paused(pause))
     output.say(f"Targets: {answer['targets']}. Version {answer['version']}.")
 
 

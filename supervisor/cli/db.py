@@ -97,6 +97,9 @@ def status() -> None:
         for it in found
     ]
     output.table(("DATABASE", "SIZE", "HALTED", "GOOD COPIES", "NEWEST", "RAW COPIES", "AT WORK", "PATH"), rows)
+    for it in found:
+        if it["problem"]:
+            output.note(f"healctl: the copies of {it['name']} cannot be looked at: {it['problem']}")
     if halted is None:
         output.note("healctl: the daemon does not run: nobody can tell what is halted, and no copies are made")
 

@@ -23,7 +23,7 @@ def ask(action: str, args: dict[str, Any] | None, show: Callable[[Answer], None]
 
     chosen = settings()
     with Control(chosen.dirs().runtime_dir) as control:
-        body = control.ask(action, args, deadline_s)
+        body = control.ask(action, args, deadline_s, chosen.actor)
     answer: Answer = msgspec.json.decode(body)
     if chosen.json:
         output.show_json(body)
@@ -49,8 +49,11 @@ Examples:
   healctl heal status --json | jq .open_incidents
 """,
 )
-def heal() -> None:
+@click.option("--agent", metavar="NAME", help="An agent asks: what it may not do by itself becomes a request to you.")
+def heal(agent: str | None) -> None:
     """Incidents and runbooks. Names may be written with _ or -."""
+    if agent is not None:
+        settings().actor = f"agent:{agent}"
 
 
 def _show_status(answer: Answer) -> None:
@@ -66,6 +69,8 @@ def _show_status(answer: Answer) -> None:
                 output.say(f"{output.plain(incident['id'])}: {output.plain(trail[-1].get('note'))}")
     for halt in answer.get("halted", ()):
         output.say(output.halted(halt))
+    for pause in answer.get("paused", ()):
+        output.say(output.paused(pause))
     summary = answer["runbook_summary"]
     output.say(f"Runbooks: {summary['total']} ({summary['auto_execute']} auto_execute, {summary['dry_run']} dry_run)")
 
@@ -85,21 +90,31 @@ def _show_runbooks(answer: Answer) -> None:
             f"{r['confidence']:.2f}",
             ",".join(r["applies_to"]),
             output.local_time(r["last_executed_at"]),
+            r["author"],
             r["label"],
         )
         for r in answer["runbooks"]
     ]
-    output.table(("RUNBOOK", "MODE", "CONFIDENCE", "APPLIES TO", "LAST EXECUTED", "LABEL"), rows)
+    output.table(("RUNBOOK", "MODE", "CONFIDENCE", "APPLIES TO", "LAST EXECUTED", "AUTHOR", "LABEL"), rows)
 
 
 @heal.command("list_runbooks", epilog="\b\nExample:\n  healctl heal list-runbooks")
 @with_output
 def list_runbooks() -> None:
-    """Show all runbooks with mode, confidence and last use."""
+    """Show all runbooks, shipped and your own, with mode, confidence, last use and author."""
     ask("list_runbooks", None, _show_runbooks)
 
 
+def _show_asked(answer: Answer) -> bool:
+    """R15: an agent's order that waits for a person."""
+    if answer.get("pending"):
+        output.say(f"{output.plain(answer['request_id'])}: {output.plain(answer['next_step'])}")
+    return bool(answer.get("pending"))
+
+
 def _show_approved(answer: Answer) -> None:
+    if _show_asked(answer):
+        return
     when = answer.get("approved_at")
     since = f", approved at {output.local_time(when)}" if when else ""
     output.say(f"{output.plain(answer['runbook_id'])} is now {output.state(answer['mode'])}{since}")
@@ -142,6 +157,8 @@ def dry_run(runbook: str, target: str) -> None:
 
 
 def _show_execution(answer: Answer) -> None:
+    if _show_asked(answer):
+        return
     for step in answer["steps_executed"]:
         output.say(f"{output.plain(step['step_id'])}: {output.state(step['status'])} ({step['duration_ms']:.0f} ms)")
         for line in str(step.get("output") or "").splitlines():
@@ -173,3 +190,72 @@ def _show_dismissed(answer: Answer) -> None:
 def dismiss(incident: str, reason: str) -> None:
     """Close INCIDENT as not worth acting on, and keep quiet about it for the dismiss window."""
     ask("dismiss", {"incident_id": incident, "reason": reason}, _show_dismissed)
+
+
+@heal.command(epilog="\b\nExample:\n  healctl heal undo exe_3f2a91c0d4e7")
+@click.argument("execution")
+@with_output
+def undo(execution: str) -> int:
+    """Take back what EXECUTION did, its last step first, if it has left what that needs.
+
+    Each step looks first whether what is there is still what it had left; if not, nothing is touched. The runbook then
+    runs for this target by itself no more, until you approve it again.
+    """
+    return 0 if ask("undo", {"execution_id": execution}, _show_execution, ACT_S)["success"] else 1
+
+
+def _show_recorded(answer: Answer) -> None:
+    draft = f"{output.plain(answer['draft_runbook_id'])} ({output.state(answer['draft_runbook_mode'])})"
+    kinds = ", ".join(output.plain(step["kind"]) for step in answer["steps"])
+    output.say(f"Recorded. Draft {draft}: {kinds}")
+    output.say(f"Next: {output.plain(answer['next_step'])}")
+
+
+@heal.command(
+    "record_fix",
+    epilog="\b\nExample:\n  healctl heal record_fix inc_1f2e --description 'the cache had filled up' "
+    "--command 'systemctl restart web'",
+)
+@click.argument("incident")
+@click.option("--description", required=True, metavar="D", help="What was wrong, and what you did.")
+@click.option(
+    "--command", "commands", multiple=True, metavar="ARGV", help="A command you ran; may be given repeatedly."
+)
+@with_output
+def record_fix(incident: str, description: str, commands: tuple[str, ...]) -> None:
+    """Record how you fixed INCIDENT, open or just closed: it becomes the draft of a runbook, in dry_run.
+
+    A command that healctl knows (the restart of a declared service, a declared command) becomes a registered step;
+    what it does not know becomes a note, never something that is run. Secrets are taken out before anything is kept.
+    """
+    from supervisor.incidents.matching import split
+
+    argvs = [argv for text in commands for argv in split(text)]
+    ask("record_fix", {"incident_id": incident, "description": description, "commands": argvs}, _show_recorded, PLAN_S)
+
+
+def _show_requests(answer: Answer) -> None:
+    rows = [
+        (it["code"], it["what"], it["asked_by"], output.local_time(it["asked_at"]), output.local_time(it["expires_at"]))
+        for it in answer["requests"]
+    ]
+    output.table(("CODE", "WHAT", "ASKED BY", "AT", "EXPIRES"), rows)
+
+
+@heal.command(epilog="\b\nExample:\n  healctl heal requests")
+@with_output
+def requests() -> None:
+    """Show what agents have asked for, with the codes that confirm it."""
+    ask("requests", None, _show_requests)
+
+
+def _show_confirmed(answer: Answer) -> None:
+    (_show_execution if "steps_executed" in answer else _show_approved)(answer)
+
+
+@heal.command(epilog="\b\nExample:\n  healctl heal confirm K7RW2M")
+@click.argument("code")
+@with_output
+def confirm(code: str) -> int:
+    """Do what an agent has asked for under CODE: good once, for a day, and for that version of the runbook."""
+    return 0 if ask("confirm", {"code": code}, _show_confirmed, ACT_S)["success"] else 1

@@ -17,12 +17,23 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+def duration_s(text: str, option: str) -> float:
+    """Seconds. Raises click.BadParameter for what is no duration."""
+    from supervisor.units import DURATION_FORM, parse_duration
+
+    found = parse_duration(text)
+    if found is None:
+        raise click.BadParameter(f"found {text!r}, expected {DURATION_FORM}", param_hint=option)
+    return float(found)
+
+
 class Settings:
     """One call's answers to -c and -o. `output` is empty where a command has none: it speaks to people only."""
 
     def __init__(self) -> None:
         self.config_path: Path | None = None
         self.output = ""
+        self.actor = ""  # who asks, as the trail and the audit tell it; empty: the person at this terminal
 
     @property
     def json(self) -> bool:

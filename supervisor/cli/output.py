@@ -97,6 +97,14 @@ def halted(halt: dict[str, Any]) -> str:
     return f"Database {plain(halt['database'])}: {what}, since {local_time(halt['since'])}: {plain(halt['why'])}"
 
 
+def paused(pause: dict[str, Any]) -> str:
+    """One line on what is left alone, by whom, until when."""
+    until = f" until {local_time(pause['until'])}" if pause["until"] else ""
+    why = f": {plain(pause['reason'])}" if pause["reason"] else ""
+    what = plain(pause["scope"]) + (f" {plain(pause['name'])}" if pause["name"] else "")
+    return f"Paused: {what}{until}, by {plain(pause['by'])} since {local_time(pause['since'])}{why}"
+
+
 def local_time(text: object) -> str:
     """RFC 3339 UTC to whole seconds, for columns: `2026-02-18T09:30:00.123Z` -> `2026-02-18 09:30:00Z`."""
     whole = plain(text)

@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
+from supervisor import redact
 from supervisor.errors import HealError, NeedsConfirm, Refused, UnknownId, UsageError
-from supervisor.incidents import remedy, views
+from supervisor.incidents import agents, learning, matching, pauses, remedy, undoing, views
 from supervisor.incidents.effects import (
     Answer,
     PlanExecution,
@@ -38,6 +39,7 @@ from supervisor.incidents.world import (
 )
 
 REASON_CHARS_MAX = 500
+ENDS = "stop-service"  # the kind of step that ends a live process
 
 
 class NoArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,8 +72,9 @@ class AckArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     incident_id: str
 
 
-def handle(turn: Turn, token: str, action: str, args: bytes, actor: str) -> None:
-    """Carries out one order; `token` is unique for the request and the same when it is sent again."""
+def handle(turn: Turn, token: str, action: str, args: bytes, actor: str, secret: str = "") -> None:
+    """Carries out one order; `token` is unique for the request and the same when it is sent again. `secret` is what a
+    one-time code is made of."""
     entry = TABLE.get(action)
     try:
         if entry is None:
@@ -81,12 +84,58 @@ def handle(turn: Turn, token: str, action: str, args: bytes, actor: str) -> None
             parsed: Any = msgspec.json.decode(args, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise UsageError(f"{action}: {error}") from error
-        body = run(turn, token, parsed, actor)
+        agents.check(turn, action, actor)
+        body: views.Json | None
+        if action in agents.ASKED and agents.limited(turn, actor):
+            body = _ask_person(turn, action, parsed, actor, secret)
+        else:
+            body = run(turn, token, parsed, actor)
+        if action in AUDITED:
+            turn.audit(token, actor, action, _for_audit(parsed))
     except HealError as error:
         turn.effects.append(Answer(token, error=error))
         return
     if body is not None:
         turn.effects.append(Answer(token, body=body))
+
+
+def _for_audit(args: msgspec.Struct) -> str:
+    """The arguments as JSON, without secrets: a person's own words and commands may hold some."""
+    if isinstance(args, learning.RecordFixArgs):
+        commands = tuple(matching.harmless(command) for command in args.commands)
+        args = learning.RecordFixArgs(args.incident_id, args.description, commands)
+    return redact.text(msgspec.json.encode(args).decode())
+
+
+def _ask_person(turn: Turn, action: str, args: ApproveArgs | ExecuteArgs, actor: str, secret: str) -> views.Json:
+    """R15: what an agent may only ask for. What could not be done anyway is refused at once."""
+    runbook = _runbook(turn, args.runbook_id)
+    target = _target(turn, args.target_id) if args.target_id is not None else None
+    if isinstance(args, ExecuteArgs):
+        if not args.confirm:
+            raise NeedsConfirm("Safety check: must pass confirm=true to force-execute a runbook")
+        assert target is not None
+        _can_run(runbook, target)
+    elif target is not None and not args.revoke:
+        _can_be_for(runbook, target)
+    text = msgspec.json.encode(args).decode()
+    return agents.ask(turn, action, text, runbook, args.target_id, actor, secret)
+
+
+def _requests(turn: Turn, token: str, args: NoArgs, actor: str) -> views.Json:
+    return agents.pending(turn)
+
+
+def _confirm(turn: Turn, token: str, args: agents.ConfirmArgs, actor: str) -> views.Json | None:
+    """R15: a person confirms what an agent asked for. The same request sent again runs nothing twice: `execute` is
+    idempotent by the token, and the code is spent."""
+    execution_id = _execution_id(turn, token)
+    if execution_id in turn.world.executions or execution_id in turn.world.ended:
+        known = turn.world.ended.get(execution_id) or turn.world.executions[execution_id]
+        return _execute(turn, token, ExecuteArgs(known.runbook.id, known.target.target_id, True), actor)
+    request = agents.take(turn, args.code)
+    kind, run = TABLE[request.action]
+    return run(turn, token, msgspec.json.decode(request.args, type=kind), f"{actor} (asked by {request.by})")
 
 
 def _status(turn: Turn, token: str, args: NoArgs, actor: str) -> views.Json:
@@ -107,7 +156,10 @@ def _approve(turn: Turn, token: str, args: ApproveArgs, actor: str) -> views.Jso
     runbook = _runbook(turn, args.runbook_id)
     scope = EVERY_TARGET
     if args.target_id is not None:
-        scope = _target(turn, args.target_id).target_id
+        target = _target(turn, args.target_id)
+        if not args.revoke:
+            _can_be_for(runbook, target)
+        scope = target.target_id
     old = world.runbook_states.get((runbook.id, scope)) or undecided(runbook, scope)
     mode = Mode.DRY_RUN if args.revoke else Mode.AUTO_EXECUTE
     graduated = mode is Mode.AUTO_EXECUTE and old.mode is not Mode.AUTO_EXECUTE
@@ -121,6 +173,7 @@ def _approve(turn: Turn, token: str, args: ApproveArgs, actor: str) -> views.Jso
             approved_at_wall_s=approved_at,
             # Revoking one target's approval must hold against an approval for all.
             demoted=args.revoke and scope != EVERY_TARGET,
+            taken_back=False,
         )
     )
     if graduated:
@@ -139,6 +192,9 @@ def _approve(turn: Turn, token: str, args: ApproveArgs, actor: str) -> views.Jso
     }
 
 
+_HELD_BACK = (*remedy.WAIT_FOR_APPROVAL, TierReason.PAUSED)
+
+
 def _waiting(turn: Turn, runbook: Runbook, scope: str) -> list[Incident]:
     """The incidents that may run now; an approval for all does not lift a target's own demotion."""
     states = turn.world.runbook_states
@@ -146,8 +202,8 @@ def _waiting(turn: Turn, runbook: Runbook, scope: str) -> list[Incident]:
         i
         for i in turn.world.incidents.values()
         if i.state is State.ESCALATED
-        and (i.tier_reason is TierReason.NEEDS_APPROVAL or remedy.approved_cure(turn.world, i) is runbook)
-        and i.anomaly in runbook.applies_to
+        and (i.tier_reason in _HELD_BACK or remedy.approved_cure(turn.world, i) is runbook)
+        and runbook.suits(i.anomaly, i.target_id)
         and scope in (EVERY_TARGET, i.target_id)
         and (decided := state_for(states, runbook, i.target_id)) is not None
         and decided.mode is Mode.AUTO_EXECUTE
@@ -172,9 +228,10 @@ def _dry_run(turn: Turn, token: str, args: DryRunArgs, actor: str) -> None:
         boot_id=turn.world.boot_id,
         expires_mono_s=turn.now.mono_s,
         grounds_mono_s=None,
-        known=turn.world.known.get(target.target_id),
+        known=turn.world.known.get(target.service_id),
+        reading=turn.world.readings.get(target.target_id),
     )
-    turn.effects.append(PlanExecution(sketch, turn.world.readings.get(target.target_id), token))
+    turn.effects.append(PlanExecution(sketch, token))
 
 
 def _execute(turn: Turn, token: str, args: ExecuteArgs, actor: str) -> views.Json | None:
@@ -183,12 +240,14 @@ def _execute(turn: Turn, token: str, args: ExecuteArgs, actor: str) -> views.Jso
     runbook, target = _runbook(turn, args.runbook_id), _target(turn, args.target_id)
     if not args.confirm:
         raise NeedsConfirm("Safety check: must pass confirm=true to force-execute a runbook")
-    execution_id = "exe_" + hashlib.sha256(f"{world.ledger_id}:{token}".encode()).hexdigest()[:12]
+    execution_id = _execution_id(turn, token)
     known = world.executions.get(execution_id) or world.ended.get(execution_id)
     if known is not None and execution_id in world.ended:
         return views.execution_answer(known)
     if known is None:
         _can_run(runbook, target)
+        if remedy.changes(runbook):
+            pauses.refuse(world, target)
         holder = world.holder_of(remedy.resource_of(runbook, target))
         if holder is not None:
             raise Refused(
@@ -205,10 +264,15 @@ def _execute(turn: Turn, token: str, args: ExecuteArgs, actor: str) -> views.Jso
     return None
 
 
+def _execution_id(turn: Turn, token: str) -> str:
+    return "exe_" + hashlib.sha256(f"{turn.world.ledger_id}:{token}".encode()).hexdigest()[:12]
+
+
 def _refuse_anothers(turn: Turn, runbook: Runbook, target: Target) -> None:
     """Two pid files that name one process: without a `match` nobody can tell whose it is, so none may end it."""
     process = turn.world.known.get(target.target_id)
-    if process is None or target.match or not runbook.starts_service:
+    may_end = runbook.starts_service or any(step.kind == ENDS for step in runbook.steps)
+    if process is None or target.match or not may_end:
         return
     others = [name for name, known in turn.world.known.items() if known == process and name != target.target_id]
     if others:
@@ -283,13 +347,22 @@ def _open_incident(turn: Turn, incident_id: str) -> Incident:
     return incident
 
 
+def _can_be_for(runbook: Runbook, target: Target) -> None:
+    if not runbook.is_for(target.target_id):
+        raise Refused(f"{runbook.id} is not for {target.target_id}", f"its targets: {', '.join(runbook.targets)}")
+
+
 def _can_run(runbook: Runbook, target: Target) -> None:
+    _can_be_for(runbook, target)
     if runbook.starts_service and target.recipe is None:
         raise Refused(
             f"{target.target_id} has no restart recipe, so {runbook.id} cannot run for it",
-            f'add `restart = {{ argv = ["..."] }}` to [{target.family}.{target.target_id}]',
+            f"set restart in [{target.family}.{target.target_id}]",
         )
 
+
+# What changes something, and so leaves a line in the audit, whatever came of it.
+AUDITED = frozenset({"approve", "execute", "dismiss", "ack", "pause", "resume", "undo", "confirm", "record_fix"})
 
 _Run = Callable[[Turn, str, Any, str], views.Json | None]
 TABLE: Mapping[str, tuple[type, _Run]] = {
@@ -300,5 +373,12 @@ TABLE: Mapping[str, tuple[type, _Run]] = {
     "execute": (ExecuteArgs, _execute),
     "dismiss": (DismissArgs, _dismiss),
     "ack": (AckArgs, _ack),
+    "pause": (pauses.PauseArgs, pauses.pause),
+    "resume": (pauses.PauseArgs, pauses.resume),
+    "record_fix": (learning.RecordFixArgs, learning.record_fix),
+    "captured": (learning.CapturedArgs, learning.captured),
+    "requests": (NoArgs, _requests),
+    "confirm": (agents.ConfirmArgs, _confirm),
+    "undo": (undoing.UndoArgs, undoing.order),
     "stats": (NoArgs, _stats),
 }

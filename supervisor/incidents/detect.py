@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervisor.incidents import escalation, halts, remedy, stages, verify, wording
+from supervisor.incidents import escalation, halts, learning, remedy, stages, verify, wording
 from supervisor.incidents.judge import Judge
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
@@ -80,7 +80,7 @@ def on_verdict(turn: Turn, verdict: Verdict, reading: HealthReading | None, *, f
 def _halt_at_once(turn: Turn, verdict: Verdict, reading: HealthReading | None) -> None:
     """R10: what stops the writing of a damaged database is part of the very decision that opens its incident."""
     incident = turn.incident(turn.world.by_key.get((verdict.anomaly, verdict.target_id), ""))
-    runbook = pick(turn.world.runbooks.values(), verdict.anomaly)
+    runbook = pick(turn.world.runbooks.values(), verdict.anomaly, verdict.target_id)
     if incident is not None and runbook is not None and halts.has(runbook, halts.HALT):
         _diagnosing(turn, incident, verdict, reading, fresh=False)
 
@@ -131,7 +131,7 @@ def open_incident(turn: Turn, verdict: Verdict, *, outside: bool = False) -> Non
     # Of our own parts the healer knows: one word is enough, and there is no probe to ask twice.
     comes_and_goes = reopens >= world.policy.reopens_intermittent or verdict.anomaly in INTERMITTENT
     intermittent = comes_and_goes and verdict.family != OWN_FAMILY
-    runbook = pick(world.runbooks.values(), verdict.anomaly)
+    runbook = pick(world.runbooks.values(), verdict.anomaly, verdict.target_id)
     incident = Incident(
         id=turn.new_id("inc"),
         anomaly=verdict.anomaly,
@@ -247,6 +247,7 @@ def _escalated(turn: Turn, incident: Incident, verdict: Verdict, reading: Health
 def _end(turn: Turn, incident: Incident, note: str) -> None:
     if incident.outside:
         _refute(turn, incident)
+    learning.closing(turn, incident)
     acted = incident.acted_by is not ActedBy.NOBODY
     incident = turn.move(incident, Trigger.RECOVERED if acted else Trigger.CLEARED, "probe", note)
     if incident.page_id is not None or not escalation.by_signal(incident):

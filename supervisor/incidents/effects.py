@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 
 from supervisor.incidents.model import Execution, OutboxRow
-from supervisor.incidents.readings import HealthReading
 
 
 class AskProbe(msgspec.Struct, frozen=True):
@@ -33,7 +32,6 @@ class PlanExecution(msgspec.Struct, frozen=True):
     """A dry run: `token` names who asked."""
 
     execution: Execution
-    reading: HealthReading | None
     token: str
 
 

@@ -10,13 +10,29 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.errors import HealError
-from supervisor.incidents import commands, detect, escalation, halts, keeping, outside, own, remedy, verify, views
+from supervisor.incidents import (
+    agents,
+    commands,
+    detect,
+    escalation,
+    halts,
+    keeping,
+    learning,
+    outside,
+    own,
+    pauses,
+    remedy,
+    undoing,
+    verify,
+    views,
+)
 from supervisor.incidents.effects import (
     Answer,
     DeliverRow,
     FetchExecutionState,
     SettleExecution,
 )
+from supervisor.incidents.matching import Meaning
 from supervisor.incidents.model import (
     AnomalyType,
     Channel,
@@ -24,6 +40,7 @@ from supervisor.incidents.model import (
     ExecutionState,
     Instant,
     OutboxState,
+    Runbook,
     State,
     StepResult,
     Target,
@@ -67,6 +84,8 @@ class Reconfigured(msgspec.Struct, frozen=True):
     targets: tuple[Target, ...]
     open_families: frozenset[str]
     policy: Policy
+    runbooks: tuple[Runbook, ...]
+    meanings: tuple[Meaning, ...] = ()
 
 
 class ExecutorIs(msgspec.Struct, frozen=True):
@@ -105,9 +124,17 @@ class ProgramEnded(msgspec.Struct, frozen=True):
 
 
 class ExecutionSeen(msgspec.Struct, frozen=True):
-    """An execution as the ledger has it."""
+    """An execution as the ledger has it; `undone_by`: the one that has taken it back."""
 
     execution: Execution
+    undone_by: str = ""
+
+
+class ExecutionUnknown(msgspec.Struct, frozen=True):
+    """The ledger has no execution of that id, or cannot tell (`trouble`)."""
+
+    execution_id: str
+    trouble: str = ""
 
 
 class ExecutionSettled(msgspec.Struct, frozen=True):
@@ -156,12 +183,13 @@ class TimersDue(msgspec.Struct, frozen=True):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """A person's request (FR-007)."""
+    """A person's request (FR-007), or an agent's (R15). `secret`: drawn by the healer, for a one-time code."""
 
     token: str
     action: str
     args: bytes
     actor: str
+    secret: str = ""
 
 
 Event = (
@@ -176,6 +204,7 @@ Event = (
     | ExecutionNotRun
     | ProgramEnded
     | ExecutionSeen
+    | ExecutionUnknown
     | ExecutionSettled
     | Planned
     | Delivered
@@ -213,8 +242,8 @@ def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and f
             outside.on_hint(turn, target_id, family)
         case Started():
             _started(turn)
-        case Reconfigured(targets, open_families, policy):
-            own.reconfigured(turn, targets, open_families, policy)
+        case Reconfigured(targets, open_families, policy, runbooks, meanings):
+            own.reconfigured(turn, targets, open_families, policy, runbooks, meanings)
         case ExecutorIs(incarnation):
             _executor_is(turn, incarnation)
         case NotifierIsBack():
@@ -227,8 +256,11 @@ def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and f
             verify.on_refused(turn, execution_id, code, message)
         case ProgramEnded(execution_id, step_id, exit_text, output):
             verify.on_program_exited(turn, execution_id, step_id, exit_text, output)
-        case ExecutionSeen(execution):
+        case ExecutionSeen(execution, undone_by):
+            undoing.found(turn, execution, undone_by)
             verify.on_execution_found(turn, execution)
+        case ExecutionUnknown(execution_id, trouble):
+            undoing.unknown(turn, execution_id, trouble)
         case ExecutionSettled(execution_id, ok, running, ended):
             verify.on_settled(turn, execution_id, ended, ok=ok, running=running)
         case Planned():
@@ -245,8 +277,8 @@ def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and f
                 if timer is None or timer.due_steady_s > turn.now.steady_s:
                     return
                 _timer(turn, timer)
-        case Order(token, action, args, actor):
-            commands.handle(turn, token, action, args, actor)
+        case Order(token, action, args, actor, secret):
+            commands.handle(turn, token, action, args, actor, secret)
 
 
 def _started(turn: Turn) -> None:
@@ -313,6 +345,7 @@ def _delivered(turn: Turn, event: Delivered) -> None:
         delivered_wall_s=turn.now.wall_s,
         last_error="",
     )
+    learning.delivered(turn, row.id)
     incident = turn.incident(row.incident_id) if row.incident_id else None
     if row.channel is Channel.SIGNAL:
         turn.metric("heal_signal_sent", f"tier{row.tier:d}", "sent", row.incident_id)
@@ -340,6 +373,12 @@ def _timer(turn: Turn, timer: Timer) -> None:
             escalation.repeat_due(turn, incident)
         case TimerKind.OWN:
             own.timer_due(turn, timer.subject)
+        case TimerKind.PROPOSED:
+            learning.receipt_due(turn, timer.subject)
+        case TimerKind.REQUEST_OVER:
+            agents.over(turn, timer.subject)
+        case TimerKind.PAUSE_OVER:
+            pauses.over(turn, timer.subject)
         case TimerKind.BACKUP:
             keeping.due(turn, timer.subject)
         case TimerKind.BACKUP_OVERDUE:

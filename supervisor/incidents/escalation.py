@@ -42,6 +42,8 @@ def escalate(
 ) -> Incident:
     """To `escalated`, at R1's tier, with its messages. `grouped`: somebody else's page already covers it."""
     tier = tier_of(reason, incident.severity)
+    if grouped and incident.page_id is not None:
+        tier = Tier.PAGE  # that page speaks of it, and is repeated for it
     incident = turn.move(
         incident,
         trigger,
@@ -56,7 +58,10 @@ def escalate(
     if grouped:
         return incident
     if _may_be_one_of_many(incident):
-        turn.set_timer(TimerKind.PAGE_HOLD, incident.id, GATHER_S)
+        waited_s = 0.0
+        if reason is TierReason.AT_ONCE:  # the first of them may have been looked at again for a while
+            waited_s = turn.now.steady_s - min(i.detected_steady_s for i in _together(turn, incident))
+        turn.set_timer(TimerKind.PAGE_HOLD, incident.id, max(0.0, GATHER_S - waited_s))
         return incident
     return tell(turn, incident, "page" if tier is Tier.PAGE else wording.KIND[tier])
 
@@ -65,6 +70,11 @@ def _may_be_one_of_many(incident: Incident) -> bool:
     """Its family's targets are likely to fail together, one after another as they are looked at: that is one page."""
     page = incident.tier is Tier.PAGE and incident.severity is not Severity.CRITICAL
     return page and incident.page_id is None and incident.family in PAUSED_IN_A_STORM
+
+
+def is_one_of_many(incident: Incident) -> bool:
+    """A page for many of its family has covered it."""
+    return incident.page_id is not None and incident.family in PAUSED_IN_A_STORM
 
 
 def fired(turn: Turn, incident_id: str, tier: Tier) -> None:
@@ -100,13 +110,20 @@ def send(turn: Turn, incident: Incident, channel: Channel, kind: str) -> OutboxR
     return _row(turn, (incident.id,), channel, incident.tier, kind, subject, body)
 
 
+def notice(
+    turn: Turn, channel: Channel, tier: Tier, kind: str, subject: str, body: str, covers: tuple[str, ...] = ()
+) -> OutboxRow:
+    """A message in words of its own, about no incident or about those that it `covers`."""
+    return _row(turn, covers, channel, tier, kind, subject, body)
+
+
 def _row(
     turn: Turn, covers: tuple[str, ...], channel: Channel, tier: Tier, kind: str, subject: str, body: str
 ) -> OutboxRow:
     """One durable outbox row, delivered after the decision is."""
     row = OutboxRow(
         id=turn.new_id("out"),
-        incident_id=covers[0],
+        incident_id=covers[0] if covers else None,
         covers=covers,
         channel=channel,
         tier=tier,
@@ -163,10 +180,21 @@ def page_hold_due(turn: Turn, incident: Incident, why: str = "paged: no outcome 
         tell(turn, turn.note(incident, "engine", why), "page")
 
 
+def _together(turn: Turn, incident: Incident) -> list[Incident]:
+    """Those of its family that began to fail about when it did, whatever has been done about them since; not those of
+    which a page has spoken."""
+    since = incident.detected_steady_s - GATHER_S
+    family = [i for i in turn.world.incidents.values() if i.family == incident.family and not i.outside]
+    return [i for i in family if i.page_id is None and i.detected_steady_s >= since]
+
+
 def _gathered(turn: Turn, incident: Incident) -> None:
     """Few are told each by itself, many by one page."""
-    family = [i for i in turn.world.incidents.values() if i.family == incident.family]
-    waiting = [i for i in family if _may_be_one_of_many(i) and i.state is State.ESCALATED]
+    if incident.tier_reason is TierReason.AT_ONCE:
+        waiting = _together(turn, incident)
+    else:
+        family = [i for i in turn.world.incidents.values() if i.family == incident.family]
+        waiting = [i for i in family if _may_be_one_of_many(i) and i.state is State.ESCALATED]
     if len(waiting) >= turn.world.policy.canary_from:
         grouped_page(turn, waiting, "the likely cause is the network, or healctl itself")
     else:

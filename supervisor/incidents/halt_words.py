@@ -15,7 +15,7 @@ def tried(execution: Execution) -> str:
         return ""
     if not execution.results:
         return (
-            "healctl writes it no more and keeps its records in its own ledger; it is not yet known whether other "
+            "healctl writes it no more, its records go on in its own ledger; it is not yet known whether other "
             "programs are kept from writing it"
         )
     return "; ".join(result.output if result.success else f"failed: {result.output}" for result in execution.results)

@@ -12,7 +12,7 @@ from enum import IntEnum, StrEnum
 
 import msgspec
 
-from supervisor.incidents.readings import ProcessRef
+from supervisor.incidents.readings import HealthReading, ProcessRef
 
 
 class Instant(msgspec.Struct, frozen=True):
@@ -144,6 +144,9 @@ class Target(msgspec.Struct, frozen=True):
 
     `pid_file` and `match` are the target's own, by which the executor finds what is alive (`supervisor.identify`).
     `path` is a database's file; `written`: healctl itself writes it, so that it is halted and backed up (R10).
+    `timeouts_s`: by the kind of step, what its own table says instead of the runbook.
+    `service` is the process target that stands behind it, where that is another one: recipe, pid_file and match are
+    then that service's, and so is the lock (DESIGN §2.7: two incidents about one service never act on it at once).
     """
 
     target_id: str
@@ -154,6 +157,13 @@ class Target(msgspec.Struct, frozen=True):
     match: str = ""
     path: str = ""
     written: bool = False
+    service: str = ""
+    timeouts_s: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def service_id(self) -> str:
+        """The service that a repair of this target touches."""
+        return self.service or self.target_id
 
     @property
     def sought(self) -> tuple[str, str]:
@@ -170,18 +180,30 @@ class StageEntry(msgspec.Struct, frozen=True):
     entered_wall_s: float
 
 
-class StepSpec(msgspec.Struct, frozen=True):
-    """One step of a runbook: a registered kind with its parameters. `timeout_s` overrides the default of 30 s."""
+MANUAL = "manual"  # the kind of step that only a person can do
+SHIPPED = "healctl"  # the author of the runbooks that come with it
+
+ParamValue = str | int | float | bool | tuple[str, ...]
+
+
+class StepSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One step of a runbook: a registered kind with its parameters. `timeout_s` overrides the default of 30 s.
+
+    `params` are (name, value) pairs, checked against the kind's own `Params` when the runbook is registered.
+    """
 
     step_id: str
     kind: str
     effect: Effect
     idempotent: bool = False
     timeout_s: float = 30.0
+    params: tuple[tuple[str, ParamValue], ...] = ()
 
 
-class Runbook(msgspec.Struct, frozen=True):
-    """FR-003. `resource` is what it locks, `{target}` standing for the target's id (DESIGN §2.7)."""
+class Runbook(msgspec.Struct, frozen=True, omit_defaults=True):
+    """FR-003. `resource` is what it locks (DESIGN §2.7): `{target}` stands for the target's id, `{service}` for that of
+    the service behind it. `author`: "healctl" for a shipped one, else who wrote it. `targets`: the only ones that it is
+    for; none: all. `before`: the runbook in front of which it is tried; none: behind all that are shipped."""
 
     id: str
     label: str
@@ -192,10 +214,31 @@ class Runbook(msgspec.Struct, frozen=True):
     starts_service: bool = False  # R3 (c) applies: it starts a known service that is not running
     summary: bool = False
     verifies: bool = True
+    author: str = SHIPPED
+    targets: tuple[str, ...] = ()
+    before: str = ""
+
+    def only_protects(self) -> bool:
+        """R3 (a): its steps read, or are safeguards that can be taken back; what an operator's own does, only its text
+        tells."""
+        return self.author == SHIPPED and all(step.effect in (Effect.OBSERVE, Effect.PROTECT) for step in self.steps)
 
     def version(self) -> str:
-        """The hash that approvals and executions record: the same text, the same version."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:12]
+        """The hash that approvals and executions record: of what it does, not of who wrote it."""
+        text = msgspec.json.encode(msgspec.structs.replace(self, author=SHIPPED), order="deterministic")
+        return hashlib.sha256(text).hexdigest()[:12]
+
+    def suits(self, anomaly: AnomalyType, target_id: str) -> bool:
+        """Is it a runbook for this anomaly of this target? One with steps that only a person can do is for no one."""
+        return anomaly in self.applies_to and self.is_for(target_id) and not self.by_hand
+
+    @property
+    def by_hand(self) -> bool:
+        """Not all of it can be run: it is a note for people."""
+        return any(step.kind == MANUAL for step in self.steps)
+
+    def is_for(self, target_id: str) -> bool:
+        return not self.targets or target_id in self.targets
 
 
 class RunbookState(msgspec.Struct, frozen=True):
@@ -213,6 +256,7 @@ class RunbookState(msgspec.Struct, frozen=True):
     last_executed_wall_s: float | None = None
     last_succeeded_wall_s: float | None = None
     demoted: bool = False  # for this target, whatever holds for all (R4)
+    taken_back: bool = False  # a person has undone its last run here: not even the whitelist lets it run again
 
 
 # --- incidents -----------------------------------------------------------------------------------------------------
@@ -237,8 +281,10 @@ class TierReason(StrEnum):
     INTERRUPTED = "interrupted"
     BREAKER_OPEN = "breaker_open"
     CANARY_FAILED = "canary_failed"
+    AT_ONCE = "at_once"  # many of its family fail together: the likely cause is the network, or us
     TELLS_ONLY = "tells_only"
     CANNOT_EXECUTE = "cannot_execute"
+    PAUSED = "paused"  # a person has told healctl to leave it alone (R15)
 
 
 class Incident(msgspec.Struct, frozen=True):
@@ -272,6 +318,7 @@ class Incident(msgspec.Struct, frozen=True):
     clear_basis_steady_s: float | None = None  # when its check began
     waiting_for: str = ""  # why nothing is running although something may (a lock, a canary, a hold), in words
     held_as_canary: bool = False  # it waits until the first repairs of its family have verified
+    held_by_pause: bool = False  # it would have been repaired, but for a person's pause
     page_id: str | None = None  # the outbox row of its Signal page, which may cover others too
     acknowledged_wall_s: float | None = None
     repeats: int = 0
@@ -336,6 +383,8 @@ class StepResult(msgspec.Struct, frozen=True):
     duration_ms: float
     artifacts: tuple[str, ...] = ()
     process: ProcessRef | None = None  # what the step started
+    undo: str = ""  # what the step's undo needs, as JSON of its own (R15); empty: there is nothing to undo
+    cleared: bool = False  # a fresh reading that the step asked for says that the anomaly is over
 
 
 class Execution(msgspec.Struct, frozen=True):
@@ -369,6 +418,23 @@ class Execution(msgspec.Struct, frozen=True):
     deaths: int = 0  # how often the executor died with it in work
     known: ProcessRef | None = None  # the process that was last seen to be the service: nothing starts while it lives
     exit_text: str = ""  # what it left running has ended with a failure: how, and its last words
+    reading: HealthReading | None = None  # what was known of the target when it was decided: the grounds, as evidence
+    undoes: str = ""  # the execution whose steps this one takes back, the last first (R15)
+    taken_back: tuple[StepResult, ...] = ()  # what those steps had reported, one for each step of this runbook
+
+    @property
+    def steps(self) -> tuple[StepSpec, ...]:
+        """The runbook's steps with the timeouts that hold for this target: one number for executor and engine."""
+        own = dict(self.target.timeouts_s)
+        return tuple(
+            msgspec.structs.replace(step, timeout_s=own[step.kind]) if step.kind in own else step
+            for step in self.runbook.steps
+        )
+
+    @property
+    def to_be_proved(self) -> bool:
+        """Has the probe the last word? It has, too, where a runbook that only tells has met a target that is well."""
+        return self.runbook.verifies or any(result.cleared for result in self.results)
 
 
 def is_over(execution: Execution) -> bool:
@@ -377,7 +443,7 @@ def is_over(execution: Execution) -> bool:
         case ExecutionState.INTENDED | ExecutionState.CLAIMED | ExecutionState.INTERRUPTED:
             return False
         case ExecutionState.SUCCEEDED:
-            return execution.verified is not None or not execution.runbook.verifies
+            return execution.verified is not None or not execution.to_be_proved
         case _:
             return True
 
@@ -438,6 +504,9 @@ class TimerKind(StrEnum):
     RECHECK = "recheck"  # probe an open incident again (R7), or one that waits
     BACKUP = "backup"  # the next good copy of a database that we write
     BACKUP_OVERDUE = "backup_overdue"  # by then one must have been made
+    PROPOSED = "proposed"  # whoever recorded a fix waits to hear that its message has arrived
+    REQUEST_OVER = "request_over"  # an agent's request has waited for a person too long
+    PAUSE_OVER = "pause_over"  # a person's pause has run its time
 
 
 class Timer(msgspec.Struct, frozen=True):

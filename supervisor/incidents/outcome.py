@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.incidents import breaker as breakers
-from supervisor.incidents import escalation, halts, keeping, remedy, storm
+from supervisor.incidents import escalation, halts, keeping, remedy, storm, undoing
 from supervisor.incidents.effects import (
     Answer,
 )
@@ -38,16 +38,19 @@ def incident_of(turn: Turn, execution: Execution) -> Incident | None:
 def verified(turn: Turn, execution: Execution, incident: Incident | None) -> None:
     execution = turn.put_execution(execution, verified=True)
     turn.drop_timer(TimerKind.VERIFY, execution.id)
-    _count(turn, execution, success=True)
+    cures = execution.runbook.verifies
+    if cures:  # else it has told or looked only: neither a success nor a failure of it (R6)
+        _count(turn, execution, success=True)
+        turn.metric("heal_remediation_success", execution.runbook.id, "pass", execution.incident_id)
     storm.verified(turn.world, execution)
     halts.verified(turn, execution)
     trial = breakers.of_trial(turn.world, execution.id)
     if trial is not None:
         turn.drop_breaker(trial.runbook_id, trial.resource)
-    turn.metric("heal_remediation_success", execution.runbook.id, "pass", execution.incident_id)
     if incident is not None:
-        incident = turn.move(incident, Trigger.VERIFIED, "probe", "verified: the probe reads clear")
-        summary = execution.runbook.summary
+        note = "verified: the probe reads clear" if cures else "it has come back by itself: the probe reads clear"
+        incident = turn.move(incident, Trigger.VERIFIED, "probe", note)
+        summary = execution.runbook.summary and cures
         reason = TierReason.SUMMARY_ASKED if summary else TierReason.VERIFIED_SILENTLY
         escalation.resolved(turn, incident, reason)
     answer(turn, execution)
@@ -56,14 +59,29 @@ def verified(turn: Turn, execution: Execution, incident: Incident | None) -> Non
 
 def failed(turn: Turn, execution: Execution, evidence: str) -> None:
     failed = turn.put_execution(execution, verified=False)
+    if not execution.runbook.verifies:
+        turn.drop_timer(TimerKind.VERIFY, execution.id)
+        told(turn, failed, f"it read clear for a moment only: {evidence}")
+        return
     turn.metric("heal_remediation_failed", execution.runbook.id, "fail", execution.incident_id)
     give_up(turn, failed, TierReason.VERIFICATION_FAILED, f"not well in time: {evidence}")
+
+
+def told(turn: Turn, execution: Execution, note: str) -> None:
+    """A runbook that only tells or protects has run (R6): a person hears of it, unless a page for many has said it."""
+    incident = incident_of(turn, execution)
+    if incident is not None:
+        grouped = escalation.is_one_of_many(incident)
+        escalation.escalate(turn, incident, TierReason.TELLS_ONLY, note, trigger=Trigger.TOLD, grouped=grouped)
+    answer(turn, execution)
+    remedy.release(turn, execution.target.family)
 
 
 def give_up(turn: Turn, execution: Execution, reason: TierReason, note: str) -> None:
     """remediation_failed, then a person (FR-004). The breaker, the canaries and the runbook's record hear of it."""
     turn.drop_timer(TimerKind.VERIFY, execution.id)
-    _count(turn, execution, success=False)
+    if not execution.undoes:
+        _count(turn, execution, success=False)
     by_itself = execution.authority is not Authority.PERSON
     breaker = remedy.after_failure(turn, execution) if by_itself else None
     incident = incident_of(turn, execution)
@@ -102,5 +120,7 @@ def _count(turn: Turn, execution: Execution, *, success: bool) -> None:
 def answer(turn: Turn, execution: Execution) -> None:
     """Whoever waits for this execution gets its outcome (SITE.md's `execute`); so does the schedule of copies."""
     keeping.ended(turn, execution)
+    if execution.undoes:
+        undoing.ended(turn, execution)
     for token in turn.world.waiters.pop(execution.id, ()):
         turn.effects.append(Answer(token, body=execution_answer(execution)))

@@ -8,12 +8,14 @@ from __future__ import annotations
 from supervisor.incidents import detect, halts, keeping, remedy
 from supervisor.incidents.effects import DeliverRow
 from supervisor.incidents.lifecycle import Trigger
+from supervisor.incidents.matching import Meaning
 from supervisor.incidents.model import (
     AnomalyType,
     Channel,
     ExecutionState,
     OutboxRow,
     OutboxState,
+    Runbook,
     Severity,
     Status,
     Target,
@@ -37,9 +39,18 @@ ITEM_OF_TARGET = ("reading", "outside")  # items that are one target's
 OPEN_INCIDENTS, TRAIL = "open incidents", "audit trail"
 
 
-def reconfigured(turn: Turn, targets: tuple[Target, ...], open_families: frozenset[str], policy: Policy) -> None:
+def reconfigured(
+    turn: Turn,
+    targets: tuple[Target, ...],
+    open_families: frozenset[str],
+    policy: Policy,
+    runbooks: tuple[Runbook, ...],
+    meanings: tuple[Meaning, ...],
+) -> None:
     """DESIGN §7: what is no longer watched is forgotten, what has changed is known anew, the rest goes on."""
     world = turn.world
+    world.runbooks = {runbook.id: runbook for runbook in runbooks} | world.drafts
+    world.meanings = meanings
     before, world.targets = world.targets, {target.target_id: target for target in targets}
     world.open_families, world.policy = open_families, policy
     for target_id in [*world.known]:

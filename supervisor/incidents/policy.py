@@ -9,7 +9,6 @@ import msgspec
 from supervisor.incidents.model import (
     AnomalyType,
     Authority,
-    Effect,
     Mode,
     Runbook,
     RunbookState,
@@ -40,6 +39,7 @@ class Policy(msgspec.Struct, frozen=True):
     breaker_total: int = 20
     breaker_window_s: float = 3600.0
     page_healed_critical: bool = True
+    agents_trusted: bool = False  # R15: an agent's orders are a person's
     pages: bool = False  # somebody is configured to be paged
     intent_expires_s: float = 60.0  # DESIGN §2.3
     executions_max: int = 8  # DESIGN §2.7
@@ -71,14 +71,14 @@ class Permission(msgspec.Struct, frozen=True):
     why: str
 
 
-def pick(runbooks: Iterable[Runbook], anomaly: AnomalyType) -> Runbook | None:
-    """The runbook registered for this anomaly type (FR-003), the first in the registry's order."""
-    return next((runbook for runbook in runbooks if anomaly in runbook.applies_to), None)
+def pick(runbooks: Iterable[Runbook], anomaly: AnomalyType, target_id: str) -> Runbook | None:
+    """The runbook registered for this anomaly of this target (FR-003), the first in the registry's order."""
+    return next((runbook for runbook in runbooks if runbook.suits(anomaly, target_id)), None)
 
 
-def cure(runbooks: Iterable[Runbook], anomaly: AnomalyType) -> Runbook | None:
+def cure(runbooks: Iterable[Runbook], anomaly: AnomalyType, target_id: str) -> Runbook | None:
     """What may follow, on a person's word, where the anomaly's own runbook only tells or protects (R10)."""
-    every = [runbook for runbook in runbooks if anomaly in runbook.applies_to]
+    every = [runbook for runbook in runbooks if runbook.suits(anomaly, target_id)]
     if not every or every[0].verifies:
         return None
     return next((runbook for runbook in every if runbook.verifies), None)
@@ -100,9 +100,12 @@ def state_for(states: Mapping[tuple[str, str], RunbookState], runbook: Runbook, 
 def permission(
     runbook: Runbook, verdict: Verdict, target: Target | None, state: RunbookState | None, policy: Policy
 ) -> Permission:
-    """R3: may this runbook run by itself for this target, now?"""
-    if all(step.effect in (Effect.OBSERVE, Effect.PROTECT) for step in runbook.steps):
+    """R3: may this runbook run by itself for this target, now? (a) is for shipped ones: what an operator's own does is
+    known from its text alone, and a new one starts in dry_run (FR-003)."""
+    if runbook.only_protects():
         return Permission(Authority.HARMLESS, "it only observes or protects")
+    if state is not None and state.taken_back:
+        return Permission(None, "a person has undone its last run for this target")
     if runbook.id in policy.auto_execute:
         return Permission(Authority.WHITELIST, "it is on the whitelist")
     if runbook.starts_service and target is not None and target.auto_restart and target.recipe is not None:
@@ -129,7 +132,7 @@ def tier_of(reason: TierReason, severity: Severity) -> Tier:
             return Tier.SILENT
         case TierReason.SUMMARY_ASKED | TierReason.TELLS_ONLY:
             return Tier.INFORM
-        case TierReason.NEEDS_APPROVAL:
+        case TierReason.NEEDS_APPROVAL | TierReason.PAUSED:
             return Tier.ASK
         case _:
             return Tier.PAGE

@@ -19,6 +19,7 @@ from supervisor.incidents.model import (
     TimerKind,
     TrailEntry,
 )
+from supervisor.incidents.orders import AgentRequest, AuditEntry, OperatorPause
 from supervisor.incidents.readings import ProcessRef
 
 
@@ -28,6 +29,16 @@ class PutIncident(msgspec.Struct, frozen=True, tag="incident"):
 
 class AddTrail(msgspec.Struct, frozen=True, tag="trail"):
     entry: TrailEntry
+
+
+class AddLateTrail(msgspec.Struct, frozen=True, tag="late_trail"):
+    """A line for an incident that is closed, which the engine does not remember: the ledger gives it its number."""
+
+    incident_id: str
+    at_wall_s: float
+    actor: str
+    note: str
+    execution_id: str
 
 
 class PutExecution(msgspec.Struct, frozen=True, tag="execution"):
@@ -79,6 +90,26 @@ class PutPause(msgspec.Struct, frozen=True, tag="pause"):
 
 class DropPause(msgspec.Struct, frozen=True, tag="drop_pause"):
     family: str
+
+
+class PutOperatorPause(msgspec.Struct, frozen=True, tag="operator_pause"):
+    pause: OperatorPause
+
+
+class DropOperatorPause(msgspec.Struct, frozen=True, tag="drop_operator_pause"):
+    key: str
+
+
+class PutRequest(msgspec.Struct, frozen=True, tag="request"):
+    request: AgentRequest
+
+
+class DropRequest(msgspec.Struct, frozen=True, tag="drop_request"):
+    request_id: str
+
+
+class AddAudit(msgspec.Struct, frozen=True, tag="audit"):
+    entry: AuditEntry
 
 
 class PutStage(msgspec.Struct, frozen=True, tag="stage"):
@@ -134,6 +165,12 @@ Record = (
     | DropKnown
     | PutHalt
     | DropHalt
+    | PutOperatorPause
+    | DropOperatorPause
+    | PutRequest
+    | DropRequest
+    | AddAudit
+    | AddLateTrail
 )
 
 
@@ -158,6 +195,9 @@ class Snapshot(msgspec.Struct, frozen=True):
     stages: tuple[StageEntry, ...] = ()
     known: tuple[PutKnown, ...] = ()
     halts: tuple[Halt, ...] = ()
+    operator_pauses: tuple[OperatorPause, ...] = ()
+    requests: tuple[AgentRequest, ...] = ()
+    drafts: tuple[Runbook, ...] = ()
     last_remediation_wall_s: float | None = None
     last_escalation_wall_s: float | None = None
     last_signal_wall_s: float | None = None

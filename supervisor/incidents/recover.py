@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from supervisor.incidents import breaker, remedy
+from supervisor.incidents import breaker, pauses, remedy
 from supervisor.incidents.model import (
     ExecutionState,
     Mode,
@@ -15,7 +15,7 @@ from supervisor.incidents.model import (
     TrailEntry,
     is_over,
 )
-from supervisor.incidents.policy import Policy, state_for
+from supervisor.incidents.policy import Policy, pick, state_for
 from supervisor.incidents.records import Snapshot
 from supervisor.incidents.world import (
     World,
@@ -72,6 +72,10 @@ def rebuild(
         world.arm(timer)
     world.breakers = {(b.runbook_id, b.resource): b for b in snapshot.breakers}
     world.pauses = {pause.family: pause for pause in snapshot.pauses}
+    world.drafts = {draft.id: draft for draft in snapshot.drafts if draft.id not in world.runbooks}
+    world.runbooks |= world.drafts
+    world.requests = {request.id: request for request in snapshot.requests}
+    world.operator_pauses = {pause.key: pause for pause in snapshot.operator_pauses}
     _approved_meanwhile(world)
     return world
 
@@ -81,12 +85,16 @@ def _approved_meanwhile(world: World) -> None:
     for incident in world.incidents.values():
         if incident.state is not State.ESCALATED:
             continue
-        runbook = world.runbooks.get(incident.runbook_id or "")
+        if pauses.held(world, incident):
+            world.rerun.add(incident.id)
+        runbook = world.runbooks.get(incident.runbook_id or "") or pick(
+            world.runbooks.values(), incident.anomaly, incident.target_id
+        )
         if runbook is None:
             continue
         if remedy.approved_cure(world, incident) is not None:
             world.rerun.add(incident.id)
-        if incident.tier_reason is TierReason.NEEDS_APPROVAL:
+        if incident.tier_reason in remedy.WAIT_FOR_APPROVAL:
             state = state_for(world.runbook_states, runbook, incident.target_id)
             if state is not None and state.mode is Mode.AUTO_EXECUTE and state.version == runbook.version():
                 world.rerun.add(incident.id)

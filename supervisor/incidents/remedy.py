@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.incidents import breaker as breakers
-from supervisor.incidents import halts, storm
+from supervisor.incidents import halts, pauses, storm
 from supervisor.incidents.effects import (
     DispatchExecution,
 )
@@ -26,6 +26,7 @@ from supervisor.incidents.model import (
     Mode,
     Runbook,
     State,
+    StepResult,
     Target,
     TierReason,
     TimerKind,
@@ -38,13 +39,15 @@ from supervisor.incidents.world import (
     World,
 )
 
+# Nothing stands in the way of such an incident but that nobody has approved a runbook for it.
+WAIT_FOR_APPROVAL = frozenset({TierReason.NEEDS_APPROVAL, TierReason.NO_RUNBOOK})
 EXPIRE_MARGIN_S = 2.0  # after an intent's expiry: a claim that was granted in time is known by then
 
 
 def consider(turn: Turn, incident: Incident, verdict: Verdict, reading: HealthReading | None) -> None:
     """It is still firing: may something run, and may it run now? (R1, R3)"""
     world = turn.world
-    runbook = approved_cure(world, incident) or pick(world.runbooks.values(), incident.anomaly)
+    runbook = approved_cure(world, incident) or pick(world.runbooks.values(), incident.anomaly, incident.target_id)
     if runbook is None:
         _stop(turn, incident, TierReason.NO_RUNBOOK, "no runbook for this anomaly")
         return
@@ -59,8 +62,13 @@ def consider(turn: Turn, incident: Incident, verdict: Verdict, reading: HealthRe
         note = f"{runbook.id} may not run by itself: {allowed.why}"
         _stop(turn, incident, TierReason.NEEDS_APPROVAL, note)
         return
+    if changes(runbook) and _paused(turn, incident, target):
+        return
     halts.order(turn, runbook, target, incident)
-    if changes(runbook) and storm.holds(turn, incident):
+    if changes(runbook):
+        if storm.holds(turn, incident):
+            return
+    elif storm.many(turn, incident):
         return
     resource = resource_of(runbook, target)
     holder = world.holder_of(resource)
@@ -87,8 +95,11 @@ def begin(
     note: str,
     execution_id: str = "",
     actor: str = "engine",
+    *,
+    undoes: Execution | None = None,
+    back: tuple[StepResult, ...] = (),
 ) -> Execution:
-    """Writes the intent; it is dispatched once it is durable."""
+    """Writes the intent; it is dispatched once it is durable. `undoes`, `back`: see `undoing`."""
     world, now = turn.world, turn.now
     execution = Execution(
         id=execution_id or turn.new_id("exe"),
@@ -104,11 +115,18 @@ def begin(
         boot_id=world.boot_id,
         expires_mono_s=now.mono_s + world.policy.intent_expires_s,
         grounds_mono_s=grounds_mono_s,
-        known=world.known.get(target.target_id),
+        known=world.known.get(target.service_id),
+        reading=world.readings.get(target.target_id),
     )
+    if undoes is not None:
+        execution = msgspec.structs.replace(
+            execution, undoes=undoes.id, taken_back=back, incident_id=undoes.incident_id
+        )
     if incident is not None:
         world.rerun.discard(incident.id)
         acted = ActedBy.PERSON if authority is Authority.PERSON else ActedBy.RUNBOOK
+        if acted is ActedBy.RUNBOOK and all(step.effect is Effect.OBSERVE for step in runbook.steps):
+            acted = incident.acted_by  # to look is not to act
         turn.drop_timer(TimerKind.RECHECK, incident.id)
         turn.move(
             incident,
@@ -119,6 +137,7 @@ def begin(
             execution_id=execution.id,
             waiting_for="",
             held_as_canary=False,
+            held_by_pause=False,
             acted_by=acted,
             clear_readings=0,
             clear_counted_steady_s=None,
@@ -131,7 +150,7 @@ def begin(
     if trying is not None and authority is not Authority.PERSON:
         turn.put_breaker(msgspec.structs.replace(trying, trial=execution.id))
     turn.set_timer(TimerKind.EXPIRE, execution.id, world.policy.intent_expires_s + EXPIRE_MARGIN_S)
-    if incident is not None or authority is Authority.PERSON:  # a copy on schedule repairs nothing
+    if undoes is None and (incident is not None or authority is Authority.PERSON):  # a copy on schedule repairs nothing
         turn.metric("heal_remediation_started", runbook.id, "started", execution.incident_id)
         world.last_remediation_wall_s = now.wall_s
     turn.effects.append(DispatchExecution(execution))
@@ -139,7 +158,7 @@ def begin(
 
 
 def resource_of(runbook: Runbook, target: Target) -> str:
-    return runbook.resource.replace("{target}", target.target_id)
+    return runbook.resource.replace("{target}", target.target_id).replace("{service}", target.service_id)
 
 
 def changes(runbook: Runbook) -> bool:
@@ -152,7 +171,7 @@ def approved_cure(world: World, incident: Incident) -> Runbook | None:
 
     An approval counts for the incident that stood open when it was given: the next one is told of first.
     """
-    found = cure(world.runbooks.values(), incident.anomaly)
+    found = cure(world.runbooks.values(), incident.anomaly, incident.target_id)
     if found is None or incident.state is not State.ESCALATED:
         return None
     decided = state_for(world.runbook_states, found, incident.target_id)
@@ -163,8 +182,21 @@ def approved_cure(world: World, incident: Incident) -> Runbook | None:
 
 def would_change(turn: Turn, incident: Incident) -> bool:
     """Is there a runbook for it that alters the system? Only such a one must wait for a fresh check."""
-    runbook = pick(turn.world.runbooks.values(), incident.anomaly)
+    runbook = pick(turn.world.runbooks.values(), incident.anomaly, incident.target_id)
     return runbook is not None and changes(runbook)
+
+
+def _paused(turn: Turn, incident: Incident, target: Target) -> bool:
+    """A person has told us to leave it alone: it is told of, and looked at again when that is over."""
+    found = pauses.standing(turn.world, target)
+    if found is None:
+        if incident.held_by_pause:
+            turn.update(incident, held_by_pause=False)
+        return False
+    note = pauses.words(found)
+    incident = turn.update(incident, held_by_pause=True, waiting_for=note)
+    _stop(turn, incident, TierReason.PAUSED, f"nothing was run: {note}; `{pauses.lift_command(found)}` ends it")
+    return True
 
 
 def _stop(turn: Turn, incident: Incident, reason: TierReason, note: str) -> None:
@@ -243,6 +275,8 @@ def half_open_due(turn: Turn, subject: str) -> None:
     """The breaker lets one try through: every incident that it stopped is probed afresh first."""
     runbook_id, _, resource = subject.partition(" ")
     breaker, runbook = turn.world.breakers.get((runbook_id, resource)), turn.world.runbooks.get(runbook_id)
+    if runbook is None:  # its file was removed meanwhile
+        turn.drop_breaker(runbook_id, resource)
     if breaker is None or runbook is None:
         return
     turn.put_breaker(msgspec.structs.replace(breaker, half_open=True))

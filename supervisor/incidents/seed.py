@@ -61,6 +61,8 @@ def _world(world: World) -> Iterable[r.Record]:
     yield from (r.SetTimer(timer) for timer in world.timers.values())
     yield from (r.PutBreaker(breaker) for breaker in world.breakers.values())
     yield from (r.PutPause(pause) for pause in world.pauses.values())
+    yield from (r.PutOperatorPause(pause) for pause in world.operator_pauses.values())
+    yield from (r.PutRequest(request) for request in world.requests.values())
     yield from (r.PutStage(stage) for stage in world.stages.values())
     yield from (r.PutKnown(target_id, process) for target_id, process in world.known.items())
     yield from (r.PutHalt(halt) for halt in world.halts.values())
@@ -81,5 +83,7 @@ def _key(record: r.Record) -> tuple[str, ...]:
             return ("outbox", it.id)
         case r.AddMetric(it):
             return ("metric", it.id)
+        case r.AddAudit(it):
+            return ("audit", it.id)
         case _:
             return ()

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from supervisor.incidents.model import (
+    SHIPPED,
     Execution,
     ExecutionState,
     Incident,
@@ -17,6 +18,7 @@ from supervisor.incidents.model import (
     RunbookState,
     TrailEntry,
 )
+from supervisor.incidents.orders import OperatorPause
 from supervisor.incidents.policy import EVERY_TARGET
 from supervisor.incidents.world import (
     World,
@@ -81,6 +83,7 @@ def status(world: World) -> Json:
     auto = sum(1 for runbook in runbooks if runbook["mode"] == Mode.AUTO_EXECUTE.value)
     return {
         "halted": halts(world),
+        "paused": pauses(world),
         "open_incidents": [incident_json(i, world.trails.get(i.id, ())) for i in oldest_first],
         "runbook_summary": {"total": len(runbooks), "auto_execute": auto, "dry_run": len(runbooks) - auto},
     }
@@ -108,6 +111,8 @@ def _runbook_json(world: World, runbook: Runbook) -> Json:
         "last_succeeded_at": stamp(_latest(s.last_succeeded_wall_s for s in mine)),
         "approved_at": stamp(everywhere.approved_at_wall_s if everywhere else None),
         "version": runbook.version(),
+        "author": runbook.author,
+        "origin": "shipped" if runbook.author == SHIPPED else "own",
         "steps": [{"step_id": step.step_id, "effect": step.effect.value} for step in runbook.steps],
         "successes": successes,
         "failures": failures,
@@ -150,7 +155,7 @@ def execution_answer(execution: Execution) -> Json:
     passed = execution.verified if execution.runbook.verifies else None
     return {
         "success": done and passed is not False,
-        "mode": "execute",
+        "mode": "undo" if execution.undoes else "execute",
         "execution_id": execution.id,
         "runbook_id": execution.runbook.id,
         "target_id": execution.target.target_id,
@@ -215,7 +220,24 @@ def halts(world: World) -> list[Json]:
 
 
 def pauses(world: World) -> list[Json]:
-    return [{"family": p.family, "since": stamp(p.since_wall_s), "reason": p.reason} for p in world.pauses.values()]
+    """The engine's own, after canaries that failed, then what people have told it to leave alone."""
+    own: list[Json] = [
+        {"scope": "family", "name": p.family, "since": stamp(p.since_wall_s), "by": "engine", "until": None,
+         "reason": p.reason}
+        for p in world.pauses.values()
+    ]  # fmt: skip
+    return own + [operator_pause(p) for p in world.operator_pauses.values()]
+
+
+def operator_pause(pause: OperatorPause) -> Json:
+    return {
+        "scope": pause.scope.value,
+        "name": pause.name,
+        "since": stamp(pause.since_wall_s),
+        "by": pause.by,
+        "until": stamp(pause.until_wall_s),
+        "reason": pause.reason,
+    }
 
 
 def outbox(world: World, now_wall_s: float) -> Json:

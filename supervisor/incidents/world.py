@@ -6,7 +6,6 @@ leave only after the records are durable (DESIGN §2.1); `ask_probe` alone may g
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections import deque
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import msgspec
 from supervisor.incidents.classify import Classifier
 from supervisor.incidents.effects import AskProbe, Effect
 from supervisor.incidents.lifecycle import Trigger, advance
+from supervisor.incidents.matching import Meaning
 from supervisor.incidents.model import (
     AnomalyType,
     Breaker,
@@ -25,7 +25,6 @@ from supervisor.incidents.model import (
     Halt,
     Incident,
     Instant,
-    Metric,
     OutboxRow,
     OutboxState,
     Runbook,
@@ -38,28 +37,17 @@ from supervisor.incidents.model import (
     TrailEntry,
     is_over,
 )
+from supervisor.incidents.orders import AgentRequest, OperatorPause
 from supervisor.incidents.policy import Policy
+from supervisor.incidents.putting import Putting
 from supervisor.incidents.readings import HealthReading, ProcessRef
 from supervisor.incidents.records import (
-    AddMetric,
     AddTrail,
-    DropBreaker,
-    DropHalt,
-    DropKnown,
-    DropPause,
-    DropStage,
-    DropTimer,
-    PutBreaker,
     PutExecution,
-    PutHalt,
     PutIncident,
-    PutKnown,
     PutOutbox,
-    PutPause,
     PutRunbookState,
-    PutStage,
     Record,
-    SetTimer,
 )
 
 TRAIL_MAX = 500  # entries of one incident; beyond it only its transitions are still written
@@ -109,6 +97,12 @@ class World:
     alarms: list[tuple[float, TimerKind, str]] = field(default_factory=list)  # heap; a stale one is skipped
     breakers: dict[tuple[str, str], Breaker] = field(default_factory=dict)
     pauses: dict[str, FamilyPause] = field(default_factory=dict)
+    operator_pauses: dict[str, OperatorPause] = field(default_factory=dict)  # by key
+    requests: dict[str, AgentRequest] = field(default_factory=dict)  # of agents, for a person to confirm
+    wrong_codes: list[float] = field(default_factory=list)  # steady_s
+    drafts: dict[str, Runbook] = field(default_factory=dict)  # of runbooks, from what people did (FR-006)
+    meanings: tuple[Meaning, ...] = ()  # what people's commands mean
+    proposed: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)  # outbox row -> (token, answer)
     storms: dict[str, Storm] = field(default_factory=dict)
     readings: dict[str, HealthReading] = field(default_factory=dict)  # newest per target
     known: dict[str, ProcessRef] = field(default_factory=dict)  # target -> the process last seen to be it
@@ -118,6 +112,7 @@ class World:
     hinted: dict[str, float] = field(default_factory=dict)  # target -> mono_s when others last made us ask
     refuted: dict[str, float] = field(default_factory=dict)  # target -> steady_s when our probe contradicted others
     rerun: set[str] = field(default_factory=set)  # escalated incidents that may run now
+    undo_asked: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # execution -> (token, actor)
     waiters: dict[str, list[str]] = field(default_factory=dict)  # execution -> tokens of people who wait for it
     executor: str = ""  # incarnation of the living executor
     settled: set[str] = field(default_factory=set)  # interrupted executions whose programs are over
@@ -164,24 +159,16 @@ class Decision:
     probes: list[AskProbe]
 
 
-class Turn:
+class Turn(Putting):
     """One event being handled at one instant."""
 
     def __init__(self, world: World, now: Instant) -> None:
-        self.world = world
-        self.now = now
-        self.records: list[Record] = []
+        super().__init__(world, now)
         self.effects: list[Effect] = []
         self._probes: dict[str, AskProbe] = {}
 
     def decision(self) -> Decision:
         return Decision(self.records, self.effects, list(self._probes.values()))
-
-    def new_id(self, prefix: str) -> str:
-        """Ids are derived, not drawn: the same history gives the same ids (replay), no two ledgers share them."""
-        self.world.counter += 1
-        seed = f"{self.world.ledger_id}:{self.world.epoch}:{self.world.counter}"
-        return f"{prefix}_{hashlib.sha256(seed.encode()).hexdigest()[:12]}"
 
     # -- incidents --
 
@@ -330,68 +317,6 @@ class Turn:
     def put_runbook_state(self, state: RunbookState) -> None:
         self.world.runbook_states[state.runbook_id, state.target_id] = state
         self.records.append(PutRunbookState(state))
-
-    def set_timer(self, kind: TimerKind, subject: str, after_s: float) -> None:
-        timer = Timer(kind, subject, self.now.steady_s + after_s)
-        self.world.arm(timer)
-        self.records.append(SetTimer(timer))
-
-    def drop_timer(self, kind: TimerKind, subject: str) -> None:
-        if self.world.timers.pop((kind, subject), None) is not None:
-            self.records.append(DropTimer(kind, subject))
-
-    def put_breaker(self, breaker: Breaker) -> None:
-        self.world.breakers[breaker.runbook_id, breaker.resource] = breaker
-        self.records.append(PutBreaker(breaker))
-
-    def drop_breaker(self, runbook_id: str, resource: str) -> None:
-        if self.world.breakers.pop((runbook_id, resource), None) is not None:
-            self.records.append(DropBreaker(runbook_id, resource))
-
-    def put_pause(self, pause: FamilyPause) -> None:
-        self.world.pauses[pause.family] = pause
-        self.records.append(PutPause(pause))
-
-    def drop_pause(self, family: str) -> None:
-        if self.world.pauses.pop(family, None) is not None:
-            self.records.append(DropPause(family))
-
-    def put_stage(self, stage: StageEntry) -> None:
-        self.world.stages[stage.target_id] = stage
-        self.records.append(PutStage(stage))
-
-    def drop_stage(self, target_id: str) -> None:
-        """Its task moves no more, or is not watched any more."""
-        self.drop_timer(TimerKind.STUCK, target_id)
-        if self.world.stages.pop(target_id, None) is not None:
-            self.records.append(DropStage(target_id))
-
-    def put_halt(self, halt: Halt) -> None:
-        self.world.halts[halt.database] = halt
-        self.records.append(PutHalt(halt))
-
-    def drop_halt(self, database: str) -> None:
-        if self.world.halts.pop(database, None) is not None:
-            self.records.append(DropHalt(database))
-
-    def put_known(self, target_id: str, process: ProcessRef, sought: tuple[str, str]) -> None:
-        """The process last seen to be this service, written only when it is another one than before. One that was
-        sought by another configuration's pid_file and match is another program's: it might be ended in its place."""
-        target = self.world.target(target_id)
-        if target is None or target.sought != sought:
-            return
-        if self.world.known.get(target_id) != process:
-            self.world.known[target_id] = process
-            self.records.append(PutKnown(target_id, process, sought))
-
-    def drop_known(self, target_id: str) -> None:
-        """What was that service is none any more: its target is gone, or is another program now."""
-        if self.world.known.pop(target_id, None) is not None:
-            self.records.append(DropKnown(target_id))
-
-    def metric(self, name: str, stage: str, result: str, incident_id: str | None = None) -> None:
-        """FR-008, in SITE.md's form."""
-        self.records.append(AddMetric(Metric(self.new_id("met"), name, stage, result, self.now.wall_s, incident_id)))
 
     def ask_probe(self, target_id: str, family: str) -> None:
         """A fresh reading of our own (R7): one whose check begins from now on, or has begun since we first asked:

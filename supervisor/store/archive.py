@@ -17,6 +17,7 @@ import msgspec
 
 from supervisor.clock import rfc3339
 from supervisor.incidents.model import Execution, Incident, Metric, OutboxRow
+from supervisor.incidents.orders import AuditEntry
 from supervisor.store import queries, records, sqlite
 
 INCIDENTS = 50  # in one transaction of the ledger: some milliseconds
@@ -30,6 +31,7 @@ CREATE TABLE IF NOT EXISTS incidents (
 CREATE TABLE IF NOT EXISTS executions (id TEXT PRIMARY KEY, incident_id TEXT, created_at TEXT, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS messages (id TEXT PRIMARY KEY, incident_id TEXT, created_at TEXT, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS metrics (id TEXT PRIMARY KEY, incident_id TEXT, at TEXT, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS audit (id TEXT PRIMARY KEY, actor TEXT, at TEXT, body TEXT NOT NULL);
 """
 _INCIDENTS = """
 SELECT body FROM incidents
@@ -52,11 +54,13 @@ SELECT body FROM outbox WHERE state <> 'pending' AND first_rev <= :up_to_rev
       coalesce((SELECT max(delivered_wall_s) FROM outbox WHERE channel = 'signal' AND state = 'delivered'), 1e99)
 ORDER BY first_rev LIMIT :limit
 """
+_AUDIT = "SELECT body FROM audit WHERE at_wall_s < :before_wall_s ORDER BY at_wall_s LIMIT :limit"
 _METRICS = "SELECT body FROM metrics WHERE rev <= :up_to_rev ORDER BY rev LIMIT :limit"
 
 _encode = msgspec.json.Encoder().encode
 _incident = msgspec.json.Decoder(Incident).decode
 _row = msgspec.json.Decoder(OutboxRow).decode
+_order = msgspec.json.Decoder(AuditEntry).decode
 _metric = msgspec.json.Decoder(Metric).decode
 
 
@@ -68,9 +72,10 @@ class Batch(msgspec.Struct, frozen=True):
     executions: tuple[Execution, ...]
     messages: tuple[OutboxRow, ...]
     metrics: tuple[Metric, ...]
+    audit: tuple[AuditEntry, ...]
 
     def __len__(self) -> int:
-        return len(self.incidents) + len(self.executions) + len(self.messages) + len(self.metrics)
+        return sum(map(len, (self.incidents, self.executions, self.messages, self.metrics, self.audit)))
 
 
 def old(
@@ -79,6 +84,7 @@ def old(
     """The oldest that may go: over before both times, and in every projection up to `up_to_rev`."""
     given: dict[str, float] = {
         "before_steady_s": before_steady_s,
+        "before_wall_s": before_wall_s,
         "now_steady_s": now_steady_s,
         "up_to_rev": up_to_rev,
         "limit": INCIDENTS,
@@ -93,6 +99,7 @@ def old(
         records.executions(ledger, _EXECUTIONS, given),
         tuple(row for row in rows if row.created_wall_s < before_wall_s),
         tuple(metric for metric in metrics if metric.at_wall_s < before_wall_s),
+        tuple(_order(body) for (body,) in ledger.execute(_AUDIT, given)),
     )
 
 
@@ -124,6 +131,9 @@ def _rows(batch: Batch) -> Iterator[tuple[str, str, tuple[str | None, ...]]]:
     for metric in batch.metrics:
         at = rfc3339(metric.at_wall_s)
         yield at[:4], "metrics", (metric.id, metric.incident_id, at, _text(metric))
+    for order in batch.audit:
+        at = rfc3339(order.at_wall_s)
+        yield at[:4], "audit", (order.id, order.actor, at, _text(order))
 
 
 def drop(ledger: sqlite3.Connection, batch: Batch) -> int:
@@ -135,6 +145,7 @@ def drop(ledger: sqlite3.Connection, batch: Batch) -> int:
         ("executions", "id", [it.id for it in batch.executions]),
         ("outbox", "id", [it.id for it in batch.messages]),
         ("metrics", "id", [it.id for it in batch.metrics]),
+        ("audit", "id", [it.id for it in batch.audit]),
     ):
         ledger.executemany(f"DELETE FROM {table} WHERE {key} = ?", [(it,) for it in ids])
     return len(batch)

@@ -32,6 +32,7 @@ PAGES_AT_ONCE = 2_000  # between two words about progress (8 MiB)
 PAGES_WHILE_LOCKING = 64  # of a database without WAL: its writers wait while a step reads
 STARTED_OVER_MAX = 5  # by writers; then we make them wait once, for as long as the copy takes
 BUSY_MS = 5_000
+ROTTED = ".rotted"
 TABLES_MAX = 200  # whose rows are counted
 
 
@@ -63,6 +64,8 @@ def good_copy(folder: Folder, source: Path) -> Manifest:
     began_s = clock.monotonic_s()
     if not source.is_file():
         raise StoreError(f"{source} does not exist or is no file", "healctl db restore puts a copy in its place")
+    if source.stat().st_size == 0:  # for SQLite a database, and whole; as the newest copy it would be restored
+        raise NotGood(f"{source} is empty", "healctl db restore puts a copy in its place")
     folder.need(copies.size_with_log(source))
     stamp = folder.fresh_stamp(clock.wall_s())
     part = folder.part(f"{stamp}.db")
@@ -177,9 +180,11 @@ def examine(path: Path, folder: Folder) -> tuple[str, dict[str, int]]:
 
 
 def rows_of(connection: sqlite3.Connection) -> dict[str, int]:
-    """The number of rows of each ordinary table."""
+    """The number of rows of each ordinary table; those in which an index of texts is stored are none, whose rows say
+    how it has grown, not what is in it."""
     query = (
-        "SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0 AND name NOT LIKE 'sqlite@_%' ESCAPE '@'"
+        "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table'"
+        " AND name NOT LIKE 'sqlite@_%' ESCAPE '@'"
     )
     names = [str(row[0]) for row in connection.execute(f"{query} ORDER BY name LIMIT {TABLES_MAX}")]
     return {name: int(connection.execute(f"SELECT count(*) FROM {quoted(name)}").fetchone()[0]) for name in names}
@@ -200,21 +205,36 @@ def verify(folder: Folder) -> Report:
     """The newest good copy again: its checksum and its integrity. A file can rot where it lies, too."""
     kept = backups.good(folder.path)
     if not kept:
-        raise StoreError(f"there is no good copy of {folder.name}", "healctl db backup makes one")
+        raise StoreError(f"there is no good copy of {folder.name}", f"healctl db backup {folder.name} makes one")
     newest = kept[0]
     size = newest.manifest.bytes
     found = copies.sha256_of(newest.path, lambda done: folder.tell("checksum", done, size))
     if found != newest.manifest.sha256:
-        raise NotGood(f"{newest.path} is not what was written: its checksum differs", "healctl db backup makes another")
+        raise NotGood(
+            f"{newest.path} is not what was written: its checksum differs",
+            f"healctl db backup {folder.name} makes another",
+        )
     integrity, _ = examine(newest.path, folder)
     if integrity != "ok":
-        raise NotGood(f"{newest.path} is damaged: {integrity}", "healctl db backup makes another")
+        raise NotGood(f"{newest.path} is damaged: {integrity}", f"healctl db backup {folder.name} makes another")
     said = f"{newest.path.name} of {newest.manifest.at} is good: {size} bytes, checksum and integrity hold"
     return Report(ok=True, said=said, good=str(newest.path), manifest=newest.manifest)
 
 
+def check_newest(folder: Folder) -> str:
+    """Has the newest good copy rotted where it lies? Then it counts no more, and keeps another name. In words."""
+    kept = backups.good(folder.path)
+    if not kept or copies.sha256_of(kept[0].path) == kept[0].manifest.sha256:
+        return ""
+    for path in (kept[0].path.with_suffix(".json"), kept[0].path):  # in this order: without its manifest it is no copy
+        path.rename(f"{path}{ROTTED}")
+    return f"{kept[0].path.name} has rotted: its checksum differs; it counts no more"
+
+
 def back_up(folder: Folder, source: Path, *, raw: bool) -> Report:
     damaged, said = "", []
+    if not raw and (rotted := check_newest(folder)):
+        said.append(rotted)
     if raw:
         where, unreadable = copies.raw_copies(folder, source, clock.wall_s())
         damaged = str(where)

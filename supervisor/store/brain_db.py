@@ -7,6 +7,7 @@ is another table of that name: that is said, and nothing is written.
 from __future__ import annotations
 
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,8 @@ _WHICH_INCIDENTS = """
 SELECT id FROM incidents WHERE rev > :after AND rev <= :up_to
 UNION SELECT incident_id FROM trail WHERE rev > :after AND rev <= :up_to
 """
+_INCIDENT_BODIES = f"SELECT body FROM incidents WHERE id IN ({_WHICH_INCIDENTS})"
+_TRAIL_BODIES = f"SELECT incident_id, body FROM trail WHERE incident_id IN ({_WHICH_INCIDENTS}) ORDER BY incident_id, n"
 _WHICH_RUNBOOKS = """
 SELECT id FROM runbooks WHERE rev > :after AND rev <= :up_to
 UNION SELECT runbook_id FROM runbook_states WHERE rev > :after AND rev <= :up_to
@@ -120,8 +123,12 @@ class BrainDb(Target):
         between = {"after": after, "up_to": up_to}
         rows: list[tuple[str, tuple[Any, ...]]] = []
         if found:
-            for (incident_id,) in ledger.execute(_WHICH_INCIDENTS, between).fetchall():
-                rows += _incident_row(ledger, incident_id)
+            trails: defaultdict[str, list[TrailEntry]] = defaultdict(list)
+            for incident_id, body in ledger.execute(_TRAIL_BODIES, between):
+                trails[incident_id].append(_entry(body))
+            for (body,) in ledger.execute(_INCIDENT_BODIES, between):
+                it = _incident(body)
+                rows.append(_incident_row(it, trails[it.id]))
             for (runbook_id,) in ledger.execute(_WHICH_RUNBOOKS, between).fetchall():
                 rows += self._runbook_row(ledger, runbook_id)
         return Batch(up_to, tuple(rows))
@@ -158,11 +165,12 @@ class BrainDb(Target):
         return [("runbooks", row)]
 
     def write(self, connection: sqlite3.Connection, rows: tuple[Any, ...]) -> None:
+        execute = connection.cursor().execute
         for table, row in rows:
             if table == "partial":
-                connection.execute(_PUT["incidents"], _merged(connection, row))
+                execute(_PUT["incidents"], _merged(connection, row))
             else:
-                connection.execute(_PUT[table], row)
+                execute(_PUT[table], row)
 
 
 def _merged(connection: sqlite3.Connection, row: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -177,13 +185,7 @@ def _merged(connection: sqlite3.Connection, row: tuple[Any, ...]) -> tuple[Any, 
     return tuple(told)
 
 
-def _incident_row(ledger: sqlite3.Connection, incident_id: str) -> list[tuple[str, tuple[Any, ...]]]:
-    found = ledger.execute("SELECT body FROM incidents WHERE id = ?", (incident_id,)).fetchone()
-    if found is None:
-        return []
-    it = _incident(found[0])
-    query = "SELECT body FROM trail WHERE incident_id = ? ORDER BY n"
-    trail = [_entry(body) for (body,) in ledger.execute(query, (incident_id,))]
+def _incident_row(it: Incident, trail: list[TrailEntry]) -> tuple[str, tuple[Any, ...]]:
     told = incident_json(it, trail)
     details = {name: told[name] for name in _IN_DETAILS} | {"family": it.family, "acted_by": it.acted_by}
     row = (
@@ -207,8 +209,8 @@ def _incident_row(ledger: sqlite3.Connection, incident_id: str) -> list[tuple[st
     )
     if len(trail) < it.trail_length:
         numbered = dict(zip((entry.n for entry in trail), told["audit_trail"], strict=True))
-        return [("partial", (*row, numbered))]
-    return [("incidents", row)]
+        return "partial", (*row, numbered)
+    return "incidents", row
 
 
 def _text(value: object) -> str:

@@ -111,7 +111,8 @@ class Patience:
         if status not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             self._since_s = now_s
         elif now_s - self._since_s > LOCK_WITHIN_S:
-            who = openers.words(openers.of_file(self._path).found)
+            found = openers.of_file(self._path).found
+            who = openers.words([one for one in found if not one.ours] or found)
             raise StoreError(f"{self._path} stays locked by another program: {who}", "stop it, and try again")
 
 

@@ -80,7 +80,8 @@ class Lock:
 
     def _take_by_hand(self) -> bool:
         """From here on the connection is not used again: SQLite's unlocking would take these locks with it."""
-        for path, start, length in ((f"{self._path}-shm", sqlite.WAL_WRITER, 2), (str(self._path), sqlite.RESERVED, 1)):
+        log_index = sqlite.beside(self._path, "-shm")
+        for path, start, length in ((log_index, sqlite.WAL_WRITER, 2), (str(self._path), sqlite.RESERVED, 1)):
             try:
                 fd = self._by_hand.get(path) or os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
             except FileNotFoundError:

@@ -1,8 +1,9 @@
 """The ledger: healctl's own durable memory, one SQLite file with one writing connection (DESIGN §2.1, ADR 0002).
 
-A batch of requests is one transaction and one fsync; only after it are the answers given. Each request stands in a
-savepoint of its own: one that cannot be taken is rolled back alone. Whatever is sent twice acts once: decisions by
-(epoch, n), claims by incarnation, programs by process.
+A batch of requests is one transaction and one fsync; only after it are the answers given. A decision is taken whole or
+refused alone: nearly always all are good, so they are first taken as they are; when one cannot be, everything is rolled
+back and taken once more, each decision in a savepoint of its own. Whatever is sent twice acts
+once: decisions by (epoch, n), claims by incarnation, programs by process.
 
 The ledger never waits for a projection, never loses what it acknowledged, and never answers for what it could not
 write: then every request of the batch gets LedgerTrouble and is sent again by its owner.
@@ -16,9 +17,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from supervisor import crashpoint, proc
-from supervisor.clock import Anchor, SteadyClock, monotonic_s, wall_s
+from supervisor import crashpoint
+from supervisor.clock import Anchor, SteadyClock, wall_s
 from supervisor.incidents.model import Execution, Halt, OutboxRow
+from supervisor.incidents.orders import AuditEntry
 from supervisor.messages import (
     Ack,
     Claim,
@@ -30,7 +32,7 @@ from supervisor.messages import (
     OpenEpoch,
     ProgramStarted,
 )
-from supervisor.store import archive, queries, records, salvage, sqlite
+from supervisor.store import archive, claims, queries, records, salvage, sqlite
 from supervisor.store.opening import at_start, begin
 from supervisor.store.reserve import Reserve
 from supervisor.store.schema import migrate, must_be_ours
@@ -47,6 +49,10 @@ VACUUM_PAGES = 500  # given back to the file system at once
 
 _HEAD = "SELECT ledger_id, epoch, last_n, rev, boot_id, mono_s, steady_s FROM head"
 _SET_HEAD = "UPDATE head SET epoch = ?, last_n = ?, rev = ?, boot_id = ?, mono_s = ?, steady_s = ?"
+
+
+class _Refused(Exception):
+    """A decision of the batch cannot be taken; which one, and the others' fate, the savepoints will tell."""
 
 
 class Ledger:
@@ -186,7 +192,10 @@ class Ledger:
 
     def write(self, requests: Sequence[Write]) -> list[Answer]:
         """One transaction for all; the answers in the same order. LedgerTrouble for every one when it cannot be."""
-        answers = self._durably(lambda: [self._take(request) for request in requests])
+        try:
+            answers = self._durably(lambda: [self._take(request, self._put_all) for request in requests])
+        except _Refused:
+            answers = self._durably(lambda: [self._take(request, self._put_or_refuse) for request in requests])
         return [answers] * len(requests) if isinstance(answers, LedgerTrouble) else answers
 
     def _durably(self, work: Callable[[], T]) -> T | LedgerTrouble:
@@ -253,14 +262,14 @@ class Ledger:
             (self.epoch, self._last_n, self._records.rev, anchor.boot_id, anchor.mono_s, anchor.steady_s),
         )
 
-    def _take(self, request: Write) -> Answer:
+    def _take(self, request: Write, put: Callable[[Commit], Answer]) -> Answer:
         if isinstance(request, Commit):
-            return self._take_decision(request)
+            return self._take_decision(request, put)
         if isinstance(request, Claim):
-            return self._take_claim(request)
+            return claims.take(self._connection, request)
         return self._take_program(request)
 
-    def _take_decision(self, request: Commit) -> Answer:
+    def _take_decision(self, request: Commit, put: Callable[[Commit], Answer]) -> Answer:
         if request.epoch != self.epoch and not self._had_epoch(request.epoch):
             return Nack("new_ledger", f"this ledger never had epoch {request.epoch}", "open one, and seed it")
         if request.epoch != self.epoch:
@@ -269,24 +278,38 @@ class Ledger:
             return self._repeated(request)
         if request.n != self._last_n + 1:
             return Nack("gap", f"decision {request.n} came, {self._last_n + 1} is next", "send them again in order")
-        execute, rev = self._connection.execute, self._records.rev
-        execute("SAVEPOINT decision")
-        answer: Answer = Ack()
+        answer = put(request)
+        self._last_n = request.n
+        return answer
+
+    def _put_all(self, request: Commit) -> Ack:
+        """Raises _Refused when it cannot be taken, and sqlite3.Error when nothing can."""
+        records = self._records
         try:
             if request.seed:
-                self._records.replace_salvaged(request.records, first=request.n == 1)
+                records.replace_salvaged(request.records, first=request.n == 1)
             for record in request.records:
-                self._records.put(record)
+                records.put(record)
         except (sqlite3.Error, OverflowError) as error:
             if isinstance(error, sqlite3.Error) and sqlite.fault_of(error) is not Fault.REFUSED:
                 raise
+            raise _Refused(str(error)) from error
+        return Ack()
+
+    def _put_or_refuse(self, request: Commit) -> Answer:
+        """In a savepoint: what cannot be taken leaves nothing behind but the memory that it was refused."""
+        execute, rev = self._connection.execute, self._records.rev
+        execute("SAVEPOINT decision")
+        answer: Answer
+        try:
+            answer = self._put_all(request)
+        except _Refused as error:
             execute("ROLLBACK TO decision")
             self._records.rev = rev
             answer = Nack("rejected", str(error))
             execute("INSERT INTO rejected VALUES (?, ?, ?)", (request.epoch, request.n, answer.message))
             log.error("decision %d.%d was rejected: %s", request.epoch, request.n, error)
         execute("RELEASE decision")
-        self._last_n = request.n
         return answer
 
     def _had_epoch(self, epoch: int) -> bool:
@@ -298,28 +321,6 @@ class Ledger:
             "SELECT message FROM rejected WHERE epoch = ? AND n = ?", (request.epoch, request.n)
         ).fetchone()
         return Ack() if row is None else Nack("rejected", row[0])
-
-    def _take_claim(self, request: Claim) -> Answer:
-        cursor = self._connection.execute(
-            "UPDATE executions SET state = 'claimed', claimed_by = ?"
-            " WHERE id = ? AND state = 'intended' AND boot_id = ? AND expires_mono_s > ?",
-            (request.incarnation, request.execution_id, proc.this_boot(), monotonic_s()),
-        )
-        if cursor.rowcount == 1:
-            return ClaimAnswer(True)
-        row = self._connection.execute(
-            "SELECT state, claimed_by, boot_id FROM executions WHERE id = ?", (request.execution_id,)
-        ).fetchone()
-        if row is None:
-            return ClaimAnswer(False, "no such execution")
-        state, claimed_by, boot_id = row
-        if state == "claimed" and claimed_by == request.incarnation:
-            return ClaimAnswer(True)
-        if state == "claimed":
-            return ClaimAnswer(False, "another executor has claimed it")
-        if state != "intended":
-            return ClaimAnswer(False, f"it is {state}")
-        return ClaimAnswer(False, "it expired" if boot_id == proc.this_boot() else "it was meant for an earlier boot")
 
     def _take_program(self, request: ProgramStarted) -> Answer:
         row = self._connection.execute("SELECT state FROM executions WHERE id = ?", (request.execution_id,)).fetchone()
@@ -373,6 +374,13 @@ class Ledger:
         if isinstance(found, LedgerTrouble):
             return found
         return found[0] if found else None
+
+    def undone_by(self, execution_id: str) -> str:
+        found = self._reading(lambda: queries.undone_by(self._connection, execution_id))
+        return "" if isinstance(found, LedgerTrouble) else found
+
+    def audit(self, limit: int) -> tuple[AuditEntry, ...] | LedgerTrouble:
+        return self._reading(lambda: queries.audit(self._connection, limit))
 
     def halts(self) -> tuple[Halt, ...]:
         """The databases that nobody may write (R10)."""

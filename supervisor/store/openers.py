@@ -55,6 +55,14 @@ def of_deleted(path: Path) -> tuple[Opener, ...]:
     return tuple(found)
 
 
+def of_pid(pid: int) -> Opener:
+    """This process, which may have ended since."""
+    try:
+        return Opener(pid, _command(pid))
+    except OSError:
+        return Opener(pid, "?")
+
+
 def words(found: Iterable[Opener]) -> str:
     """E.g. `process 4711 (python3 writer.py)`."""
     named = [f"process {one.pid} ({one.command})" for one in found]

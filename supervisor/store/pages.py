@@ -20,7 +20,7 @@ INDEX_INTERIOR, TABLE_INTERIOR, INDEX_LEAF, TABLE_LEAF = 2, 5, 10, 13
 DEPTH_MAX = 40
 ROWID_MIN, ROWID_MAX = -(2**63), 2**63 - 1
 _ENCODINGS = {2: "utf-16-le", 3: "utf-16-be"}
-_INT_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
+_NUMBER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 7: 8}
 
 Value = None | int | float | str | bytes
 Row = tuple[int, list[Value]]
@@ -147,7 +147,10 @@ def strays(image: Image) -> Iterator[tuple[int, list[Row]]]:
         if page[0] != TABLE_LEAF:
             continue
         before, lost = set(image.seen), image.lost
-        found = list(_leaf(image, page, 0))
+        try:
+            found = list(_leaf(image, page, 0))
+        except Bad:  # no leaf, though its first byte says so
+            continue
         if found and image.lost == lost:
             yield n, found
         else:
@@ -178,7 +181,7 @@ def _cells(image: Image, page: bytes, start: int) -> list[int]:
     if end > image.usable:
         raise Bad("more cells than fit")
     found = list(struct.unpack(f">{count}H", page[first:end]))
-    if any(not end <= at < image.usable - 3 for at in found):
+    if found and not end <= min(found) <= max(found) < image.usable - 3:
         raise Bad("a cell lies outside of its page")
     return found
 
@@ -205,18 +208,17 @@ def _leaf(image: Image, page: bytes, start: int) -> Iterator[Row]:
 
 
 def _varint(page: bytes, at: int) -> tuple[int, int]:
+    if at < len(page) and page[at] < 0x80:  # nearly all are one byte
+        return page[at], at + 1
     value = 0
-    for n in range(9):
-        if at + n >= len(page):
-            raise Bad("cut off")
-        byte = page[at + n]
-        if n == 8:
+    for n, byte in enumerate(page[at : at + 9], 1):
+        if n == 9:
             value = (value << 8) | byte
-            break
+            return (value - 2**64 if value >= 2**63 else value), at + n
         value = (value << 7) | (byte & 0x7F)
         if byte < 0x80:
-            break
-    return (value - 2**64 if value >= 2**63 else value), at + n + 1
+            return value, at + n
+    raise Bad("cut off")
 
 
 def _record(image: Image, page: bytes, at: int, *, of_table: bool) -> Row:
@@ -260,7 +262,7 @@ def values(payload: bytes, encoding: str) -> list[Value]:
         raise Bad("a record's head is longer than the record")
     kinds = []
     while at < head:
-        kind, at = _varint(payload, at)
+        kind, at = (payload[at], at + 1) if payload[at] < 0x80 else _varint(payload, at)
         kinds.append(kind)
     if at != head:
         raise Bad("a record's head does not end where it says")
@@ -278,15 +280,15 @@ def _value(payload: bytes, kind: int, at: int, encoding: str) -> tuple[Value, in
         return (None if kind == 0 else kind - 8), at
     if kind in (10, 11) or kind < 0:
         raise Bad("a value of no kind")
-    size = _INT_BYTES.get(kind) or (8 if kind == 7 else (kind - 12) // 2)
-    raw = payload[at : at + size]
-    if len(raw) < size:
+    end = at + ((kind - 12) // 2 if kind >= 12 else _NUMBER_BYTES[kind])
+    if end > len(payload):
         raise Bad("a value that leaves its record")
-    if kind <= 6:
-        return int.from_bytes(raw, "big", signed=True), at + size
+    raw = payload[at:end]
+    if kind >= 12:
+        return (raw if kind % 2 == 0 else raw.decode(encoding, "replace")), end
     if kind == 7:
-        return float(struct.unpack(">d", raw)[0]), at + size
-    return (raw if kind % 2 == 0 else raw.decode(encoding, "replace")), at + size
+        return float(struct.unpack(">d", raw)[0]), end
+    return int.from_bytes(raw, "big", signed=True), end
 
 
 def count_gaps(gaps: list[Gap]) -> int:

@@ -10,34 +10,41 @@ import asyncio
 import logging
 import socket
 import sqlite3
+from collections.abc import Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 from supervisor import bus, crashpoint
+from supervisor.aside import aside
 from supervisor.clock import monotonic_s
 from supervisor.config import Config
 from supervisor.errors import BusError, StoreError
 from supervisor.incidents.records import DropHalt, PutHalt
 from supervisor.messages import (
+    Ack,
+    AuditFound,
     Body,
     Commit,
     DeliveryReport,
     ExecutionFound,
+    FetchAudit,
     FetchExecution,
     FetchTrail,
     Frame,
+    GuardedWrite,
     Hello,
-    LedgerDoubted,
     LedgerTrouble,
     Nack,
     OpenEpoch,
+    ProbeNow,
     StoreStatus,
     TrailFound,
 )
-from supervisor.store import sqlite
+from supervisor.store import guarded, sqlite
 from supervisor.store.brain_db import BrainDb
 from supervisor.store.care import Care, Check
-from supervisor.store.ledger import Ledger, Write
+from supervisor.store.ledger import Answer, Ledger, Write
 from supervisor.store.metrics import MetricsDb
 from supervisor.store.projection import DRAIN_S, Follower, Target
 from supervisor.store.synapse import Synapse, message_id
@@ -45,7 +52,9 @@ from supervisor.worker import Boot, Worker
 
 log = logging.getLogger(__name__)
 
+AUDIT_MAX = 10_000  # lines in one answer
 STATUS_S = 1.0  # at most one StoreStatus in this time
+WRITES_MAX = 500  # in one transaction: who sent them can go on while the next are written
 REPORTS_MAX = 500  # delivery reports under way at once
 
 Taken = list[tuple[str, Frame]]
@@ -66,8 +75,11 @@ def targets(config: Config, state_dir: Path) -> tuple[Target, ...]:
     return tuple(found)
 
 
+_HALTING = frozenset({PutHalt, DropHalt})
+
+
 def _halts(commit: Commit) -> bool:
-    return any(isinstance(record, PutHalt | DropHalt) for record in commit.records)
+    return not _HALTING.isdisjoint(map(type, commit.records))
 
 
 HEALER = "healer"  # the name it connects with; one that was here before us does not say Hello again
@@ -84,6 +96,7 @@ class StoreWorker(Worker):
         self._told_at_s = 0.0
         self._status_timer: asyncio.TimerHandle | None = None
         self._woken_rev = -1
+        self._guarded: dict[str, asyncio.Future[Ack | Nack]] = {}  # by the frame that asked
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -105,7 +118,8 @@ class StoreWorker(Worker):
         self._caring = loop.create_task(self._care.run())
         self._caring.add_done_callback(self._on_care_over)
         self._doubting: asyncio.Task[None] | None = None
-        if sqlite.has_wal_reset_bug() and (self.boot.config.store.brain_db or self.boot.config.store.metrics_db):
+        shared = self.boot.config.store.brain_db or self.boot.config.store.metrics_db
+        if sqlite.has_wal_reset_bug() and (shared or any(it.trades_db for it in self.boot.config.trading.values())):
             log.warning(
                 "SQLite %s can lose commits of a WAL database that several programs write (sqlite.org/wal.html):"
                 " healctl never checkpoints beside a commit, the others may; 3.51.3, 3.50.7 and 3.44.6 are fixed",
@@ -132,10 +146,10 @@ class StoreWorker(Worker):
         self._wake_followers()
         self._something_changed()
 
-    def _doubted(self, why: str) -> None:
+    def _doubted(self) -> None:
         """The database probe calls the ledger damaged. Nothing is set aside on its word: we look as closely as it."""
         if self._doubting is None or self._doubting.done():
-            log.error("the ledger is said to be damaged (%s): it is checked", why)
+            log.error("the database probe calls the ledger damaged: it is checked")
             self._doubting = self._loop.create_task(self._care.check(Check.FULL))
             self._doubting.add_done_callback(self._on_care_over)
 
@@ -164,10 +178,14 @@ class StoreWorker(Worker):
         for source, frame in batch:
             if isinstance(frame.body, Write):
                 writes.append((source, frame))
-                continue
+                if len(writes) < WRITES_MAX:
+                    continue
             self._flush(writes)
             writes = []
-            self._answer(source, frame, self._ask(frame.body))
+            if isinstance(frame.body, GuardedWrite):
+                self._begin_guarded(source, frame, frame.body)
+            elif not isinstance(frame.body, Write):
+                self._answer(source, frame, self._ask(frame.body))
         self._flush(writes)
 
     def _flush(self, writes: Taken) -> None:
@@ -179,18 +197,50 @@ class StoreWorker(Worker):
         if any(isinstance(request, Commit) and _halts(request) for request in requests):
             self._mind_halts()  # before the answer: whoever hears of a halt can rely on it
         crashpoint.reach("ack.before")
-        for (source, frame), answer in zip(writes, answers, strict=True):
-            self._hub.answer(source, frame, answer)
+        self._give(writes, answers)
         crashpoint.reach("ack.after")
         self.done += len(writes)
         self._wake_followers()
         self._something_changed()
+
+    def _give(self, writes: Taken, answers: Sequence[Answer]) -> None:
+        """Each its answer, in order; neighbours that are all acknowledged share a message."""
+        told = zip(writes, answers, strict=True)
+        for (source, acked), group in groupby(told, lambda one: (one[0][0], isinstance(one[1], Ack))):
+            if acked:
+                self._hub.acknowledge(source, [frame for (_, frame), _ in group])
+                continue
+            for (_, frame), answer in group:
+                self._hub.answer(source, frame, answer)
 
     def _mind_halts(self) -> None:
         """R10: a follower of a halted database commits nothing more. By the ledger: a decision may be sent again."""
         halts = {Path(halt.path): halt for halt in self._ledger.halts()}
         for follower in self._followers:
             follower.hold(halts.get(follower.target.path))
+
+    def _begin_guarded(self, source: str, frame: Frame, request: GuardedWrite) -> None:
+        """In a thread: another program's lock must not keep the ledger waiting. One frame, however often it comes, is
+        written once at a time."""
+        if frame.id in self._guarded:
+            return
+        halted = frozenset(halt.path for halt in self._ledger.halts())
+        job = asyncio.wrap_future(aside(partial(guarded.write, request, self.boot.config, halted), "guarded write"))
+        self._guarded[frame.id] = job
+
+        def ended(done: asyncio.Future[Ack | Nack]) -> None:
+            del self._guarded[frame.id]
+            if done.cancelled():
+                return
+            error = done.exception()
+            if isinstance(error, OSError):  # no more threads, or no such directory
+                self._hub.answer(source, frame, Nack("refused", f"nothing was written: {error}"))
+            elif error is not None:
+                self.fail(error)
+            else:
+                self._hub.answer(source, frame, done.result())
+
+        job.add_done_callback(ended)
 
     def _ask(self, body: Body) -> Body | None:
         """The answer to what is no write; None for what wants none."""
@@ -208,14 +258,17 @@ class StoreWorker(Worker):
                     return execution
                 if execution is None:
                     return Nack("unknown_id", f"no execution {body.execution_id}", exit_code=4)
-                return ExecutionFound(execution)
+                return ExecutionFound(execution, self._ledger.undone_by(execution.id))
+            case FetchAudit():
+                entries = self._ledger.audit(min(body.limit, AUDIT_MAX))
+                return entries if isinstance(entries, LedgerTrouble) else AuditFound(entries)
             case FetchTrail():
                 trails = self._ledger.trails(body.incident_ids)
                 return trails if isinstance(trails, LedgerTrouble) else TrailFound(trails)
             case Hello():
                 return None
-            case LedgerDoubted():
-                self._doubted(body.why)
+            case ProbeNow():
+                self._doubted()
                 return None
             case _:
                 return Nack("usage", f"the store does not take {type(body).__name__}", exit_code=2)

@@ -5,7 +5,7 @@ short transaction, and keeps the position in that same transaction, in the datab
 leaves both as they were, a restored older file comes back with its own position and gets what it lacks.
 
 A target that is locked, gone, damaged or of another shape hurts nobody: the follower says since when and why, and
-tries again. It never creates a configured file anew that was there and vanished, and never swallows an error. While
+tries again. It never makes a configured file anew that vanished or was emptied, and never swallows an error. While
 its database is halted (R10) it commits nothing there, and does not even close its connection, which could checkpoint.
 """
 
@@ -40,6 +40,7 @@ PACE_S = 0.1  # between our transactions: each can meet a write of another progr
 STORM_REVS = 1_000  # in a window: the ledger first, a batch of ours only after each pause
 STORM_WINDOW_S = 0.5
 STORM_PAUSE_S = 0.5
+STORM_OVER_S = 0.2  # without a decision: then nobody needs the processor more than we do
 RETRY_S = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)  # after failures in a row; the last one for ever
 LOCKED_QUIETLY = 3  # meetings with another program's lock in a row, about a second, before it is an error
 DRAIN_S = 1.0  # at the stop: longest time to bring what is already in the ledger
@@ -101,6 +102,7 @@ class Follower(threading.Thread):
         self._halt = threading.Event()
         self._asked_rev = 0
         self._window = (0.0, 0)  # when it began, and the ledger's revision then: how fast it grows
+        self._woken_s = 0.0
         self._behind_since_s = monotonic_s()
         self._checkpointed_rev = 0
         self._wrote = 0
@@ -122,9 +124,10 @@ class Follower(threading.Thread):
         """The ledger has reached `rev`."""
         if self.done_rev(ledger_id) >= self._asked_rev:
             self._behind_since_s = monotonic_s()
-        now_s = monotonic_s()
+        now_s = self._woken_s = monotonic_s()
         if now_s - self._window[0] > STORM_WINDOW_S:
-            self._window = (now_s, self._asked_rev)
+            # What a start finds unwritten is no storm: nobody writes beside it.
+            self._window = (now_s, self._asked_rev or rev)
         self._asked_rev = rev
         self._wake.set()
 
@@ -232,7 +235,7 @@ class Follower(threading.Thread):
                 return
             self._write(connection, batch, ledger_id, position)
             if self._storm():
-                self._halt.wait(STORM_PAUSE_S)
+                self._stand_back()
             elif self._asked_rev > head:
                 self._yield(began_s)
             if self._halt.is_set():
@@ -248,8 +251,12 @@ class Follower(threading.Thread):
             raise _Halted(f"halted, what is new waits in the ledger: {halt.why}")
 
     def _storm(self) -> bool:
-        began_s, rev = self._window
-        return self._asked_rev - rev > STORM_REVS and monotonic_s() - began_s < 2 * STORM_WINDOW_S
+        return self._asked_rev - self._window[1] > STORM_REVS and monotonic_s() - self._woken_s < STORM_OVER_S
+
+    def _stand_back(self) -> None:
+        end_s = monotonic_s() + STORM_PAUSE_S
+        while self._storm() and monotonic_s() < end_s and not self._halt.is_set():
+            self._halt.wait(STORM_OVER_S / 2)
 
     def _yield(self, began_s: float) -> None:
         self._halt.wait(min(YIELD * (monotonic_s() - began_s), YIELD_S_MAX))
@@ -319,6 +326,11 @@ class Follower(threading.Thread):
         identity = _identity(path)
         if self._connection is not None and identity != self._connection_is:
             self._drop_target()
+        if identity is not None and not self.target.own and os.stat(path).st_size == 0:
+            if self._connection is not None:
+                _kept.append(self._connection)  # its close could put what is left in the log into the emptied file
+                self._connection = None
+            raise StoreError(f"{path} is empty", "healctl db restore, or take it away: then a new one is begun")
         if self._connection is None:
             if identity is None and self._connection_is is not None and not self.target.own:
                 raise StoreError(f"{path} was there and is gone", "put it back, or restart healctl to begin a new one")

@@ -9,16 +9,19 @@ from typing import TypeVar
 
 import msgspec
 
+from supervisor.incidents.learning import PERSON
 from supervisor.incidents.model import (
     Breaker,
     FamilyPause,
     Halt,
     Incident,
     OutboxRow,
+    Runbook,
     RunbookState,
     StageEntry,
     Timer,
 )
+from supervisor.incidents.orders import AgentRequest, AuditEntry, OperatorPause
 from supervisor.incidents.records import PutKnown, Snapshot
 from supervisor.store import records
 
@@ -28,6 +31,8 @@ RECENT_MAX = 2_000  # newest closed incidents, and newest executions, that a sna
 
 # What was tried last for each open incident, however long ago: the page that is repeated speaks of it.
 _NEWEST = "SELECT json_extract(body, '$.execution_id') FROM incidents WHERE is_open"
+
+_RUNBOOKS = "SELECT body FROM runbooks ORDER BY created_wall_s, id"
 
 T = TypeVar("T")
 
@@ -81,6 +86,9 @@ def snapshot(
         timers=_bodies(connection, Timer, "SELECT body FROM timers"),
         breakers=_bodies(connection, Breaker, "SELECT body FROM breakers"),
         pauses=_bodies(connection, FamilyPause, "SELECT body FROM pauses"),
+        operator_pauses=_bodies(connection, OperatorPause, "SELECT body FROM operator_pauses"),
+        drafts=tuple(it for it in _bodies(connection, Runbook, _RUNBOOKS) if it.author.startswith(PERSON)),
+        requests=_bodies(connection, AgentRequest, "SELECT body FROM requests"),
         stages=_bodies(connection, StageEntry, "SELECT body FROM stages"),
         known=_bodies(connection, PutKnown, "SELECT body FROM known"),
         halts=halts(connection),
@@ -99,6 +107,18 @@ def _newest(items: Sequence[T], what: str) -> tuple[T, ...]:
 def halts(connection: sqlite3.Connection) -> tuple[Halt, ...]:
     """The databases whose writing is halted (R10)."""
     return _bodies(connection, Halt, "SELECT body FROM halts")
+
+
+def undone_by(connection: sqlite3.Connection, execution_id: str) -> str:
+    """The execution that has taken this one back (R15); empty when none has."""
+    query = "SELECT id FROM executions WHERE undoes = ? AND undoes <> '' AND state = 'succeeded'"
+    found = connection.execute(query, (execution_id,)).fetchone()
+    return "" if found is None else str(found[0])
+
+
+def audit(connection: sqlite3.Connection, limit: int) -> tuple[AuditEntry, ...]:
+    """The newest orders, the newest first."""
+    return _bodies(connection, AuditEntry, "SELECT body FROM audit ORDER BY at_wall_s DESC LIMIT ?", (limit,))
 
 
 def trails(connection: sqlite3.Connection, incident_ids: Sequence[str]) -> tuple[bytes, ...]:

@@ -1,5 +1,7 @@
 """How each kind of record is written to the ledger and read back. Only `Ledger` calls this, inside its transactions.
 
+Enumerations are bound as the plain text they are: sqlite3 would look for an adapter of each, every time.
+
 What must never happen here: an entry of the audit trail is overwritten; a claim is taken back by a decision that did
 not know of it; a record changes on its way (`body` decodes to exactly the struct that was sent).
 """
@@ -13,7 +15,7 @@ from typing import Any
 import msgspec
 
 from supervisor.incidents import records
-from supervisor.incidents.model import Execution, ExecutionState, Program, is_over
+from supervisor.incidents.model import Execution, ExecutionState, Program, State, TrailEntry, is_over
 
 _encode = msgspec.json.Encoder().encode
 _executions = msgspec.json.Decoder(Execution)
@@ -33,8 +35,8 @@ _TRAIL = "INSERT INTO trail (rev, incident_id, n, body) VALUES (?, ?, ?, ?)"
 # An execution's claim belongs to the store: no decision changes `claimed_by`, none makes it `intended` again.
 _EXECUTION = """
 INSERT INTO executions (id, state, is_over, created_steady_s, created_wall_s, boot_id, expires_mono_s, claimed_by,
-                        body)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+                        undoes, body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET
     is_over = excluded.is_over,
     state = CASE WHEN excluded.state = 'intended' THEN state ELSE excluded.state END,
@@ -57,6 +59,7 @@ INSERT INTO runbook_states (runbook_id, target_id, rev, body) VALUES (?, ?, ?, ?
 ON CONFLICT (runbook_id, target_id) DO UPDATE SET rev = excluded.rev, body = excluded.body
 """
 _METRIC = "INSERT INTO metrics (rev, id, body) VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING"
+_AUDIT = "INSERT OR IGNORE INTO audit (id, at_wall_s, body) VALUES (?, ?, ?)"
 _TIMER = "INSERT OR REPLACE INTO timers (kind, subject, body) VALUES (?, ?, ?)"
 _BREAKER = "INSERT OR REPLACE INTO breakers (runbook_id, resource, body) VALUES (?, ?, ?)"
 _PAUSE = "INSERT OR REPLACE INTO pauses (family, body) VALUES (?, ?)"
@@ -69,7 +72,7 @@ class Records:
     """
 
     def __init__(self, connection: sqlite3.Connection, rev: int) -> None:
-        self._execute = connection.execute
+        self._execute = connection.cursor().execute  # the connection's own makes a cursor for each statement
         self.rev = rev
         self.now = (0.0, 0.0)
         self._writers: dict[type[Any], Callable[[Any], None]] = {
@@ -86,6 +89,12 @@ class Records:
             records.DropBreaker: self._drop_breaker,
             records.PutPause: self._pause,
             records.DropPause: self._drop_pause,
+            records.PutOperatorPause: self._operator_pause,
+            records.DropOperatorPause: self._drop_operator_pause,
+            records.PutRequest: self._request,
+            records.DropRequest: self._drop_request,
+            records.AddAudit: self._audit,
+            records.AddLateTrail: self._late_trail,
             records.PutStage: self._stage,
             records.DropStage: self._drop_stage,
             records.PutKnown: self._known,
@@ -105,7 +114,17 @@ class Records:
         over stays, as history.
         """
         if first:
-            for table in ("timers", "breakers", "pauses", "stages", "known", "halts", "runbook_states"):
+            for table in (
+                "timers",
+                "breakers",
+                "pauses",
+                "operator_pauses",
+                "requests",
+                "stages",
+                "known",
+                "halts",
+                "runbook_states",
+            ):
                 self._execute(f"DELETE FROM {table}")
             self._execute("DELETE FROM incidents WHERE is_open")
             self._execute("DELETE FROM outbox WHERE state = 'pending'")
@@ -133,8 +152,8 @@ class Records:
         closed_steady_s = None if it.open else self.now[0]
         self._execute(
             _INCIDENT,
-            (it.id, it.anomaly, it.target_id, it.state, it.open, closed_steady_s, it.dismiss_until_steady_s,
-             it.escalated_wall_s, self._next_rev(), _encode(it).decode()),
+            (it.id, str(it.anomaly), it.target_id, str(it.state), int(it.open), closed_steady_s,
+             it.dismiss_until_steady_s, it.escalated_wall_s, self._next_rev(), _encode(it).decode()),
         )  # fmt: skip
 
     def _trail(self, record: records.AddTrail) -> None:
@@ -145,8 +164,8 @@ class Records:
         it = record.execution
         self._execute(
             _EXECUTION,
-            (it.id, it.state, is_over(it), it.created_steady_s, it.created_wall_s, it.boot_id, it.expires_mono_s,
-             it.claimed_by, _encode(it).decode()),
+            (it.id, str(it.state), int(is_over(it)), it.created_steady_s, it.created_wall_s, it.boot_id,
+             it.expires_mono_s, it.claimed_by, it.undoes, _encode(it).decode()),
         )  # fmt: skip
         for program in it.programs:
             self.add_program(it.id, program)
@@ -154,7 +173,8 @@ class Records:
     def _outbox(self, record: records.PutOutbox) -> None:
         it = record.row
         self._execute(
-            _OUTBOX, (it.id, it.channel, it.state, it.delivered_wall_s, self._next_rev(), _encode(it).decode())
+            _OUTBOX,
+            (it.id, str(it.channel), str(it.state), it.delivered_wall_s, self._next_rev(), _encode(it).decode()),
         )
 
     def _runbook(self, record: records.PutRunbook) -> None:
@@ -171,7 +191,7 @@ class Records:
 
     def _timer(self, record: records.SetTimer) -> None:
         it = record.timer
-        self._execute(_TIMER, (it.kind, it.subject, _encode(it).decode()))
+        self._execute(_TIMER, (str(it.kind), it.subject, _encode(it).decode()))
 
     def _drop_timer(self, record: records.DropTimer) -> None:
         self._execute("DELETE FROM timers WHERE kind = ? AND subject = ?", (record.kind, record.subject))
@@ -191,6 +211,35 @@ class Records:
 
     def _drop_pause(self, record: records.DropPause) -> None:
         self._execute("DELETE FROM pauses WHERE family = ?", (record.family,))
+
+    def _operator_pause(self, record: records.PutOperatorPause) -> None:
+        it = record.pause
+        self._execute("INSERT OR REPLACE INTO operator_pauses VALUES (?, ?)", (it.key, _encode(it).decode()))
+
+    def _drop_operator_pause(self, record: records.DropOperatorPause) -> None:
+        self._execute("DELETE FROM operator_pauses WHERE key = ?", (record.key,))
+
+    def _request(self, record: records.PutRequest) -> None:
+        it = record.request
+        self._execute("INSERT OR REPLACE INTO requests VALUES (?, ?)", (it.id, _encode(it).decode()))
+
+    def _drop_request(self, record: records.DropRequest) -> None:
+        self._execute("DELETE FROM requests WHERE id = ?", (record.request_id,))
+
+    def _audit(self, record: records.AddAudit) -> None:
+        it = record.entry
+        self._execute(_AUDIT, (it.id, it.at_wall_s, _encode(it).decode()))
+
+    def _late_trail(self, record: records.AddLateTrail) -> None:
+        """Of an incident that is in the archive by now there is no trail here to go on with."""
+        found = self._execute(
+            "SELECT state, (SELECT coalesce(max(n), -1) FROM trail WHERE incident_id = id) FROM incidents WHERE id = ?",
+            (record.incident_id,),
+        ).fetchone()
+        if found is not None:
+            state, n = found
+            entry = TrailEntry(record.incident_id, n + 1, record.at_wall_s, State(state), record.actor, record.note)
+            self._trail(records.AddTrail(msgspec.structs.replace(entry, execution_id=record.execution_id)))
 
     def _stage(self, record: records.PutStage) -> None:
         it = record.stage

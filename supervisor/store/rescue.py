@@ -3,13 +3,19 @@
 It works on a copy of the damaged file, merges its log first, and takes the schema from it; where page 1 is destroyed,
 from the newest good copy. What it cannot tell it leaves behind and counts: it invents no row, and does not bring back
 what was deleted. `heal_projection` is left out, so that our own records are told again from the ledger, each once.
+
+An index of texts is built again from the texts. Any other virtual table (an r-tree, vectors of a module that is not
+here) is kept as it stands: the tables in which its module stores it are copied like others.
 """
 
 from __future__ import annotations
 
+import contextlib
+import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from itertools import groupby, islice, starmap
 from pathlib import Path
 
 import msgspec
@@ -23,6 +29,9 @@ _BATCH = 500
 _WAL = 2  # bytes 18 and 19 of the header: its file format versions
 _ENCODINGS = {"utf-8": "UTF-8", "utf-16-le": "UTF-16le", "utf-16-be": "UTF-16be"}
 _ROWID_NAMES = ("rowid", "_rowid_", "oid")
+_VACUUMS = ("NONE", "FULL", "INCREMENTAL")
+_TEXT_INDEX = re.compile(r"\bUSING\s+fts[345]\b", re.IGNORECASE)
+_CONTENTLESS = re.compile(r"\bcontent\s*=\s*(''|\"\")", re.IGNORECASE)
 
 
 class Rescued(msgspec.Struct, frozen=True):
@@ -70,6 +79,7 @@ def rescue(work: Path, target: Path, like: Path | None, told: Callable[[int, int
     try:
         with closing(sqlite.open_copy(target)) as new:
             new.execute(f"PRAGMA page_size={size}")
+            new.execute(f"PRAGMA auto_vacuum={_vacuum(image)}")
             new.execute(f"PRAGMA encoding='{_ENCODINGS[image.encoding]}'")
             found = _Rescue(image, new, notes, told).run(like)
             if wal:
@@ -136,11 +146,10 @@ class _Rescue:
         pages.mark_free(image)
         new.execute("BEGIN")
         virtual = [it for it in things if it.kind == "table" and it.root == 0]
-        for thing in virtual:
-            self._make(thing)
+        texts = [it for it in virtual if _is_built_from_its_texts(it.sql) and self._make(it)]
         ours = {str(row[0]) for row in new.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
         tables = [it for it in things if it.kind == "table" and it.root > 0]
-        for thing in tables:
+        for thing in sorted(tables, key=lambda it: it.name == "sqlite_sequence"):  # which others bring with them
             shadow = thing.name in ours
             if shadow and not thing.name.endswith(("_content", "_config")):
                 self._pass_by(thing)  # an index of its text, which is built again from the text
@@ -149,19 +158,20 @@ class _Rescue:
                 self._pass_by(thing)
                 continue
             own = shadow or thing.name == "sqlite_sequence"
-            if own or self._make(thing):
+            if self._is_there(thing) if own else self._make(thing):
                 self._tables[thing.name] = self._table(thing, own=own)
         for thing in things:
             if thing.kind == "index" and thing.sql.upper().split()[:2] == ["CREATE", "UNIQUE"]:
                 self._make(thing)
-        for table in sorted(self._tables.values(), key=lambda it: it.thing.name == "sqlite_sequence"):
+        for table in self._tables.values():
             self._copy(table)
         self._stray_leaves()
         for kind in ("index", "view", "trigger"):
             for thing in things:
                 if thing.kind == kind and thing.sql.upper().split()[:2] != ["CREATE", "UNIQUE"]:
                     self._make(thing)
-        self._rebuild(virtual)
+        self._rebuild(texts)
+        self._keep([it for it in virtual if it not in texts])
         if self._rows.pop(POSITION, None) is not None:  # there is none where nobody projected
             new.execute(f"DELETE FROM {POSITION}")
         new.execute("COMMIT")
@@ -196,6 +206,10 @@ class _Rescue:
             self._notes.append(f"{thing.kind} {thing.name} could not be made: {sqlite.describe(error)}")
             return False
         return True
+
+    def _is_there(self, thing: _Thing) -> bool:
+        found = self._new.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (thing.name,)).fetchone()
+        return found is not None
 
     def _table(self, thing: _Thing, *, own: bool) -> _Table:
         columns = self._new.execute(
@@ -233,26 +247,40 @@ class _Rescue:
     def _put(self, table: _Table, found: Iterable[tuple[int, list[Value]]]) -> None:
         """Inserts them; what the table's own rules refuse (half a row, one that is there already) is counted."""
         name = table.thing.name
-        statements: dict[int, str] = {}
-        put = 0
-        for number, (rowid, record) in enumerate(found, 1):
-            if len(record) > len(table.stored):
-                self._refused += 1
-                continue
-            if len(record) not in statements:
-                statements[len(record)] = _insert(table, len(record))
-            row = [value for value, column in zip(record, table.stored, strict=False) if column]
-            if table.alias in table.stored[: len(record)] and table.alias:
-                row[[it for it in table.stored if it].index(table.alias)] = rowid
-            if table.rowid:
-                row.append(rowid)
-            done = self._new.execute(statements[len(record)], row).rowcount
-            put += done
-            self._refused += 1 - done
-            if number % _BATCH == 0:
-                self._told(len(self._image.seen), self._image.count)
+        seen = put = 0
+        unique = table.keyed or bool(table.alias or table.rowid)
+
+        def counted() -> Iterator[tuple[int, list[Value]]]:
+            nonlocal seen
+            for seen, one in enumerate(found, 1):
+                if seen % _BATCH == 0:
+                    self._told(len(self._image.seen), self._image.count)
+                yield one
+
+        for fields, many in groupby(counted(), lambda one: len(one[1])):
+            if fields <= len(table.stored):
+                statement, row_of = _insert(table, fields)
+                rows = starmap(row_of, many)
+                while batch := list(islice(rows, _BATCH)):
+                    put += self._insert_all(statement, batch, unique=unique)
+        self._refused += seen - put
         if not table.own:
             self._rows[name] = self._rows.get(name, 0) + put
+
+    def _insert_all(self, statement: str, rows: list[list[Value]], *, unique: bool) -> int:
+        """How many were taken. One that OR IGNORE does not ignore (of a STRICT table, say) must not cost the others.
+
+        The copy has no journal, so there is no going back: what went in before such a row is ignored the second time,
+        since each row has a key (`unique`).
+        """
+        before = self._new.total_changes
+        if unique:
+            with contextlib.suppress(sqlite3.IntegrityError, sqlite3.DataError):
+                return self._new.executemany(statement, rows).rowcount
+        for row in rows:
+            with contextlib.suppress(sqlite3.IntegrityError, sqlite3.DataError):
+                self._new.execute(statement, row)
+        return self._new.total_changes - before
 
     def _stray_leaves(self) -> None:
         """Leaves under an interior page that is gone: they belong to the one table that misses just these rowids."""
@@ -277,10 +305,8 @@ class _Rescue:
         if untold:
             self._notes.append(f"{untold} rows could be of more than one table, and were left behind")
 
-    def _rebuild(self, virtual: list[_Thing]) -> None:
-        for thing in virtual:
-            if "fts5" not in thing.sql.lower():
-                continue
+    def _rebuild(self, texts: list[_Thing]) -> None:
+        for thing in texts:
             name = _quoted(thing.name)
             try:
                 self._new.execute(f"INSERT INTO {name} ({name}) VALUES ('rebuild')")
@@ -288,6 +314,39 @@ class _Rescue:
                 if sqlite.fault_of(error) in sqlite.DISK_FAULTS:
                     raise
                 self._notes.append(f"the text index {thing.name} could not be built: {sqlite.describe(error)}")
+
+    def _keep(self, virtual: list[_Thing]) -> None:
+        """The declarations as they stand, without asking a module that may not be here, or would begin it anew."""
+        for thing in virtual:
+            if self._is_there(thing):
+                continue  # told twice, by a page that is in two places
+            try:
+                with closing(sqlite3.connect(":memory:", isolation_level=None)) as trial:
+                    _declare(thing, trial)
+                    trial.execute("PRAGMA writable_schema=RESET")  # it is read, as whoever opens it will
+                    trial.execute("SELECT 1 FROM sqlite_schema").fetchall()
+            except sqlite3.Error as error:
+                self._notes.append(f"table {thing.name} could not be kept: {sqlite.describe(error)}")
+                continue
+            _declare(thing, self._new)
+            lost = [name for name, gaps in self._gaps.items() if gaps and name.startswith(f"{thing.name}_")]
+            if lost:
+                self._notes.append(f"{thing.name} is no longer whole: pages of {', '.join(lost)} are lost")
+
+
+def _is_built_from_its_texts(sql: str) -> bool:
+    return _TEXT_INDEX.search(sql) is not None and _CONTENTLESS.search(sql) is None
+
+
+def _declare(thing: _Thing, connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA writable_schema=ON")
+    put = "INSERT INTO sqlite_schema (type, name, tbl_name, rootpage, sql) VALUES ('table', ?, ?, 0, ?)"
+    connection.execute(put, (thing.name, thing.name, thing.sql))
+
+
+def _vacuum(image: Image) -> str:
+    """Its auto_vacuum, by the header."""
+    return _VACUUMS[0 if not image.number(52) else 2 if image.number(64) else 1]
 
 
 def _things(rows: Iterable[list[Value]]) -> Iterator[_Thing]:
@@ -299,11 +358,23 @@ def _things(rows: Iterable[list[Value]]) -> Iterator[_Thing]:
             yield _Thing(kind, name, root if isinstance(root, int) else 0, sql or "")
 
 
-def _insert(table: _Table, fields: int) -> str:
-    columns = [name for name in table.stored[:fields] if name] + ([table.rowid] if table.rowid else [])
+def _insert(table: _Table, fields: int) -> tuple[str, Callable[[int, list[Value]], list[Value]]]:
+    """The statement for records of so many fields, and what makes its values of such a record."""
+    stored = table.stored[:fields]
+    columns = [name for name in stored if name] + ([table.rowid] if table.rowid else [])
     names = ", ".join(_quoted(name) for name in columns)
     marks = ", ".join("?" * len(columns))
-    return f"INSERT OR IGNORE INTO {_quoted(table.thing.name)} ({names}) VALUES ({marks})"
+    alias = columns.index(table.alias) if table.alias and table.alias in stored else -1
+
+    def row_of(rowid: int, record: list[Value]) -> list[Value]:
+        row = [value for value, column in zip(record, stored, strict=True) if column]
+        if alias >= 0:
+            row[alias] = rowid
+        if table.rowid:
+            row.append(rowid)
+        return row
+
+    return f"INSERT OR IGNORE INTO {_quoted(table.thing.name)} ({names}) VALUES ({marks})", row_of
 
 
 def _quoted(name: str) -> str:

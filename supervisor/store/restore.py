@@ -3,7 +3,8 @@
     --source FILE --folder STATE/backups/NAME --name NAME [--undo DAMAGED_FOLDER]
 
 The newest good copy or what `rescue` finds, whichever holds more rows; both are checked before either is used, and the
-file as it is now is kept first. Then one of three ways, each all or nothing:
+file as it is now is kept first. Meanwhile nobody can write it (`sentry`); if somebody has, in the instant before it is
+replaced, everything begins anew. Then one of three ways, each all or nothing:
 
 * SQLite can open the file: its backup API into it, one transaction under its write lock. Who has it open goes on.
 * Its header is destroyed: the same file (inode) is written anew, its header last, while nobody has it open; else this
@@ -21,7 +22,7 @@ import shutil
 import sqlite3
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -32,10 +33,14 @@ from supervisor.errors import StoreError
 from supervisor.store import backup, copies, openers, pages, rescue, sqlite
 from supervisor.store.backup import Report
 from supervisor.store.copies import Folder, Patience
+from supervisor.store.sentry import Sentry, posted
 
 OPENERS_WITHIN_S = 10.0  # for our own workers to close what they have open
 AGAIN_S = 0.1
-PAGES_AT_ONCE = 500
+SPIN_S = 0.1  # for the sentry's lock: its end takes the kernel some milliseconds
+BUSY_S = 0.005  # between two attempts, behind a writer
+BYTES_AT_ONCE = 1024 * 1024  # half of what SQLite keeps in memory before it writes
+ANEW_MAX = 10  # others' writes between the sentry's lock and ours
 SAID_FIRST = ("incidents", "messages")  # what decides which copy holds more
 
 
@@ -48,19 +53,52 @@ class Choice(msgspec.Struct, frozen=True):
 
     @property
     def weight(self) -> tuple[int, int]:
-        return sum(self.rows.get(name, 0) for name in SAID_FIRST), sum(self.rows.values())
+        """Without our own positions: what is salvaged comes without them, and is no poorer for that."""
+        counted = {name: count for name, count in self.rows.items() if name != rescue.POSITION}
+        return sum(counted.get(name, 0) for name in SAID_FIRST), sum(counted.values())
 
     def words(self) -> str:
         counted = [f"{self.rows[name]} {name}" for name in SAID_FIRST if name in self.rows]
         return f"{self.what} ({', '.join([*counted, f'{sum(self.rows.values())} rows in all'])})"
 
 
+class _Written(Exception):
+    """Another program has written the file since it was copied: what it wrote would be lost."""
+
+
 def restore(folder: Folder, live: Path) -> Report:
     """Raises StoreError, sqlite3.Error, OSError; then the live file is as it was, or no database as before."""
+    return _unwritten(folder, live, lambda sentry: _restored(folder, live, sentry))
+
+
+def undo(folder: Folder, live: Path, damaged: Path) -> Report:
+    """Puts an earlier damaged file back as it was, its log merged where SQLite can still open it."""
+    original = damaged / live.name
+    if damaged.parent != folder.path or not original.is_file():
+        raise StoreError(f"{damaged} holds no raw copy of {live.name}", f"see {folder.path}")
+    return _unwritten(folder, live, lambda sentry: _undone(folder, live, original, sentry))
+
+
+def _unwritten(folder: Folder, live: Path, work: Callable[[Sentry | None], Report]) -> Report:
+    """Does it under a sentry, again while others' writes come in between. Raises StoreError when they do not end."""
+    for _ in range(ANEW_MAX):
+        kept = backups.damaged(folder.path)
+        try:
+            if not live.is_file():
+                return work(None)
+            with posted(live) as sentry:
+                return work(sentry)
+        except _Written:
+            for one in set(backups.damaged(folder.path)).difference(kept):
+                shutil.rmtree(one)  # it is not what will be replaced, and would push out what must be kept
+    who = openers.words(one for one in openers.of_file(live).found if not one.ours)
+    raise StoreError(f"{live} was not restored: it is written again and again: {who}", "stop it, and restore again")
+
+
+def _restored(folder: Folder, live: Path, sentry: Sentry | None) -> Report:
     damaged = ""
     if any(Path(f"{live}{suffix}").is_file() for suffix in copies.BESIDE):
-        kept, _ = copies.raw_copies(folder, live, clock.wall_s())
-        damaged = str(kept)
+        damaged = _kept(folder, live, sentry)
         crashpoint.reach("restore.kept")
     with _workplace(folder) as work:
         choices = _choices(folder, live, work)
@@ -72,7 +110,7 @@ def restore(folder: Folder, live: Path) -> Report:
         chosen = max(choices, key=lambda one: one.weight)  # of two that hold as much the first, the good copy
         others = "; ".join(one.words() for one in choices if one is not chosen)
         crashpoint.reach("restore.chosen")
-        how = put(chosen.path, live, folder)
+        how = put(chosen.path, live, folder, sentry)
     _proved(live, chosen.rows)
     said = f"{live} is now {chosen.words()}, {how}" + (f"; left aside: {others}" if others else "")
     said += f"; the file as it was is kept in {damaged}" if damaged else ""
@@ -80,18 +118,32 @@ def restore(folder: Folder, live: Path) -> Report:
     return Report(ok=True, said=said, good=str(chosen.path) if chosen.path.exists() else "", damaged=damaged)
 
 
-def undo(folder: Folder, live: Path, damaged: Path) -> Report:
-    """Puts an earlier damaged file back as it was, its log merged where SQLite can still open it."""
-    original = damaged / live.name
-    if damaged.parent != folder.path or not original.is_file():
-        raise StoreError(f"{damaged} holds no raw copy of {live.name}", f"see {folder.path}")
-    kept, _ = copies.raw_copies(folder, live, clock.wall_s()) if live.is_file() else (None, 0)
+def _undone(folder: Folder, live: Path, original: Path, sentry: Sentry | None) -> Report:
+    kept = _kept(folder, live, sentry) if sentry is not None else ""
     with _workplace(folder) as work:
         copy = _copied(original, work)
         with suppress(sqlite3.Error), closing(sqlite.open_damaged(copy)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        how = put(copy, live, folder)
-    return Report(ok=True, said=f"{live} is again what it was in {damaged.name}, {how}", damaged=str(kept or ""))
+        how = put(copy, live, folder, sentry, legible=_is_legible(copy, work))
+    return Report(ok=True, said=f"{live} is again what it was in {original.parent.name}, {how}", damaged=kept)
+
+
+def _is_legible(copy: Path, work: Path) -> bool:
+    """Can SQLite read its every page, whatever stands there? Else only its bytes can be put back."""
+    try:
+        with closing(sqlite.open_unchanging(copy)) as origin, closing(sqlite.open_copy(work / "trial.db")) as trial:
+            origin.backup(trial)
+    except sqlite3.Error:
+        return False
+    return True
+
+
+def _kept(folder: Folder, live: Path, sentry: Sentry | None) -> str:
+    """Where the file as it is now is kept; what is written to it from now on would not be in there."""
+    if sentry is not None:
+        sentry.mark()
+    kept, _ = copies.raw_copies(folder, live, clock.wall_s())
+    return str(kept)
 
 
 # --- what to put there -----------------------------------------------------------------------------------------------
@@ -163,44 +215,58 @@ def _workplace(folder: Folder) -> Iterator[Path]:
 # --- how to put it there ---------------------------------------------------------------------------------------------
 
 
-def put(copy: Path, live: Path, folder: Folder) -> str:
+def put(copy: Path, live: Path, folder: Folder, sentry: Sentry | None, *, legible: bool = True) -> str:
     """Puts `copy` in the place of `live`; how, in words. Raises StoreError when nobody may, and names who is in the
-    way."""
-    if not live.exists():
+    way; _Written."""
+    if sentry is None:
+        if live.exists() and not live.is_file():
+            raise StoreError(f"{live} is no file", "move away what is there, and restore again")
         return _put_new(copy, live)
-    if not live.is_file():
-        raise StoreError(f"{live} is no file", "move away what is there, and restore again")
-    try:
-        return _put_through_sqlite(copy, live, folder)
-    except sqlite3.Error as error:
-        if sqlite.fault_of(error) is not sqlite.Fault.DAMAGED:
-            raise
-    return _rewrite(copy, live)
+    if legible:
+        try:
+            return _put_through_sqlite(copy, live, folder, sentry)
+        except sqlite3.Error as error:
+            if sqlite.fault_of(error) is not sqlite.Fault.DAMAGED:
+                raise
+    return _rewrite(copy, live, sentry)
 
 
-def _put_through_sqlite(copy: Path, live: Path, folder: Folder) -> str:
+def _put_through_sqlite(copy: Path, live: Path, folder: Folder, sentry: Sentry) -> str:
     """One transaction of SQLite's: whoever dies, the file is the old one or the new one."""
-    target = sqlite.open_damaged(live)
-    try:
-        patience = Patience(live)
-        _wait_for_the_lock(target, patience)
+    with closing(sqlite.open_unchanging(copy)) as origin, closing(sqlite.open_damaged(live)) as target:
+        patience, locked = Patience(live), False
 
         def step(status: int, left: int, total: int) -> None:
+            nonlocal locked
             patience.step(status)
+            if status == sqlite3.SQLITE_OK and not locked:
+                # From here on the lock is ours, and nothing of ours is in the file yet. Whoever came between the
+                # sentry's lock and this one has written what nobody has copied.
+                locked = True
+                if sentry.moved():
+                    raise _Written
             folder.tell("restore", total - left, total)
             if left:  # else it is committed already
                 crashpoint.reach("restore.page")
 
-        with closing(sqlite.open_unchanging(copy)) as origin:
-            origin.backup(target, pages=PAGES_AT_ONCE, progress=step, sleep=AGAIN_S)
+        target.execute("PRAGMA busy_timeout=0")  # its pauses would let others go first
+        sentry.leave()
+        _wait_for_the_lock(target, patience)
+        origin.backup(target, pages=_first_pages(origin), progress=step, sleep=AGAIN_S)
         crashpoint.reach("restore.after")
-    finally:
-        target.close()
     return "put there through SQLite in one transaction"
 
 
+def _first_pages(origin: sqlite3.Connection) -> int:
+    """So few at once that SQLite still has the first ones in memory, and that they are not all there are."""
+    size, count = (int(origin.execute(f"PRAGMA {what}").fetchone()[0]) for what in ("page_size", "page_count"))
+    return max(1, min(BYTES_AT_ONCE // size, count - 1))
+
+
 def _wait_for_the_lock(target: sqlite3.Connection, patience: Patience) -> None:
-    """Until the hold is let go, and writers that are at it are done. Raises StoreError, sqlite3.Error."""
+    """At once when it is free, before others; or when writers that are at it are done. Raises StoreError,
+    sqlite3.Error."""
+    spin_s, pause = clock.monotonic_s() + SPIN_S, threading.Event()
     while True:
         try:
             target.execute("BEGIN IMMEDIATE")
@@ -208,14 +274,19 @@ def _wait_for_the_lock(target: sqlite3.Connection, patience: Patience) -> None:
             if sqlite.fault_of(error) is not sqlite.Fault.BUSY:
                 raise
             patience.step(sqlite3.SQLITE_BUSY)
-            continue  # busy_timeout has waited
-        target.execute("ROLLBACK")
+            if clock.monotonic_s() > spin_s:
+                pause.wait(BUSY_S)
+            continue
+        target.execute("ROLLBACK")  # a backup begins its own transaction
         return
 
 
-def _rewrite(copy: Path, live: Path) -> str:
+def _rewrite(copy: Path, live: Path, sentry: Sentry) -> str:
     """The same inode, written anew while nobody has it open; its header comes last, and makes it a database again."""
+    sentry.let_go()  # who had it open is kept from it until here
     unseen = _nobody_has(live)
+    if sentry.moved():
+        raise _Written
     fd = os.open(live, os.O_RDWR | os.O_CLOEXEC)
     try:
         os.posix_fallocate(fd, 0, copy.stat().st_size)  # or no space: then nothing has happened yet

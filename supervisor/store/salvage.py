@@ -21,6 +21,7 @@ import msgspec
 
 from supervisor.clock import Anchor, monotonic_s, wall_s
 from supervisor.incidents import model as m
+from supervisor.incidents.orders import AgentRequest, AuditEntry, OperatorPause
 from supervisor.incidents.records import PutKnown
 from supervisor.store import sqlite
 
@@ -44,6 +45,9 @@ _BODIES: dict[str, type[Any]] = {
     "timers": m.Timer,
     "breakers": m.Breaker,
     "pauses": m.FamilyPause,
+    "operator_pauses": OperatorPause,
+    "requests": AgentRequest,
+    "audit": AuditEntry,
     "stages": m.StageEntry,
     "known": PutKnown,
     "halts": m.Halt,

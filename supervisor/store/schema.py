@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-SCHEMA_VERSION = 3  # the number of migrations below, kept in PRAGMA user_version
+SCHEMA_VERSION = 4  # the number of migrations below, kept in PRAGMA user_version
 
 _LEDGER_1 = """
 CREATE TABLE head (
@@ -127,6 +127,25 @@ CREATE TABLE halts (
 ) WITHOUT ROWID;
 """
 
+_LEDGER_4 = """
+CREATE TABLE operator_pauses (
+    key TEXT PRIMARY KEY,
+    body TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE requests (
+    id TEXT PRIMARY KEY,
+    body TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE audit (
+    id TEXT PRIMARY KEY,
+    at_wall_s REAL NOT NULL,
+    body TEXT NOT NULL
+);
+CREATE INDEX audit_at ON audit (at_wall_s);
+ALTER TABLE executions ADD COLUMN undoes TEXT NOT NULL DEFAULT '';
+CREATE INDEX executions_undoes ON executions (undoes) WHERE undoes <> '';
+"""
+
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Brings the ledger to this program's schema. Raises LedgerUnusable when it is another program's, or a newer."""
@@ -149,6 +168,10 @@ def migrate(connection: sqlite3.Connection) -> None:
     @migrations(name="0003_halts")
     def _(db: Any) -> None:
         _run(db, _LEDGER_3)
+
+    @migrations(name="0004_orders")
+    def _(db: Any) -> None:
+        _run(db, _LEDGER_4)
 
     # No plugins: what an operator installed beside us has no business on the ledger's connection.
     migrations.apply(Database(connection, recursive_triggers=False, execute_plugins=False))

@@ -219,9 +219,14 @@ def checkpoint_alone(path: Path, connection: sqlite3.Connection) -> bool:
     return not busy
 
 
+def beside(path: Path, suffix: str) -> str:
+    """The file with this suffix that SQLite keeps beside the database itself, and not beside a symbolic link to it."""
+    return os.path.realpath(path) + suffix
+
+
 def wal_bytes(path: Path) -> int:
     """Size of the -wal file beside `path`, 0 when there is none."""
     try:
-        return os.stat(f"{path}-wal").st_size
+        return os.stat(beside(path, "-wal")).st_size
     except FileNotFoundError:
         return 0

@@ -19,7 +19,7 @@ import msgspec
 
 from supervisor import proc
 from supervisor.clock import monotonic_s
-from supervisor.store import sqlite
+from supervisor.store import openers, sqlite
 from supervisor.store.sqlite import Fault
 
 LOOK_S = 0.01
@@ -38,7 +38,7 @@ class Seen(msgspec.Struct, frozen=True):
 
 def holder(path: Path) -> int:
     """The process that has the write lock, 0 when none has."""
-    for file, byte in ((f"{path}-shm", sqlite.WAL_WRITER), (str(path), sqlite.RESERVED)):
+    for file, byte in ((sqlite.beside(path, "-shm"), sqlite.WAL_WRITER), (str(path), sqlite.RESERVED)):
         fd = _opened.get(file)
         if fd is None:
             try:
@@ -74,7 +74,7 @@ def look(path: Path, name: str, connection: sqlite3.Connection) -> Seen:
         return Seen(False, "impossible", pid, f"who had it open may still write; nobody else can open it ({damage})")
     if ours:
         return Seen(True, "held", pid, f"its write lock is held (process {pid}); readers go on")
-    who = f"{' '.join(proc.command_line(pid))} (process {pid})" if pid else "another program"
+    who = openers.words((openers.of_pid(pid),)) if pid else "another program"
     return Seen(False, "open", pid, f"{who} has the write lock and does not let go of it")
 
 

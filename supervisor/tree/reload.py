@@ -1,7 +1,8 @@
 """Another configuration while healctl runs (DESIGN §7): a bad file changes nothing and says so.
 
-The file is read by a one-shot child, since a dead mount or a FIFO in its place would otherwise stop the root. What the
-child has accepted stands as text in the runtime directory: the root takes it from there, and so do the workers.
+The file and its runbooks are read by a one-shot child, since a dead mount or a FIFO in its place would otherwise stop
+the root. What the child has accepted stands in one file of the runtime directory: the root takes it from there, and so
+do the workers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import msgspec
 
 from supervisor import config as configuration
 from supervisor import places
-from supervisor.config import Config
+from supervisor.config import Accepted, Config
 from supervisor.errors import ConfigError, HealError
 from supervisor.messages import Refusal, Reloaded, encode
 from supervisor.tree import spec
@@ -28,7 +29,7 @@ from supervisor.worker import PACKET_BYTES_MAX, Factory, settle_in
 log = logging.getLogger(__name__)
 
 NAME = "reload"  # of the one-shot
-ACCEPTED = "accepted.toml"
+ACCEPTED = "accepted.json"
 OUTCOME = "reload.json"
 WITHIN_S = 10.0
 ERROR_CHARS_MAX = 4_000
@@ -46,10 +47,13 @@ class Source(msgspec.Struct, frozen=True):
     file: Path | None
     env: Mapping[str, str]
 
-    def text(self) -> tuple[str, str]:
-        """What stands there now, and its name for people. Raises ConfigError."""
+    def read(self) -> tuple[Config, str, str]:
+        """What stands there now, its text, and its name for people. Raises ConfigError."""
         file = self.file or places.locate(None, self.env)
-        return ("", "built-in defaults") if file is None else (places.read(file), str(file))
+        if file is None:
+            return Config(), "", "built-in defaults"
+        text = places.read(file)
+        return configuration.accept(text, file), text, str(file)
 
 
 class Fitting(msgspec.Struct, frozen=True):
@@ -62,12 +66,11 @@ class Fitting(msgspec.Struct, frozen=True):
     changes: tuple[str, ...]
 
 
-def fit(old: Config, text: str, name: str, holds: tuple[str, ...] = ()) -> Fitting:
-    """`text` (of the file `name`) as the successor of `old`; `holds` as in `healctl_tree`.
+def fit(old: Config, new: Config, name: str, holds: tuple[str, ...] = ()) -> Fitting:
+    """`new` (of the file `name`) as the successor of `old`; `holds` as in `healctl_tree`.
 
-    Raises ConfigError: it is wrong, or needs a restart.
+    Raises ConfigError: the tree would be wrong, or it needs a restart.
     """
-    new = configuration.parse(text, name)
     moved = [
         key
         for key, before, after in (
@@ -106,13 +109,13 @@ def changes(old: Config, new: Config) -> tuple[str, ...]:
 
 
 def main(source: Source, old: Config, runtime_dir: Path, root_pid: int, uplink: socket.socket, output: int) -> NoReturn:
-    """The whole life of the one-shot: exit 0 when the text that it wrote to ACCEPTED can be put in force."""
+    """The whole life of the one-shot: exit 0 when what it wrote to ACCEPTED can be put in force."""
     code = 1
     try:
         settle_in(NAME, root_pid, uplink.fileno(), output, old.healctl.log_level)
-        text, name = source.text()
-        fit(old, text, name)
-        write(runtime_dir / ACCEPTED, text.encode())
+        new, text, name = source.read()
+        fit(old, new, name)
+        write(runtime_dir / ACCEPTED, msgspec.json.encode(Accepted(text, tuple(new.runbook.values()))))
         code = 0
     except HealError as error:
         uplink.send(encode(Refusal(str(error)[:ERROR_CHARS_MAX])))

@@ -11,6 +11,7 @@ from functools import partial
 import msgspec
 
 from supervisor import clock
+from supervisor.config import accepted
 from supervisor.errors import HealError
 from supervisor.messages import Refusal, Reload, Reloaded, Up
 from supervisor.tree import reload
@@ -78,7 +79,7 @@ class Reloading:
         try:
             if code != 0:
                 raise HealError(self._refusal or "reading it failed: see the lines above")
-            fitting = reload.fit(self._host.config, path.read_text(), str(path), self._host.holds)
+            fitting = reload.fit(self._host.config, accepted(path), str(path), self._host.holds)
         except (HealError, OSError, ValueError, RecursionError) as error:
             self._tell(str(error))
         else:

@@ -14,7 +14,7 @@ import pytest
 from tests.acceptance.conftest import signal_toml
 from tests.doubles.signal_double import SignalDouble
 from tests.lab.daemon import Daemon, Service, Site, until
-from tests.lab.databases import destroy_header, overwrite_page
+from tests.lab.databases import destroy_header, overwrite_page, program
 from tests.lab.halted import bytes_of, in_ledger, tried, wait_halted, writer
 
 
@@ -115,6 +115,26 @@ def test_ac_005_the_halt_outlives_every_worker_and_the_root(here: Site) -> None:
     daemon.start()
     wait_halted(path)
     assert len(in_ledger(daemon, "brain-db", "escalated")) == 1
+    daemon.stop()
+
+
+@pytest.mark.req("AC-005", "R10")
+def test_ac_005_where_another_program_keeps_the_lock_it_is_named_and_copies_are_made_all_the_same(
+    here: Site, phone: SignalDouble
+) -> None:
+    daemon, path = started(here, more=signal_toml(phone))
+    merge = "db.execute('PRAGMA wal_checkpoint(TRUNCATE)'); db.execute('BEGIN IMMEDIATE')"
+    with program(merge, path) as other:
+        overwrite_page(path)
+        (page,) = phone.wait_for(1, 20)
+        assert f"process {other.pid} (" in page.text
+        assert "has the write lock and does not let go of it" in page.text
+        incident = until("the emergency's end", lambda: _escalated(daemon))
+        assert steps(incident)["halt"]["success"] is False
+        assert "raw copies with checksums are in" in steps(incident)["backup"]["output"]
+        assert "it is not known whether others write" in str(incident["audit_trail"])
+    wait_halted(path)
+    assert len(phone.sent) == 1
     daemon.stop()
 
 

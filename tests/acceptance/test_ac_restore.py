@@ -14,7 +14,7 @@ import pytest
 
 from supervisor.store.synapse import message_id
 from tests.lab.daemon import Daemon, Service, Site, until
-from tests.lab.databases import destroy_header, overwrite_page, program
+from tests.lab.databases import destroy_header, make, overwrite_page, program
 from tests.lab.halted import tried, wait_halted, writer
 
 RESTORE = ("db", "restore", "--confirm")
@@ -178,3 +178,35 @@ def test_ac_005_a_restore_that_is_cut_off_leaves_it_held_and_can_be_ordered_agai
     until("every record", lambda: same(daemon, path))
     assert daemon.ask("tree")["halted"] == []
     daemon.stop()
+
+
+@pytest.mark.req("AC-005", "R10")
+def test_ac_005_a_trades_database_is_halted_and_restored_by_the_same_rules(here: Site) -> None:
+    """Another program's database, in which a repair may close a position: `NAME-trades`, without a table of its own."""
+    path, signal = make(here.folder / "trades.db", wal=True), here.folder / "signal.json"
+    table = f'[trading.bot]\nsignal_file = "{signal}"\ntrades_db = "{path}"\n'
+    daemon = here.daemon(table)
+    daemon.start()
+    assert daemon.cli("db", "backup", "bot-trades")[0] == 0
+    daemon.stop()
+    overwrite_page(path)
+    daemon.start()
+    wait_halted(path)
+    (incident,) = daemon.wait_state("bot-trades", "escalated")
+    assert (incident["anomaly_type"], incident["escalation_tier"]) == ("db_corruption", 3)
+    assert [row["halted"] for row in daemon.cli("db", "status")[1]["databases"] if row["name"] == "bot-trades"] == [
+        "held"
+    ]
+    code, answer = daemon.cli("db", "restore", "bot-trades", "--confirm")
+    assert (code, answer["verification_passed"]) == (0, True), answer
+    assert tried(path) == "ok", "its program writes it again"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(*) FROM t").fetchone() == (2000,)
+    until("both metrics", lambda: halted_and_lifted(daemon) == [("bot-trades", "halted"), ("bot-trades", "lifted")])
+    daemon.stop()
+
+
+def halted_and_lifted(daemon: Daemon) -> list[Any]:
+    query = "SELECT stage, result FROM heal_metrics WHERE task_id = 'heal_db_halted' ORDER BY timestamp"
+    with contextlib.closing(sqlite3.connect(f"file:{daemon.state_dir / 'metrics.db'}?mode=ro", uri=True)) as db:
+        return db.execute(query).fetchall()

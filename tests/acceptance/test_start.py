@@ -62,6 +62,7 @@ def test_an_empty_configuration_is_healthy_idle_and_says_how_to_add_a_target(her
         0,
         {
             "halted": [],
+            "paused": [],
             "open_incidents": [],
             "runbook_summary": {"total": len(RUNBOOKS), "auto_execute": 0, "dry_run": len(RUNBOOKS)},
         },

@@ -11,6 +11,7 @@ NAMES = (
     "bench_tree",
     "bench_store",
     "bench_backup",
+    "bench_halt",
     "bench_probe",
     "bench_executor",
     "bench_fleet",

@@ -1,7 +1,8 @@
 """How fast the store makes decisions durable, beside the floor of the same disk in the same run. JSON on stdout.
 
 `python -m tests.bench.bench_store [DIRECTORY]` writes below DIRECTORY (default: the temp directory) and cleans up.
-A decision is one incident, one trail entry, one metric and one timer.
+A decision is one incident, one trail entry, one metric and one timer. Its floor is the same rows, ready made, put bare
+into the same tables with the same sync: nothing is decoded, checked, encoded or answered there.
 """
 
 from __future__ import annotations
@@ -20,14 +21,18 @@ from pathlib import Path
 
 from supervisor import bus
 from supervisor.messages import Ack, EpochOpened, OpenEpoch
+from supervisor.store import sqlite
 from supervisor.store.brain_db import BrainDb
 from supervisor.store.ledger import Ledger
+from supervisor.store.projection import BATCH_REVS
+from supervisor.store.schema import migrate
 from tests.process import storelab as lab
 
 SECONDS = 1.5  # of each measurement by time
 STORM = 30_000
 WINDOW = 1_000  # decisions on their way at once
 TARGET_PER_S = 10_000  # DESIGN §9
+BATCH = 500  # decisions in one transaction
 
 
 def fsync_floor(where: Path) -> float:
@@ -47,6 +52,49 @@ def commit_floor(where: Path) -> float:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("CREATE TABLE t (x)")
         return rate(lambda: connection.execute("INSERT INTO t VALUES (1)"))
+
+
+def batch_floor(where: Path) -> float:
+    """Bare small rows a second, 100 in a commit, WAL and FULL (DESIGN §9)."""
+    with closing(sqlite3.connect(where / "batch.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("CREATE TABLE t (x)")
+
+        def put() -> None:
+            connection.execute("BEGIN")
+            connection.executemany("INSERT INTO t VALUES (?)", [(1,)] * 100)
+            connection.execute("COMMIT")
+
+        return 100 * rate(put)
+
+
+def rows_floor(source: Path, target: sqlite3.Connection, tables: tuple[str, ...], batch: int) -> float:
+    """The rows of `tables` in `source`, put into `target` as they are: so many of the first table's a second."""
+    with closing(sqlite3.connect(source)) as made:
+        rows = {name: made.execute(f"SELECT * FROM {name} LIMIT {STORM}").fetchall() for name in tables}
+    puts = {name: f"INSERT INTO {name} VALUES ({', '.join('?' * len(rows[name][0]))})" for name in tables}
+    count = len(rows[tables[0]])
+    began_s = time.perf_counter()
+    for start in range(0, count, batch):
+        target.execute("BEGIN IMMEDIATE")
+        for name in tables:
+            target.executemany(puts[name], rows[name][start : start + batch])
+        target.execute("COMMIT")
+    return count / (time.perf_counter() - began_s)
+
+
+def decision_floor(where: Path) -> float:
+    with closing(sqlite.open_ledger(where / "bare.db")) as bare:
+        migrate(bare)
+        return rows_floor(where / "alone.db", bare, ("incidents", "trail", "metrics", "timers"), BATCH)
+
+
+def replay_floor(where: Path) -> float:
+    path = where / "bare_brain.db"
+    with closing(sqlite.open_target(path, create=True)) as bare:
+        lab.brain(path).prepare(bare)
+        return rows_floor(where / "replayed.db", bare, ("incidents",), BATCH_REVS // 2)  # two changes to an incident
 
 
 def rate(work: object) -> float:
@@ -75,7 +123,7 @@ def ledger_alone(where: Path) -> dict[str, float]:
             times.append(time.perf_counter() - began_s)
 
         single_per_s = rate(single)
-        batches = [[lab.decision(epoch, n + i + j + 1) for j in range(500)] for i in range(0, STORM, 500)]
+        batches = [[lab.decision(epoch, n + i + j + 1) for j in range(BATCH)] for i in range(0, STORM, BATCH)]
         began_s = time.perf_counter()
         for batch in batches:
             assert ledger.write(batch)[-1] == Ack()
@@ -194,11 +242,25 @@ def main(parent: str | None) -> None:
         store = lab.Store(where, where)
         store.start()
         try:
+            floor = {
+                "fsync_per_s": fsync_floor(where),
+                "commit_per_s": commit_floor(where),
+                "rows_by_100_per_s": batch_floor(where),
+            }
+            ledger, process, again = ledger_alone(where), asyncio.run(real_process(store)), replay(where)
+            floor |= {"decisions_by_500_per_s": decision_floor(where), "replay_per_s": replay_floor(where)}
             result: dict[str, object] = {
-                "floor": {"fsync_per_s": fsync_floor(where), "commit_per_s": commit_floor(where)},
-                "ledger": ledger_alone(where),
-                "process": asyncio.run(real_process(store)),
-                "replay": replay(where),
+                "load": os.getloadavg()[0],
+                "floor": floor,
+                "ledger": ledger,
+                "process": process,
+                "replay": again,
+                "ratio": {
+                    "single": floor["commit_per_s"] / ledger["single_per_s"],
+                    "batches_of_500": floor["decisions_by_500_per_s"] / ledger["batches_of_500_per_s"],
+                    "storm": floor["decisions_by_500_per_s"] / process["storm_per_s"],
+                    "replay": floor["replay_per_s"] / again["incidents_per_s"],
+                },
                 "reopen_after_kill_ms": restart_ms(store),
                 "target_storm_per_s": TARGET_PER_S,
                 "sqlite": sqlite3.sqlite_version,

@@ -149,8 +149,8 @@ def host(state_dir: Path, runtime_dir: Path) -> int:
     spec.preload(real)  # import what the real workers import
     gc.collect()
     gc.freeze()
-    tell(runtime_dir, what="floor", child="root", times_ms=[_fork(_answer) for _ in range(KILLS)])
-    tell(runtime_dir, what="worker_floor", child="root", times_ms=[_fork(_answer_with_zmq) for _ in range(KILLS)])
+    tell(runtime_dir, what="floor", child="root", times_ms=[fork_ms(answer) for _ in range(KILLS)])
+    tell(runtime_dir, what="worker_floor", child="root", times_ms=[fork_ms(_answer_with_zmq) for _ in range(KILLS)])
     began_wall_s = clock.wall_s()
     section = TreeSection(  # every kill is to be measured as a first one: no delay
         probes_intensity=1000, probes_period=Duration(1e6), backoff_base=Duration(0), backoff_max=Duration(0)
@@ -165,7 +165,7 @@ def host(state_dir: Path, runtime_dir: Path) -> int:
     return Root(tree, Config(tree=section), state_dir, runtime_dir, on_ready=ready).run()
 
 
-def _fork(main: ChildMain) -> float:
+def fork_ms(main: ChildMain) -> float:
     """Milliseconds from the fork to the child's first message."""
     began_s = time.perf_counter()
     child = Child("floor", "", main, lambda *_: None, 0.0)
@@ -177,7 +177,7 @@ def _fork(main: ChildMain) -> float:
     return took_ms
 
 
-def _answer(uplink: socket.socket, output: int) -> NoReturn:
+def answer(uplink: socket.socket, output: int) -> NoReturn:
     del output
     uplink.send(b"x")
     os._exit(0)

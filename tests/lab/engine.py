@@ -26,6 +26,7 @@ from supervisor.incidents.model import (
     Instant,
     OutboxRow,
     Recipe,
+    Runbook,
     State,
     StepResult,
     Target,
@@ -71,9 +72,16 @@ OPEN = frozenset({"host", "pipeline", "fleet"})
 class Lab:
     """`alive[name]` is the pid that lives, None when it is dead. `heals`: what a restart does to a service."""
 
-    def __init__(self, *names: str, policy: Policy | None = None, targets: tuple[Target, ...] = ()) -> None:
+    def __init__(
+        self,
+        *names: str,
+        policy: Policy | None = None,
+        targets: tuple[Target, ...] = (),
+        runbooks: tuple[Runbook, ...] = RUNBOOKS,
+    ) -> None:
         self.targets = targets or tuple(service(name) for name in names)
         self.policy = policy or Policy()
+        self.runbooks = runbooks
         self.now_s = START
         self.alive: dict[str, int | None] = {target.target_id: 100 + i for i, target in enumerate(self.targets)}
         self.endpoint: dict[str, Endpoint] = {}
@@ -89,7 +97,7 @@ class Lab:
         self.answers: dict[str, Answer] = {}
         self._pid = 1_000
         self.executor = "exec-1"
-        self.engine = e.Engine(rebuild(EMPTY, BOOT, self.policy, RUNBOOKS, self.targets, OPEN, {}))
+        self.engine = e.Engine(rebuild(EMPTY, BOOT, self.policy, self.runbooks, self.targets, OPEN, {}))
         self.feed(e.Started())
         self.feed(e.ExecutorIs(self.executor))
 
@@ -211,10 +219,13 @@ class Lab:
             pauses=tuple(world.pauses.values()),
             stages=tuple(world.stages.values()),
             halts=tuple(world.halts.values()),
+            drafts=tuple(world.drafts.values()),
+            requests=tuple(world.requests.values()),
+            operator_pauses=tuple(world.operator_pauses.values()),
             known=tuple(PutKnown(name, ref, world.targets[name].sought) for name, ref in world.known.items()),
         )
         trails = {i: t for i, t in trails.items() if latest[i].open}
-        self.engine = e.Engine(rebuild(snapshot, BOOT, self.policy, RUNBOOKS, self.targets, OPEN, trails))
+        self.engine = e.Engine(rebuild(snapshot, BOOT, self.policy, self.runbooks, self.targets, OPEN, trails))
         self.feed(e.Started())
         self.feed(e.ExecutorIs(self.executor))
 

@@ -83,7 +83,7 @@ def test_a_live_service_is_neither_restarted_unasked_nor_when_its_manager_does_n
             (result,) = (await core.execute(lab.execution(target, known=ref, **PERSON)))[-1:]
             assert not result.success
             assert "systemd does not run it" in result.output
-            plan = await core.ask(PlanRequest(lab.execution(target, known=ref, **PERSON), None))
+            plan = await core.ask(PlanRequest(lab.execution(target, known=ref, **PERSON)))
             assert isinstance(plan, PlanAnswer)
             assert "systemd does not run it" in plan.steps[0].description
             assert not plan.steps[0].predicts_clear

@@ -336,7 +336,7 @@ def test_an_output_file_that_grew_is_set_aside_and_a_fifo_blocks_nobody(tmp_path
 def test_a_plan_changes_nothing_and_says_what_would_be_done(tmp_path: Path, started: lab.Started) -> None:
     async def scenario() -> None:
         async with lab.lab() as core:
-            dead = await core.ask(PlanRequest(lab.execution(lab.toy(tmp_path)), None))
+            dead = await core.ask(PlanRequest(lab.execution(lab.toy(tmp_path))))
             assert isinstance(dead, PlanAnswer)
             assert dead.ok
             assert [step.predicts_clear for step in dead.steps] == [True, True]
@@ -344,22 +344,22 @@ def test_a_plan_changes_nothing_and_says_what_would_be_done(tmp_path: Path, star
             assert "toy_service.py" in dead.steps[1].description
 
             unknown = lab.target("m", ("/no/such",), match="no such command line")
-            missing = await core.ask(PlanRequest(lab.execution(unknown), None))
+            missing = await core.ask(PlanRequest(lab.execution(unknown)))
             assert isinstance(missing, PlanAnswer)
             assert [step.predicts_clear for step in missing.steps] == [True, False]
 
             none = msgspec.structs.replace(lab.toy(tmp_path), recipe=None)
-            answer = await core.ask(PlanRequest(lab.execution(none), None))
+            answer = await core.ask(PlanRequest(lab.execution(none)))
             assert isinstance(answer, PlanAnswer)
             assert not answer.ok
             assert "no restart recipe" in answer.error
 
             ref = await started.toy(tmp_path)
-            fenced = await core.ask(PlanRequest(lab.execution(lab.toy(tmp_path)), None))
+            fenced = await core.ask(PlanRequest(lab.execution(lab.toy(tmp_path))))
             assert isinstance(fenced, PlanAnswer)
             assert [step.predicts_clear for step in fenced.steps] == [False, False]
             assert "not started a second time" in fenced.steps[1].description
-            allowed = await core.ask(PlanRequest(lab.execution(lab.toy(tmp_path), known=ref, **PERSON), None))
+            allowed = await core.ask(PlanRequest(lab.execution(lab.toy(tmp_path), known=ref, **PERSON)))
             assert isinstance(allowed, PlanAnswer)
             assert f"end process {ref.pid}" in allowed.steps[0].description
             assert allowed.steps[0].predicts_clear

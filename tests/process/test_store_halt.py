@@ -45,6 +45,7 @@ def says_halted(healer: Peer) -> Callable[[], bool]:
 async def projected(brain: Path, count: int) -> None:
     """Until so many incidents are in brain.db."""
     query = "SELECT count(*) FROM incidents"
+    await asyncio.to_thread(lab.wait_for, "its tables", lambda: tried(brain, query) == "ok")
     await asyncio.to_thread(lab.wait_for, "the projection", lambda: lab.rows(brain, query) == [(count,)])
 
 
@@ -299,6 +300,27 @@ def test_another_file_in_its_place_is_locked_too(tmp_path: Path) -> None:
         assert tried(path) == "ok"
         assert held.take() == "held"
         assert tried(path) == "SQLITE_BUSY"
+
+
+@pytest.mark.req("R10")
+@pytest.mark.parametrize("headless", [True, False])
+def test_behind_a_symbolic_link_it_is_held_and_seen_to_be(tmp_path: Path, headless: bool) -> None:
+    """SQLite's log and its index lie beside the file, not beside the link."""
+    (tmp_path / "real").mkdir()
+    path, link = make(tmp_path / "real" / "x.db", wal=True), tmp_path / "link.db"
+    link.symlink_to(path)
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other:
+        other.execute("INSERT INTO t (name) VALUES ('before')")
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        other.execute(READ).fetchall()
+        if headless:
+            destroy_header(path)
+        with holder(link) as held:
+            assert held.take() == ("held by hand" if headless else "held")
+            code, seen = witness(link, 10)
+            assert (code, seen["pid"]) == (0, held.process.pid), seen
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                other.execute("INSERT INTO t (name) VALUES ('after')")
 
 
 @pytest.mark.req("R10")

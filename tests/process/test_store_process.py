@@ -138,6 +138,26 @@ def test_a_decision_goes_all_the_way_and_the_store_stops_in_order(store: lab.Sto
     assert "Traceback" not in store.log()
 
 
+@pytest.mark.req("FR-004")
+def test_of_thousands_that_arrive_together_each_gets_its_own_answer(store: lab.Store) -> None:
+    """More than one transaction takes, one of them refused in the middle of neighbours that share an answer."""
+    many, bad = 1_500, 700
+
+    async def scenario() -> None:
+        async with peer(store) as healer:
+            await healer.open()
+            decisions = [lab.decision(1, n) for n in range(1, many + 1)]
+            decisions[bad] = Commit(1, bad + 1, (rec.PutIncident(lab.incident(9_999, target="svc-1")),))
+            answers = await asyncio.gather(*(healer.ask(one) for one in decisions))
+            refused = answers.pop(bad)
+            assert isinstance(refused, Nack)
+            assert refused.code == "rejected"
+            assert answers == [Ack()] * (many - 1)
+
+    asyncio.run(scenario())
+    assert lab.rows(store.state_dir / "ledger.db", "SELECT count(*) FROM incidents") == [(many - 1,)]
+
+
 @pytest.mark.req("NFR-001")
 def test_an_executor_claims_and_starts_through_its_own_link(store: lab.Store) -> None:
     async def scenario() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from supervisor.store import backup, copies, restore, sqlite
 from supervisor.store.backup import Report
 from supervisor.store.ledger import Ledger
 from tests.lab.databases import PAGE, cut_off, destroy_header, listing, program
+from tests.process.restorelab import KILLED, NAME, ROOT, Site
 from tests.process.storelab import (
     Book,
     brain,
@@ -35,76 +35,6 @@ from tests.process.storelab import (
     synapse,
     trail,
 )
-
-ROOT = Path(__file__).parents[2]
-NAME = "notes"
-KILLED = -signal.SIGKILL
-
-
-class Site:
-    """A database of incidents and messages, and its folder of copies."""
-
-    def __init__(self, folder: Path, count: int = 1000, *, wal: bool = True) -> None:
-        self.live = folder / "notes.db"
-        self.copies = backups.folder(folder / "state", NAME)
-        self.copies.parent.mkdir(parents=True)
-        self._token = folder / "token"
-        with closing(sqlite3.connect(self.live, isolation_level=None)) as db:
-            db.execute(f"PRAGMA page_size={PAGE}")
-            db.execute(f"PRAGMA journal_mode={'wal' if wal else 'delete'}")
-            db.execute("CREATE TABLE incidents (id TEXT PRIMARY KEY, body TEXT)")
-            db.execute("CREATE TABLE messages (id TEXT PRIMARY KEY, body TEXT)")
-        self.add(0, count)
-
-    def add(self, first: int, count: int) -> None:
-        with closing(sqlite3.connect(self.live, isolation_level=None, timeout=10)) as db:
-            db.execute("BEGIN")
-            for table in ("incidents", "messages"):
-                put = f"INSERT INTO {table} VALUES (?, ?)"
-                db.executemany(put, ((f"{table}-{n:06}", "x" * 180) for n in range(first, first + count)))
-            db.execute("COMMIT")
-
-    def run(self, module: str, *words: object, crash: str = "") -> tuple[int, Report | None]:
-        argv = [sys.executable, "-m", f"supervisor.store.{module}", "--source", self.live, "--folder", self.copies]
-        env = dict(os.environ)
-        if crash:
-            self._token.touch()
-            env["HEALCTL_TEST_CRASH"] = f"{module}:{crash}:{self._token}"
-        done = subprocess.run(
-            [*map(str, argv), "--name", NAME, *map(str, words)],
-            capture_output=True,
-            check=False,
-            env=env,
-            cwd=ROOT,
-            timeout=60,
-        )
-        return done.returncode, msgspec.json.decode(done.stdout, type=Report) if done.stdout else None
-
-    def ok(self, module: str, *words: object) -> Report:
-        code, report = self.run(module, *words)
-        assert report is not None
-        assert (code, report.ok) == (0, True), report
-        return report
-
-    def refused(self, module: str, *words: object) -> str:
-        code, report = self.run(module, *words)
-        assert report is not None
-        assert (code, report.ok) == (1, False), report
-        return report.said
-
-    def count(self, table: str = "incidents") -> int:
-        return int(rows(self.live, f"SELECT count(*) FROM {table}")[0][0])
-
-    def whole(self) -> bool:
-        return rows(self.live, "PRAGMA integrity_check") == [("ok",)]
-
-    def overwrite(self, *pages: int) -> None:
-        """Pages of the main file; the log is merged first."""
-        rows(self.live, "PRAGMA wal_checkpoint(TRUNCATE)")
-        with self.live.open("r+b") as file:
-            for page in pages:
-                file.seek((page - 1) * PAGE)
-                file.write(b"\xff" * PAGE)
 
 
 @pytest.fixture
@@ -133,6 +63,10 @@ def test_a_good_copy_is_verified_and_says_what_it_holds(site: Site) -> None:
         file.seek(5 * PAGE + 2000)
         file.write(b"rot")
     assert "checksum differs" in site.refused("backup", "--verify")
+    assert f"{kept.path.name} has rotted" in site.ok("backup").said
+    (newer,) = backups.good(site.copies)
+    assert newer.path != kept.path
+    assert kept.path.with_name(f"{kept.path.name}.rotted").exists()
 
 
 @pytest.mark.req("R10")
@@ -317,6 +251,25 @@ def test_what_can_be_salvaged_is_taken_when_it_holds_more(site: Site, damage: Ca
 
 
 @pytest.mark.req("R10")
+def test_how_an_index_of_texts_has_grown_and_our_own_positions_count_as_no_rows(site: Site) -> None:
+    """What is salvaged has its index built anew, smaller, and comes without positions: it holds no less for that."""
+    with closing(sqlite3.connect(site.live, isolation_level=None)) as db:
+        db.execute("CREATE VIRTUAL TABLE texts USING fts5 (body)")
+        for n in range(100):
+            db.execute("INSERT INTO texts VALUES (?)", (f"text {n}",))
+        db.execute("CREATE TABLE heal_projection (name TEXT PRIMARY KEY, ledger_id TEXT NOT NULL, rev INTEGER)")
+        db.execute("INSERT INTO heal_projection VALUES ('brain_db', 'x', 1), ('synapse', 'x', 1)")
+        db.execute("CREATE TABLE atoms (body)")
+    site.ok("backup")
+    with closing(sqlite3.connect(site.live, isolation_level=None)) as db:
+        db.execute("INSERT INTO atoms VALUES ('newer')")
+    header(site)
+    assert "is now what could be salvaged" in site.ok("restore").said
+    assert site.count("atoms") == 1
+    assert rows(site.live, "SELECT count(*) FROM texts WHERE texts MATCH 'text'") == [(100,)]
+
+
+@pytest.mark.req("R10")
 def test_without_a_good_copy_it_is_salvaged_or_refused(site: Site) -> None:
     site.overwrite(30)
     assert "is now what could be salvaged, 1 pages" in site.ok("restore").said
@@ -423,13 +376,13 @@ def test_who_keeps_it_locked_is_named_and_nothing_has_changed(
     """With a rollback journal even a reader that never ends keeps a restore from being finished."""
     monkeypatch.setattr(copies, "LOCK_WITHIN_S", 0.5)
     site = Site(tmp_path, wal=False)
-    good = site.ok("backup").good
+    site.ok("backup")
     site.overwrite(40)
     was = rows_of_pages(site)
     holds = f"db.execute('{lock}')\ndb.execute('SELECT count(*) FROM sqlite_schema').fetchone()"
     refused = pytest.raises(StoreError, match="stays locked by another program: process ")
     with copies.opened(site.copies, NAME) as folder, program(holds, site.live) as other, refused as error:
-        restore.put(Path(good), site.live, folder)
+        restore.restore(folder, site.live)
     assert f"process {other.pid} (" in str(error.value)
     assert rows_of_pages(site) == was
     site.ok("restore")

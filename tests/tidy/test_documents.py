@@ -14,7 +14,7 @@ import pytest
 import supervisor
 from supervisor import config, errors
 from supervisor.cli.main import COMMANDS, cli
-from supervisor.config import Config
+from supervisor.config import Config, Tables
 from supervisor.schema import Reader
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ def example() -> dict[str, Any]:
 def sections() -> list[tuple[tuple[str, ...], type[msgspec.Struct]]]:
     """Every table of the configuration: its path and its struct; NAME stands for a target's name."""
     found: list[tuple[tuple[str, ...], type[msgspec.Struct]]] = []
-    for name, kind in get_type_hints(Config).items():
+    for name, kind in get_type_hints(Tables).items():
         if get_origin(kind) is dict:
             found.append(((name, "NAME"), get_args(kind)[1]))
         elif name == "notify":
@@ -94,11 +94,19 @@ def test_the_readme_names_every_exit_code() -> None:
         assert re.search(rf"^\| {code} \|", text, re.MULTILINE), f"README: exit code {code}"
 
 
-def test_the_readme_example_is_a_good_configuration() -> None:
+def test_the_readme_examples_are_a_good_configuration_with_a_runbook(tmp_path: Path) -> None:
     blocks = re.findall(r"```toml\n(.*?)```", README.read_text(), re.DOTALL)
-    assert blocks
-    for block in blocks:
-        assert config.parse(block, "README.md").process
+    runbooks = [block for block in blocks if "[[step]]" in block]
+    folder = tmp_path / "runbooks.d"
+    folder.mkdir(mode=0o700)
+    for number, block in enumerate(runbooks):
+        file = folder / f"{number}.toml"
+        file.write_text(block)
+        file.chmod(0o600)
+    whole = config.accept("".join(block for block in blocks if block not in runbooks), tmp_path / "healctl.toml")
+    assert whole.process
+    assert whole.command
+    assert len(whole.runbook) == len(runbooks) == 1
 
 
 def test_the_version_is_one() -> None:

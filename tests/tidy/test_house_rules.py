@@ -45,14 +45,17 @@ CALLS: dict[str, tuple[tuple[str, ...], str]] = {
     "datetime.utcnow": ((), "clock.wall_s() and clock.rfc3339()"),
     "os.system": ((), "an argv through remediators.command"),
     "os.popen": ((), "an argv through remediators.command"),
-    "os.fork": (("remediators/keeper.py", "supervisor/tree/"), "a worker of the tree, or remediators.command"),
+    "os.fork": (
+        ("remediators/keeper.py", "supervisor/store/sentry.py", "supervisor/tree/"),
+        "a worker of the tree, or remediators.command",
+    ),
     "os.execvpe": (("remediators/launcher.py",), "an argv through remediators.command"),
     "os.posix_spawn": ((), "an argv through remediators.command"),
     "os.kill": (("supervisor/crashpoint.py", "supervisor/tree/"), "proc.send_signal: a pid alone may be recycled"),
     "zmq.Context": (("supervisor/sockets.py",), "sockets.new_context()"),
     # The store writes; a probe reads other programs' databases, by the one way that leaves nothing behind (R9).
     "sqlite3.connect": (
-        ("supervisor/store/", "probes/sqlite_file.py"),
+        ("supervisor/store/", "supervisor/sqlite_file.py"),
         "supervisor.store.sqlite, through the store; in a probe sqlite_file.open_readonly",
     ),
     "create_subprocess_exec": ((), "remediators.command"),

@@ -34,7 +34,7 @@ INCIDENT = {
 RUNBOOK = {
     "id": "rb-restart-service", "label": "Restart a service", "applies_to": ["process_dead"], "mode": "dry_run",
     "confidence": 0.5, "dry_run_count": 0, "auto_approve_whitelist": False, "last_executed_at": None,
-    "last_succeeded_at": None, "approved_at": None,
+    "author": "file:a\x1b.toml", "last_succeeded_at": None, "approved_at": None,
 }  # fmt: skip
 STEP = {"step_id": "start", "status": "success", "output": "started", "artifacts": [], "duration_ms": 12.0}
 HALT = {"database": "brain-db", "path": "/b", "since": "2026-02-18T09:30:00.000Z", "phase": "held",
@@ -258,7 +258,7 @@ def test_check_tells_what_is_in_force(runtime: Path, capsys: pytest.CaptureFixtu
     told = msgspec.json.decode(capsys.readouterr().out)
     own = ["system-memory", "brain-db", "metrics-db", "ledger", "log-files", "service-output"]
     families = {"host": own[:1], "database": own[1:4], "logs": own[4:]}
-    found = {"families": families, "found_at_run_time": ["host"]}
+    found = {"families": families, "found_at_run_time": ["host"], "runbooks": []}
     assert told == {"ok": True, "file": file, "targets": own, **found}
     assert run(["check", "--configured"]) == 0
 

@@ -60,6 +60,10 @@ def test_status_tells_of_every_database_and_its_copies(
     assert code == 0
     assert "brain-db    missing  ?" in table
     assert "the daemon does not run" in told
+    backups.folder(tmp_path / "state", "trades").touch()
+    code, _, told = show(capsys, config, "db", "status", "-o", "table")
+    assert code == 0
+    assert "the copies of trades cannot be looked at" in told
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from supervisor import config, places
 from supervisor.config import Config, Duration
 from supervisor.errors import ConfigError
 from supervisor.places import Dirs
-from supervisor.targets import targets
+from supervisor.targets import databases, targets, written
 from supervisor.units import format_duration, parse_duration, parse_size
 
 WEB = '[process.web]\npid_file = "/run/web.pid"\n'
@@ -90,6 +90,14 @@ def test_a_whole_target() -> None:
         ("[disk]\npressure = 0.95", 1, "disk.critical", "expected more than disk.pressure", ""),
         ('[memory]\ncritical = "1GiB"', 2, "memory.critical", "is not less than memory.pressure", ""),
         (WEB + '[logs.web]\npaths = ["/l/*"]', 3, "logs.web", 'a second target of the name "web"', "[process.web]"),
+        ('[database.brain-db]\npath = "/b"', 2, "database.brain-db.path", "healctl's own brain-db is", "another name"),
+        (
+            '[trading.bot]\nsignal_file = "/s"\ntrades_db = "/t"\n[database.bot-trades]\npath = "/other"',
+            1,
+            "trading.bot",
+            'a second target of the name "bot-trades"',
+            "[database.bot-trades]",
+        ),
         ('[logs.brain-db]\npaths = ["/l/*"]', 1, "logs.brain-db", "target of healctl's own", ""),
         ('[trading.a]\nsignal_file = "/s"\nprocess = "x"', 3, "trading.a.process", 'no process "x"', "[process.x]"),
         ('[gateway.g]\nstatus = ["g"]\nauto_restart = true', 3, "gateway.g.auto_restart", "no restart command", ""),
@@ -218,3 +226,18 @@ def test_toml_that_python_gives_up_on(text: str, said: str) -> None:
 def test_a_file_without_an_end_is_not_read_to_its_end() -> None:
     with pytest.raises(ConfigError, match="at most 1048576 bytes"):
         places.read(Path("/dev/zero"))
+
+
+BOT = '[trading.bot]\nsignal_file = "/s.json"\ntrades_db = "/t.db"\n'
+
+
+@pytest.mark.req("R10")
+@pytest.mark.parametrize("name", ["bot-trades", "ledger-of-trades"])
+def test_a_trades_database_is_watched_and_written_under_one_name(name: str) -> None:
+    """`NAME-trades`, unless the same file is configured as a database."""
+    table = "" if name == "bot-trades" else f'[database.{name}]\npath = "/t.db"\ninterval = "1m"\n'
+    loaded = config.parse(BOT + table, "f.toml")
+    assert [it for it, section in databases(loaded).items() if section.path == "/t.db"] == [name]
+    assert written(loaded)[name] == "/t.db"
+    assert [(it.target_id, it.written) for it in targets(loaded) if it.path == "/t.db"] == [(name, True)]
+    assert set(written(config.parse("", "f.toml"))) == {"brain-db", "metrics-db"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from remediators.runbooks import RUNBOOKS
 from supervisor.incidents import engine as e
 from supervisor.incidents import keeping
 from supervisor.incidents.model import (
@@ -118,7 +119,7 @@ def test_what_is_not_written_any_more_is_copied_no_more() -> None:
     it.step_fails = "backup"
     it.advance(keeping.OVERDUE_S + 1)
     assert overdue(it)[0].open
-    it.feed(e.Reconfigured((), frozenset(), it.policy))
+    it.feed(e.Reconfigured((), frozenset(), it.policy, RUNBOOKS))
     assert not overdue(it)[0].open
     before = len(copies(it))
     it.advance(3 * DAY)

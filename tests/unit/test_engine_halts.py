@@ -74,7 +74,7 @@ class Bench(Lab):
         execution = self.dispatched[-1]
         if index == 0:
             self.feed(e.ExecutionClaimed(execution.id, "exec-1"))
-        last = not success or index == len(execution.runbook.steps) - 1
+        last = index == len(execution.runbook.steps) - 1  # whatever came of it: it only protects
         step = execution.runbook.steps[index].step_id
         self.feed(e.StepEnded(execution.id, index, StepResult(step, success, output, 1.0), last))
 
@@ -158,6 +158,10 @@ def test_a_halt_that_cannot_be_seen_to_stand_is_paged_as_that() -> None:
     assert lab.pages() == ["page"]
     (page,) = lab.messages("signal")
     assert "process 7" in page.body
+    lab.report(1, output="raw copies are there")
+    incident = lab.only("brain-db")
+    assert (incident.state, incident.tier_reason) == (State.ESCALATED, TierReason.REMEDIATION_FAILED)
+    assert lab.pages() == ["page"], "the copies were made all the same, and nobody is paged twice"
     assert lab.halts["brain-db"].phase is HaltPhase.HELD, "the hold goes on trying"
 
 
@@ -303,10 +307,10 @@ def test_a_halt_goes_with_its_file_when_the_configuration_names_it_anew() -> Non
     lab = Bench()
     lab.emergency()
     renamed = msgspec.structs.replace(BRAIN, target_id="site")
-    lab.feed(e.Reconfigured((renamed, TRADES), frozenset(), lab.policy))
+    lab.feed(e.Reconfigured((renamed, TRADES), frozenset(), lab.policy, RUNBOOKS))
     assert set(lab.halts) == {"site"}
     assert lab.halts["site"].path == BRAIN.path
-    lab.feed(e.Reconfigured((TRADES,), frozenset(), lab.policy))
+    lab.feed(e.Reconfigured((TRADES,), frozenset(), lab.policy, RUNBOOKS))
     assert lab.halts == {}, "nobody of ours writes it any more"
 
 

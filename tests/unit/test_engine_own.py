@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from remediators.runbooks import RUNBOOKS
 from supervisor.config import Config, Size, StoreSection
 from supervisor.house import CORE, LEDGER, beginning, ledger_parts
 from supervisor.incidents import detect, own
@@ -171,9 +172,9 @@ def test_a_reload_that_takes_the_transports_away_ends_it_and_one_that_brings_som
     lab = a_page_waits()
     lab.advance(301)
     targets = tuple(lab.engine.world.targets.values())
-    lab.feed(e.Reconfigured(targets, frozenset(), Policy()))
+    lab.feed(e.Reconfigured(targets, frozenset(), Policy(), RUNBOOKS))
     assert not lab.only("messages:signal").open
-    lab.feed(e.Reconfigured(targets, frozenset(), PAGES))
+    lab.feed(e.Reconfigured(targets, frozenset(), PAGES, RUNBOOKS))
     lab.feed(e.NotifierIsBack())
     lab.advance(301)
     assert len(lab.incidents("messages:signal")) == 2
@@ -295,7 +296,7 @@ def test_an_item_whose_target_is_no_longer_configured_closes() -> None:
     lab = Lab("a", "b")
     for name in ("reading:a", "reading:disk:/gone", "outside:b"):
         lab.feed(e.OwnPart(name, AnomalyType.ITEM_QUARANTINED, True, "twice"))
-    lab.feed(e.Reconfigured((service("b"),), frozenset(), Policy()))
+    lab.feed(e.Reconfigured((service("b"),), frozenset(), Policy(), RUNBOOKS))
     assert {i.target_id for i in lab.incidents() if i.open} == {"outside:b"}
 
 
@@ -308,14 +309,14 @@ def test_what_is_no_longer_configured_is_dismissed_and_forgotten_and_the_rest_go
     lab.poll("a")
     lab.kill("a")
     lab.kill("b")
-    lab.feed(e.Reconfigured((service("b", auto_restart=False),), frozenset(), Policy(dismiss_window_s=5.0)))
+    lab.feed(e.Reconfigured((service("b", auto_restart=False),), frozenset(), Policy(dismiss_window_s=5.0), RUNBOOKS))
     assert lab.only("a").state is State.DISMISSED
     assert lab.only("b").state is State.ESCALATED
     world = lab.engine.world
     assert "a" not in world.known
     assert "a" not in world.readings
     assert world.policy.dismiss_window_s == 5.0
-    lab.feed(e.Reconfigured((service("a"), service("b")), frozenset(), Policy()))
+    lab.feed(e.Reconfigured((service("a"), service("b")), frozenset(), Policy(), RUNBOOKS))
     lab.poll("a")
     assert lab.incidents("a")[-1].state in (State.VERIFYING, State.RESOLVED)  # no window held it back
 
@@ -326,7 +327,7 @@ def test_an_intent_for_a_target_that_left_is_not_carried_out() -> None:
     lab.hold_dispatch = True
     lab.kill("a")
     assert len(lab.dispatched) == 1
-    lab.feed(e.Reconfigured((service("b"),), frozenset(), Policy()))
+    lab.feed(e.Reconfigured((service("b"),), frozenset(), Policy(), RUNBOOKS))
     assert lab.only("a").state is State.DISMISSED
     assert lab.engine.world.executions == {}
     lab.advance(100_000)

@@ -202,6 +202,26 @@ def test_a_second_open_incident_of_one_key_is_rejected_alone(ledger: Ledger, tmp
     assert ledger.write([reopened]) == [Ack()]
 
 
+def test_what_stands_beside_a_rejected_decision_is_taken_once(ledger: Ledger) -> None:
+    opened(ledger)
+    requests = [
+        Commit(1, 1, (rec.PutExecution(lab.execution(1)), rec.AddMetric(lab.metric(1)))),
+        Claim("exe-000001", "x-1"),
+        Commit(1, 2, (rec.AddMetric(lab.metric(2)), rec.AddTrail(lab.trail(9, 1)), rec.AddTrail(lab.trail(9, 1)))),
+        Claim("exe-000001", "x-2"),
+        lab.decision(1, 3),
+    ]
+    first, claimed, refused, late, last = ledger.write(requests)
+    assert (first, claimed, last) == (Ack(), ClaimAnswer(True), Ack())
+    assert isinstance(refused, Nack)
+    assert late == ClaimAnswer(False, "another executor has claimed it")
+    revs = [
+        rev for (rev,) in lab.rows(ledger.path, "SELECT rev FROM metrics UNION ALL SELECT rev FROM trail ORDER BY 1")
+    ]
+    assert revs == [1, 3, 4], "the changes that a projection follows are numbered without gaps"
+    assert lab.rows(ledger.path, "SELECT last_n, rev FROM head") == [(3, 4)]
+
+
 def test_the_trail_is_never_overwritten(ledger: Ledger) -> None:
     opened(ledger)
     (answer,) = ledger.write([Commit(1, 1, (rec.AddTrail(lab.trail(1, 1)), rec.AddTrail(lab.trail(1, 1, "other"))))])

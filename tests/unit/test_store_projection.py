@@ -260,3 +260,24 @@ def test_what_a_damaged_ledger_lost_of_a_trail_stays_in_brain_db(book: lab.Book,
         following.reaches(*book.at)
     ((told,),) = lab.rows(path, "SELECT audit_trail FROM incidents")
     assert [entry["note"] for entry in json.loads(told)] == [f"entry {n}" for n in range(4)]
+
+
+def test_what_a_start_finds_unwritten_is_no_storm(
+    book: lab.Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection, "STORM_PAUSE_S", 10 * lab.DEADLINE_S)
+    monkeypatch.setattr(projection, "STORM_OVER_S", 10 * lab.DEADLINE_S)
+    book.add(*(rec.AddTrail(lab.trail(1, n)) for n in range(1, 2 * projection.STORM_REVS)))
+    with lab.following(lab.brain(tmp_path / "brain.db"), book.ledger.path) as following:
+        following.reaches(*book.at)
+
+
+def test_in_a_storm_the_ledger_goes_first_and_when_it_is_over_the_rest_follows_at_once(
+    book: lab.Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection, "STORM_PAUSE_S", 10 * lab.DEADLINE_S)
+    book.add(rec.AddTrail(lab.trail(1, 1)))
+    with lab.following(lab.brain(tmp_path / "brain.db"), book.ledger.path) as following:
+        following.reaches(*book.at)
+        book.add(*(rec.AddTrail(lab.trail(1, n)) for n in range(2, 2 * projection.STORM_REVS)))
+        following.reaches(*book.at)

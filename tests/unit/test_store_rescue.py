@@ -227,6 +227,82 @@ def _flipped(row: tuple[Any, ...], had: set[Any]) -> bool:
     return any(sum(a == b for a, b in zip(row, other, strict=True)) >= 1 for other in had)
 
 
+OTHERS = """
+CREATE TABLE strict (id INTEGER PRIMARY KEY, number INT NOT NULL) STRICT;
+CREATE VIRTUAL TABLE places USING rtree (id, x0, x1);
+CREATE VIRTUAL TABLE old_texts USING fts4 (body);
+CREATE VIRTUAL TABLE no_texts USING fts5 (body, content='');
+CREATE TABLE vectors_chunks (chunk_id INTEGER PRIMARY KEY, vectors BLOB NOT NULL);
+"""
+VECTORS = "CREATE VIRTUAL TABLE vectors USING vec0 (embedding float[4])"  # of a module that is not here
+
+
+def make_others(path: Path, size: int = PAGE, rows: int = 300) -> Path:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute(f"PRAGMA page_size={size}")
+        db.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        db.executescript(OTHERS)
+        db.execute("BEGIN")
+        for n in range(rows):
+            db.execute("INSERT INTO strict VALUES (?, ?)", (n, n))
+            db.execute("INSERT INTO places VALUES (?, ?, ?)", (n, n, n + 1))
+            db.execute("INSERT INTO old_texts (rowid, body) VALUES (?, ?)", (n, f"old text {n}"))
+            db.execute("INSERT INTO no_texts (rowid, body) VALUES (?, ?)", (n, f"hidden text {n}"))
+            db.execute("INSERT INTO vectors_chunks VALUES (?, ?)", (n, bytes(16)))
+        db.execute("COMMIT")
+        db.execute("PRAGMA writable_schema=ON")
+        put = "INSERT INTO sqlite_schema (type, name, tbl_name, rootpage, sql) VALUES ('table', ?, ?, 0, ?)"
+        db.execute(put, ("vectors", "vectors", VECTORS))
+    return path
+
+
+@pytest.mark.req("R10")
+@pytest.mark.parametrize("size", [512, 65536])
+def test_virtual_tables_of_every_kind_come_over(tmp_path: Path, size: int) -> None:
+    """Those that can be built from their texts are, any other is kept as its module stored it, known here or not."""
+    new, found = rescued(tmp_path, make_others(tmp_path / "whole.db", size))
+    assert found.whole, found
+    with closing(sqlite3.connect(new)) as db:
+        assert db.execute("SELECT count(*) FROM places WHERE x0 >= 100").fetchone() == (200,)
+        assert db.execute("SELECT count(*) FROM old_texts WHERE old_texts MATCH 'old'").fetchone() == (300,)
+        assert db.execute("SELECT count(*) FROM no_texts WHERE no_texts MATCH 'hidden'").fetchone() == (300,)
+        assert db.execute("SELECT count(*) FROM vectors_chunks").fetchone() == (300,)
+        assert db.execute("SELECT sql FROM sqlite_schema WHERE name = 'vectors'").fetchone() == (VECTORS,)
+        assert db.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+
+
+@pytest.mark.req("R10")
+def test_that_a_table_is_kept_with_a_page_less_is_said(tmp_path: Path) -> None:
+    work = make_others(tmp_path / "bad.db")
+    overwrite(work, root_of(work, "places_rowid"))
+    _, found = rescued(tmp_path, work)
+    assert "places is no longer whole: pages of places_rowid are lost" in found.notes
+
+
+@pytest.mark.req("R10")
+def test_a_row_that_a_strict_table_refuses_and_a_page_that_only_looks_like_a_leaf_cost_nothing_else(
+    tmp_path: Path,
+) -> None:
+    work = make_others(tmp_path / "bad.db")
+    with closing(sqlite3.connect(work)) as db:
+        db.execute("CREATE TABLE gone (a)")
+        db.execute("INSERT INTO gone VALUES (zeroblob(5000))")  # pages of a long value: any bytes
+        db.execute("INSERT INTO strict VALUES (2000, 2000)")
+        db.commit()
+    content = bytearray(work.read_bytes())
+    at = content.rindex((2000).to_bytes(2, "big"))
+    content[at - 1] = 17  # its number becomes a text of two characters
+    root = root_of(work, "gone")
+    content[(root - 1) * PAGE : root * PAGE] = b"\xff" * PAGE
+    long = content.rindex(bytes(PAGE - 4))
+    content[long // PAGE * PAGE] = pages.TABLE_LEAF
+    content[long // PAGE * PAGE + 3 : long // PAGE * PAGE + 5] = (PAGE).to_bytes(2, "big")
+    work.write_bytes(content)
+    new, found = rescued(tmp_path, work)
+    assert rows(new, "strict") == [(n, n) for n in range(300)]
+    assert found.rows_lost == 1
+
+
 def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
     junk = tmp_path / "junk.db"
     junk.write_bytes(b"no database " * 1000)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -74,6 +76,24 @@ def test_a_configured_file_that_vanished_is_not_made_anew(book: lab.Book, tmp_pa
         it.follower.wake(*book.at)
         it.fails("was there and is gone")
         assert not path.exists()
+        aside.rename(path)
+        it.reaches(*book.at)
+    assert lab.rows(path, "SELECT count(*) FROM heal_metrics") == [(2,)]
+
+
+def test_a_configured_file_that_was_emptied_is_not_filled(book: lab.Book, tmp_path: Path) -> None:
+    """What others had in it is gone: a new one in its place would be taken for it."""
+    path, aside = tmp_path / "metrics.db", tmp_path / "aside.db"
+    with lab.following(MetricsDb(path, own=False), book.ledger.path) as it:
+        book.add(rec.AddMetric(lab.metric(1)))
+        it.reaches(*book.at)
+        lab.rows(path, "PRAGMA wal_checkpoint(TRUNCATE)")
+        shutil.copy(path, aside)
+        os.truncate(path, 0)
+        book.add(rec.AddMetric(lab.metric(2)))
+        it.follower.wake(*book.at)
+        it.fails("is empty")
+        assert path.stat().st_size == 0
         aside.rename(path)
         it.reaches(*book.at)
     assert lab.rows(path, "SELECT count(*) FROM heal_metrics") == [(2,)]

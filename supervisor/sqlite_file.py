@@ -297,7 +297,8 @@ def _connect(real: str, header: _Header, query: str, timeout_s: float) -> sqlite
         connection.text_factory = _text
         connection.execute("PRAGMA query_only=ON")
         connection.execute("PRAGMA mmap_size=0")  # a file cut off under a mapping would kill us (SIGBUS)
-        connection.execute("PRAGMA trusted_schema=OFF")  # what stands in it is data, not something to run
+        # trusted_schema stays on: else an index on an expression (json_extract, say) reads as a malformed schema.
+        # This connection has no functions of its own and loads no extensions: there is nothing to misuse.
         connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
     except sqlite3.Error as error:
         connection.close()

@@ -1,0 +1,138 @@
+"""What an agent (MCP, OpenClaw) may order, and the one-time codes by which a person confirms the rest (R15). Pure.
+
+An agent reads, dry-runs, records and dismisses. Its `approve` and `execute` become requests: bound to the runbook's
+version and the target, good for one confirmation within a day. The code goes to the person alone, never to Synapse
+or into `status`, which agents read. `[mcp] trusted` lifts all of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from supervisor.errors import Refused, UnknownId
+from supervisor.incidents import escalation
+from supervisor.incidents.model import Channel, Runbook, Tier, TimerKind
+from supervisor.incidents.orders import AgentRequest
+from supervisor.incidents.views import Json, stamp
+from supervisor.incidents.wording import clean
+
+if TYPE_CHECKING:
+    from supervisor.incidents.world import Turn
+
+PREFIX = "agent:"  # of an actor that is none of a person's
+FREE = frozenset({"status", "list_runbooks", "dry_run", "record_fix", "dismiss", "stats", "captured"})
+ASKED = frozenset({"approve", "execute"})  # become requests; everything else is a person's alone
+VALID_S = 86_400.0
+OPEN_MAX = 10  # requests that wait for a person
+WRONG_MAX, WRONG_WINDOW_S = 10, 600.0  # wrong codes, before none is taken for a while
+ALPHABET = "23456789ABCDEFGHJKMNPQRSTUVWXYZ"  # nothing that could be read as something else
+CODE_LENGTH = 6
+
+
+class ConfirmArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    code: str
+
+
+def limited(turn: Turn, actor: str) -> bool:
+    return actor.startswith(PREFIX) and not turn.world.policy.agents_trusted
+
+
+def check(turn: Turn, action: str, actor: str) -> None:
+    """Raises Refused for what an agent may not even ask for."""
+    if limited(turn, actor) and action not in FREE and action not in ASKED:
+        raise Refused(f"{action} is a person's to order, not an agent's", "see [mcp] trusted")
+
+
+def ask(turn: Turn, action: str, args: str, runbook: Runbook, target_id: str | None, actor: str, secret: str) -> Json:
+    """A request, told to the person with its code. `secret` makes the code unguessable; it comes from outside."""
+    world, now = turn.world, turn.now
+    for waiting in world.requests.values():
+        if (waiting.action, waiting.args, waiting.version) == (action, args, runbook.version()):
+            return _pending(waiting)
+    if len(world.requests) >= OPEN_MAX:
+        raise Refused(f"{OPEN_MAX} requests of agents wait for a person already", "`healctl heal requests` lists them")
+    request = AgentRequest(
+        id=turn.new_id("req"),
+        code=_code(secret),
+        action=action,
+        args=args,
+        runbook_id=runbook.id,
+        version=runbook.version(),
+        target_id=target_id or "",
+        by=actor,
+        asked_wall_s=now.wall_s,
+        until_wall_s=now.wall_s + VALID_S,
+    )
+    turn.put_request(request)
+    turn.set_timer(TimerKind.REQUEST_OVER, request.id, VALID_S)
+    what = f"{clean(actor, 60)} asks to {_words(request)}"
+    text = f"{what}.\nA person decides: `healctl heal requests` has the code."
+    escalation.notice(turn, Channel.SYNAPSE, Tier.ASK, "request", what, text)
+    if world.policy.pages:
+        text = f"{what}: {runbook.label}. Confirm with `healctl heal confirm {request.code}`; do nothing to refuse."
+        escalation.notice(turn, Channel.SIGNAL, Tier.ASK, "request", what, text)
+    return _pending(request)
+
+
+def take(turn: Turn, code: str) -> AgentRequest:
+    """The request of this code, which is spent by that. Raises Refused, UnknownId: nothing happens."""
+    world, now = turn.world, turn.now
+    world.wrong_codes = [at for at in world.wrong_codes if at > now.steady_s - WRONG_WINDOW_S]
+    if len(world.wrong_codes) >= WRONG_MAX:
+        raise Refused(f"{WRONG_MAX} wrong codes in {WRONG_WINDOW_S / 60:.0f} minutes: none is taken for a while")
+    wanted = code.strip().upper()
+    request = next((it for it in world.requests.values() if it.code == wanted), None)
+    if request is None:
+        world.wrong_codes.append(now.steady_s)
+        raise UnknownId("no request waits for that code", "it may be used or expired: `healctl heal requests`")
+    runbook = world.runbooks.get(request.runbook_id)
+    over(turn, request.id)
+    if runbook is None or runbook.version() != request.version:
+        raise Refused(f"{request.runbook_id} was changed since it was asked for; nothing was done", "let it ask again")
+    return request
+
+
+def over(turn: Turn, request_id: str) -> None:
+    """Its day has passed, or it is spent."""
+    turn.drop_request(request_id)
+    turn.drop_timer(TimerKind.REQUEST_OVER, request_id)
+
+
+def pending(turn: Turn) -> Json:
+    """For a person: with the codes."""
+    waiting = sorted(turn.world.requests.values(), key=lambda it: it.asked_wall_s)
+    return {"requests": [_json(it) | {"code": it.code, "what": _words(it)} for it in waiting]}
+
+
+def _words(request: AgentRequest) -> str:
+    where = f" for {clean(request.target_id, 60)}" if request.target_id else ""
+    return f"{request.action} {request.runbook_id}{where}"
+
+
+def _json(request: AgentRequest) -> Json:
+    return {
+        "request_id": request.id,
+        "action": request.action,
+        "runbook_id": request.runbook_id,
+        "target_id": request.target_id or None,
+        "asked_by": request.by,
+        "asked_at": stamp(request.asked_wall_s),
+        "expires_at": stamp(request.until_wall_s),
+    }
+
+
+def _pending(request: AgentRequest) -> Json:
+    told = "a person must confirm this with the one-time code that was sent to them; nothing has been done"
+    return {"success": False, "pending": True, "next_step": told} | _json(request)
+
+
+def _code(secret: str) -> str:
+    number = int.from_bytes(hashlib.sha256(secret.encode()).digest())
+    out = []
+    for _ in range(CODE_LENGTH):
+        number, index = divmod(number, len(ALPHABET))
+        out.append(ALPHABET[index])
+    return "".join(out)
