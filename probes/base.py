@@ -16,10 +16,10 @@ import msgspec
 from supervisor import clock
 from supervisor.config import Config
 from supervisor.incidents.readings import HealthReading, ProcessRef, ReadingData, SourceReading, Unavailable
+from supervisor.stamps import CLOCKS_APART_S
 
 DEADLINE_S = 4.8  # R9: every reading within 5 s, told and sent included
 ERROR_CHARS_MAX = 500
-CLOCKS_APART_S = 5.0  # how far another program's clock may be ahead of ours
 
 
 class Source(msgspec.Struct, frozen=True):

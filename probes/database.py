@@ -17,10 +17,10 @@ from functools import partial
 
 import msgspec
 
-from probes.aside import aside
 from probes.base import Began, Events, Probe, Source, begin
 from probes.integrity import Check, Outcome
 from supervisor import clock, targets
+from supervisor.aside import aside
 from supervisor.config import OWN_DATABASES, Config
 from supervisor.incidents.readings import DatabaseData, HealthReading, Integrity, Unavailable
 

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 
 import msgspec
 
-from probes.aside import Signature, aside, read_file, signature
+from supervisor.aside import Signature, aside, read_file, signature
 from supervisor.config import FleetHost
 from supervisor.incidents.readings import Unavailable
 

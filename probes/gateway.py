@@ -68,6 +68,7 @@ class _Gateway:
         self.source = Source(name, interval_ms, interval_ms)
         self.section = section
         self.failures = 0
+        self.well_mono_s = -math.inf  # when it last answered well
         self.polls = 0
         self.verdict: _Verdict | None = None  # of the last status command that has ended
         self.began_mono_s = -math.inf  # when the last status command began
@@ -82,6 +83,13 @@ class _Gateway:
             self.failures += 1
         elif verdict.reason is Unavailable.NONE:
             self.failures = 0
+            self.well_mono_s = verdict.began_mono_s
+
+    @property
+    def since_well(self) -> _Verdict | None:
+        """The status command's verdict, if it tells of the time since the gateway was last well."""
+        verdict = self.verdict
+        return verdict if verdict is not None and verdict.began_mono_s >= self.well_mono_s else None
 
     def drop(self) -> None:
         if self.running is not None:
@@ -138,7 +146,12 @@ class GatewayProbe(Probe):
         return began.tells(_data(gateway, verdict, "health_url"))
 
     def _for_evidence(self, gateway: _Gateway) -> None:
-        if gateway.running is None and clock.monotonic_s() - gateway.began_mono_s >= EVIDENCE_PAUSE_S:
+        """Of a gateway that fails it also tells whether anything of it is alive: a command that began before that says
+        nothing about it, and another follows."""
+        old = gateway.began_mono_s < gateway.well_mono_s
+        if gateway.running is not None:
+            gateway.once_more = gateway.once_more or old
+        elif old or clock.monotonic_s() - gateway.began_mono_s >= EVIDENCE_PAUSE_S:
             self._begin_status(gateway)
 
     # -- the status command --
@@ -179,16 +192,18 @@ class GatewayProbe(Probe):
             reason, error = failed.reason, f"{gateway.section.status[0]} (exit {output.code}): {failed}"
         gateway.verdict = _Verdict(began_s, clock.monotonic_s() - began_s, said, reason, error)
         gateway.running = None
-        if gateway.section.health_url:
-            return
-        gateway.count(gateway.verdict)
-        if not gateway.waiting:
-            gateway.untold = True
-            self._soon(gateway, 0.0)
+        by_address = bool(gateway.section.health_url)
+        if by_address and gateway.failures:
+            self._soon(gateway, 0.0)  # now it is known whether anything of it is alive
+        elif not by_address:
+            gateway.count(gateway.verdict)
+            if not gateway.waiting:
+                gateway.untold = True
+                self._soon(gateway, 0.0)
         if gateway.once_more:
             gateway.once_more = False
             self._begin_status(gateway)
-        else:
+        elif not by_address:
             self._look_again(gateway, gateway.verdict)
 
     # -- both --
@@ -224,6 +239,7 @@ def _told(gateway: _Gateway, began: Began) -> HealthReading:
 
 def _data(gateway: _Gateway, verdict: _Verdict, judged_by: str) -> GatewayData:
     status, detail = gateway.verdict, verdict.said.detail
+    told = gateway.since_well if verdict.failed else status
     if judged_by == "health_url" and verdict.failed and status is not None:
         age_s = clock.monotonic_s() - status.began_mono_s
         words = status.error or status.said.detail or status.said.endpoint
@@ -233,7 +249,8 @@ def _data(gateway: _Gateway, verdict: _Verdict, judged_by: str) -> GatewayData:
         failures=gateway.failures,
         failures_needed=gateway.section.failures,
         judged_by=judged_by,
-        runtime=status.said.runtime if status is not None else "",
+        runtime=told.said.runtime if told is not None else "",
+        asking=verdict.failed and told is None and gateway.running is not None,
         latency_ms=verdict.took_s * 1000,
         detail=detail,
     )

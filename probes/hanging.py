@@ -11,8 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from probes.aside import aside
 from supervisor import clock
+from supervisor.aside import aside
 
 T = TypeVar("T")
 HUNG_S = 1.0  # for a call that was too late before: does it end after all?

@@ -20,7 +20,9 @@ from enum import StrEnum
 
 import msgspec
 
-from probes.sqlite_file import (
+from supervisor import clock
+from supervisor.incidents.readings import Integrity, Unavailable
+from supervisor.sqlite_file import (
     CannotOpen,
     Damaged,
     NotMade,
@@ -30,8 +32,6 @@ from probes.sqlite_file import (
     reason_of,
     writer_waits,
 )
-from supervisor import clock
-from supervisor.incidents.readings import Integrity, Unavailable
 
 BUDGET_S = 3600.0  # of one attempt
 LOCK_WAIT_S = 2.0

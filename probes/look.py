@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
-from probes.aside import aside
+from supervisor.aside import aside
 
 T = TypeVar("T")
 

@@ -15,14 +15,13 @@ from typing import Any
 
 import msgspec
 
-from probes.base import CLOCKS_APART_S
-from probes.sqlite_file import CannotOpen, open_readonly, reason_of
-from probes.stamps import BadStamp, wall_s_of
-from probes.tasks import Task
 from supervisor import clock
 from supervisor.config import Config, dirs
 from supervisor.incidents.readings import Unavailable
+from supervisor.sqlite_file import CannotOpen, open_readonly, reason_of
+from supervisor.stamps import CLOCKS_APART_S, BadStamp, wall_s_of
 from supervisor.synapse_ids import message_id
+from supervisor.tasks import Task
 
 ROWS_MAX = 5000  # the newest; what is older has been talked over
 BODY_CHARS_MAX = 20_000

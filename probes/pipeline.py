@@ -14,19 +14,18 @@ import logging
 import re
 from functools import partial
 
-from probes.aside import aside
 from probes.base import Began, Events, Probe, Refused, Source, begin, begin_outside
 from probes.inotify import FileWatch
-from probes.jsonfile import BadJson, CannotRead, load
 from probes.look import Look
 from probes.mailbox import Mail, Mailbox, Where, where_of
-from probes.tasks import TASK_ID, State, Task, decode
+from supervisor.aside import aside
 from supervisor.config import Config, PipelineSection
 from supervisor.incidents.readings import HealthReading, PipelineData, SourceReading, Unavailable
+from supervisor.jsonfile import BadJson, CannotRead, load
+from supervisor.tasks import STATE_BYTES_MAX, TASK_ID, State, Task, decode
 
 log = logging.getLogger(__name__)
 
-STATE_BYTES_MAX = 8 * 1024 * 1024
 OUTSIDE_BYTES_MAX = 1024 * 1024
 PREFIX = "pipeline:"
 TARGET_ID = re.compile(PREFIX + TASK_ID.pattern)

@@ -12,10 +12,10 @@ import os
 import socket
 from concurrent.futures import Future
 
-from probes.aside import aside
 from probes.fleet_hosts import Host
 from probes.ssh_trust import Failed
 from supervisor import clock
+from supervisor.aside import aside
 from supervisor.incidents.readings import Unavailable
 
 LOOKUPS_MAX = 32  # names being resolved, one thread each: a resolver that hangs holds no others

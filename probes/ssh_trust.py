@@ -16,7 +16,7 @@ from concurrent.futures import Future
 import asyncssh
 import msgspec
 
-from probes.aside import Signature, aside, read_file, signature
+from supervisor.aside import Signature, aside, read_file, signature
 from supervisor.incidents.readings import Unavailable
 
 BYTES_MAX = 64 * 1024 * 1024

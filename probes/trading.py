@@ -16,7 +16,6 @@ from functools import partial
 import msgspec
 
 from probes.base import (
-    CLOCKS_APART_S,
     Began,
     Events,
     Probe,
@@ -27,10 +26,7 @@ from probes.base import (
     stop_file_stands,
 )
 from probes.inotify import FileWatch
-from probes.jsonfile import BadJson, CannotRead, load
 from probes.look import Look
-from probes.positions import Book, account, open_trades
-from probes.signals import Signal, decode, signal_of
 from supervisor import clock
 from supervisor.config import Config, TradingSection
 from supervisor.incidents.readings import (
@@ -42,8 +38,12 @@ from supervisor.incidents.readings import (
     Stamp,
     Unavailable,
 )
+from supervisor.jsonfile import BadJson, CannotRead
+from supervisor.positions import Book, account, open_trades
+from supervisor.signals import SIGNAL_BYTES_MAX, Signal, decode, signal_of
+from supervisor.signals import read as read_signal
+from supervisor.stamps import CLOCKS_APART_S
 
-SIGNAL_BYTES_MAX = 1024 * 1024
 STALE_MARGIN_S = 0.05  # the read at the limit comes just after it
 CHANGED_S = 0.01  # not 0: a file that changes all the time must not keep its own read from ending
 ANSWER_S = 0.1  # of the deadline, for telling that nothing came
@@ -154,18 +154,10 @@ class TradingProbe(Probe):
             reason = Unavailable.PERMISSION if isinstance(error, PermissionError) else Unavailable.ERROR
             return _Live(meant_to_stop=False, failure=(reason, f"nobody can tell whether {stop_file} exists: {error}"))
         try:
-            found, mtime_s = load(section.signal_file, SIGNAL_BYTES_MAX, decode)
-            signal = signal_of(found, section.timestamp_keys, mtime_s, clock.wall_s() + CLOCKS_APART_S)
+            return _Live(meant_to_stop, read_signal(section.signal_file, section.timestamp_keys))
         except CannotRead as error:
             text = "the signal file does not exist" if error.reason is Unavailable.MISSING else str(error)
             return _Live(meant_to_stop, failure=(error.reason, text))
-        except BadJson as error:
-            return _Live(meant_to_stop, failure=(Unavailable.BAD_DATA, f"{section.signal_file} {error}"))
-        ahead_s = signal.wall_s - clock.wall_s()
-        if ahead_s > CLOCKS_APART_S:
-            text = f"the time of the live signal lies {ahead_s:.0f} s in the future"
-            return _Live(meant_to_stop, failure=(Unavailable.BAD_DATA, text))
-        return _Live(meant_to_stop, signal)
 
     async def _signals(self, name: str, began: Began) -> HealthReading:
         section, known = self._sections[name], self._known[name]

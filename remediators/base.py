@@ -7,6 +7,7 @@ process without a fence, or report success for something it did not see happen: 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,7 +17,9 @@ from supervisor.config import Config
 from supervisor.errors import HealError
 from supervisor.incidents.model import Effect, Execution, Recipe, StepResult, StepSpec, Target
 from supervisor.incidents.readings import ProcessRef
-from supervisor.messages import StepPlan
+from supervisor.messages import Body, StepPlan
+
+Ask = Callable[[Body], Awaitable[Body]]
 
 if TYPE_CHECKING:
     from remediators.command import Programs
@@ -44,7 +47,8 @@ class Context(msgspec.Struct, frozen=True):
     """What a step may know and use. `exclude`: our own pids, never the target's, whatever a pid file says.
 
     `execution.reading` is evidence, not ground truth: what a step acts on it looks up itself, and nothing in a reading
-    ever becomes a part of a command but as R11 allows. `config` is the operator's own text.
+    ever becomes a part of a command but as R11 allows. `config` is the operator's own text. `ask_healer`, `ask_store`:
+    a message and its answer, asked again until it is there; a plan asks nobody.
     """
 
     execution: Execution
@@ -52,6 +56,8 @@ class Context(msgspec.Struct, frozen=True):
     state_dir: Path
     exclude: frozenset[int]
     config: Config
+    ask_healer: Ask
+    ask_store: Ask
 
     @property
     def target(self) -> Target:
@@ -61,21 +67,20 @@ class Context(msgspec.Struct, frozen=True):
     def recipe(self) -> Recipe:
         """Raises NoRecipe."""
         if self.target.recipe is None:
-            raise NoRecipe(
-                f"{self.target.target_id} has no restart recipe", f"set restart in [process.{self.target.target_id}]"
-            )
+            raise NoRecipe(f"{self.target.service_id} has no restart recipe", self.target.recipe_hint)
         return self.target.recipe
 
 
 class Outcome(msgspec.Struct, frozen=True):
     """What a step that succeeded has to say. `process`: what it started and left running; `changed`: it did a thing;
-    `undo`: what its undo needs, as JSON of the step's own."""
+    `undo`: what its undo needs, as JSON of the step's own; `cleared`: a fresh reading says that the anomaly is over."""
 
     output: str
     artifacts: tuple[str, ...] = ()
     process: ProcessRef | None = None
     changed: bool = True
     undo: str = ""
+    cleared: bool = False
 
 
 class NoParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,12 +92,14 @@ class Step(ABC):
 
     `leaves_running`: the programs it starts are services or their starters; after a crash of ours they are left alive.
     `undoable`: it implements `undo`, for what it puts into `Outcome.undo`.
+    `needs_evidence`: it does not run where the snapshot before the first change could not be written.
     """
 
     kind: ClassVar[str]
     effect: ClassVar[Effect]
     leaves_running: ClassVar[bool] = False
     undoable: ClassVar[bool] = False
+    needs_evidence: ClassVar[bool] = False
     Params: ClassVar[type[msgspec.Struct]] = NoParams
 
     def __init__(self, spec: StepSpec) -> None:

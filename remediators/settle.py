@@ -19,7 +19,7 @@ GATE_WAIT_S = 2.0  # a program whose gate died closed exits at once; it may not 
 
 async def settle(execution: Execution, exclude: frozenset[int]) -> Settled:
     """Returns once nothing of the execution is in the middle of its work, or cannot be ended (`ok` is False)."""
-    specs = {spec.step_id: spec for spec in execution.runbook.steps}
+    specs = {spec.step_id: spec for spec in execution.steps}
     lines: list[str] = []
     ok, running = True, False
     managed = execution.target.recipe is not None and execution.target.recipe.manager != ""

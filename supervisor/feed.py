@@ -19,7 +19,6 @@ from typing import Any
 
 import msgspec
 
-from probes.stamps import BadStamp, wall_s_of
 from supervisor import clock
 from supervisor.bus import Hub
 from supervisor.config import Config
@@ -27,6 +26,7 @@ from supervisor.errors import HealError, Refused, UnknownId, UsageError
 from supervisor.incidents.model import Target
 from supervisor.incidents.readings import SourceReading
 from supervisor.messages import Nack, Outside, Resync
+from supervisor.stamps import BadStamp, wall_s_of
 from supervisor.targets import source_family, source_target
 
 log = logging.getLogger(__name__)

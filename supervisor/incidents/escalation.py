@@ -23,6 +23,7 @@ from supervisor.incidents.model import (
     TimerKind,
 )
 from supervisor.incidents.policy import PAUSED_IN_A_STORM, tier_of
+from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.world import (
     Turn,
 )
@@ -39,9 +40,14 @@ def escalate(
     *,
     trigger: Trigger = Trigger.ESCALATE,
     grouped: bool = False,
+    reading: HealthReading | None = None,
+    runbook_id: str | None = None,
 ) -> Incident:
-    """To `escalated`, at R1's tier, with its messages. `grouped`: somebody else's page already covers it."""
+    """To `escalated`, at R1's tier, with its messages. `grouped`: somebody else's page already covers it. `runbook_id`:
+    what is proposed, where that is not what it has."""
     tier = tier_of(reason, incident.severity)
+    if grouped and incident.page_id is not None:
+        tier = Tier.PAGE  # that page speaks of it, and is repeated for it
     incident = turn.move(
         incident,
         trigger,
@@ -51,12 +57,18 @@ def escalate(
         tier_reason=reason,
         escalated_wall_s=turn.now.wall_s,
         waiting_for="",
+        reading=reading,
+        runbook_id=runbook_id or incident.runbook_id,
     )
+    turn.drop_timer(TimerKind.PLAN, incident.id)
     fired(turn, incident.id, tier)
     if grouped:
         return incident
     if _may_be_one_of_many(incident):
-        turn.set_timer(TimerKind.PAGE_HOLD, incident.id, GATHER_S)
+        waited_s = 0.0
+        if reason is TierReason.AT_ONCE:  # the first of them may have been looked at again for a while
+            waited_s = turn.now.steady_s - min(i.detected_steady_s for i in _together(turn, incident))
+        turn.set_timer(TimerKind.PAGE_HOLD, incident.id, max(0.0, GATHER_S - waited_s))
         return incident
     return tell(turn, incident, "page" if tier is Tier.PAGE else wording.KIND[tier])
 
@@ -65,6 +77,11 @@ def _may_be_one_of_many(incident: Incident) -> bool:
     """Its family's targets are likely to fail together, one after another as they are looked at: that is one page."""
     page = incident.tier is Tier.PAGE and incident.severity is not Severity.CRITICAL
     return page and incident.page_id is None and incident.family in PAUSED_IN_A_STORM
+
+
+def is_one_of_many(incident: Incident) -> bool:
+    """A page for many of its family has covered it."""
+    return incident.page_id is not None and incident.family in PAUSED_IN_A_STORM
 
 
 def fired(turn: Turn, incident_id: str, tier: Tier) -> None:
@@ -150,30 +167,45 @@ def closing(turn: Turn, incident: Incident) -> None:
     send(turn, incident, Channel.SIGNAL, "closing")
 
 
-def hold_page(turn: Turn, incident: Incident) -> None:
-    """R2: a critical incident's page waits for the outcome, for so long. That of a damaged database has no hold: it
-    waits only until its writing has stopped, or is known to be impossible (R10)."""
+def hold_page(turn: Turn, incident: Incident) -> Incident:
+    """R2: a critical incident's page waits for the outcome, for so long. That of a full disk has no hold; nor has that
+    of a damaged database, but it waits until its writing has stopped, or is known to be impossible (R10)."""
     if incident.severity is Severity.CRITICAL:
+        if incident.anomaly is AnomalyType.DISK_CRITICAL:
+            return page_hold_due(turn, incident, "paged at once: it does not wait for an outcome")
         hold_s = turn.world.policy.page_hold_s
         if incident.anomaly is AnomalyType.DB_CORRUPTION:
             hold_s = min(hold_s, halts.PAGE_WITHIN_S)
         turn.set_timer(TimerKind.PAGE_HOLD, incident.id, hold_s)
+    return incident
 
 
-def page_hold_due(turn: Turn, incident: Incident, why: str = "paged: no outcome within the hold") -> None:
+def page_hold_due(turn: Turn, incident: Incident, why: str = "paged: no outcome within the hold") -> Incident:
     """R2: neither verified nor failed within the hold: the page goes out now, with what is known."""
     if _may_be_one_of_many(incident) and incident.state is State.ESCALATED:
         _gathered(turn, incident)
     elif incident.page_id is None and incident.severity is Severity.CRITICAL:
         incident = turn.update(incident, tier=Tier.PAGE, tier_reason=TierReason.CRITICAL)
         fired(turn, incident.id, Tier.PAGE)
-        tell(turn, turn.note(incident, "engine", why), "page")
+        return tell(turn, turn.note(incident, "engine", why), "page")
+    return incident
+
+
+def _together(turn: Turn, incident: Incident) -> list[Incident]:
+    """Those of its family that began to fail about when it did, whatever has been done about them since; not those of
+    which a page has spoken."""
+    since = incident.detected_steady_s - GATHER_S
+    family = [i for i in turn.world.incidents.values() if i.family == incident.family and not i.outside]
+    return [i for i in family if i.page_id is None and i.detected_steady_s >= since]
 
 
 def _gathered(turn: Turn, incident: Incident) -> None:
     """Few are told each by itself, many by one page."""
-    family = [i for i in turn.world.incidents.values() if i.family == incident.family]
-    waiting = [i for i in family if _may_be_one_of_many(i) and i.state is State.ESCALATED]
+    if incident.tier_reason is TierReason.AT_ONCE:
+        waiting = _together(turn, incident)
+    else:
+        family = [i for i in turn.world.incidents.values() if i.family == incident.family]
+        waiting = [i for i in family if _may_be_one_of_many(i) and i.state is State.ESCALATED]
     if len(waiting) >= turn.world.policy.canary_from:
         grouped_page(turn, waiting, "the likely cause is the network, or healctl itself")
     else:

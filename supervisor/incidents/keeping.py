@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from supervisor.incidents import remedy
 from supervisor.incidents.model import AnomalyType, Authority, Execution, ExecutionState, TimerKind
+from supervisor.incidents.policy import resource_of
 from supervisor.incidents.world import Turn
 
 RUNBOOK = "rb-db-backup"
@@ -41,7 +42,7 @@ def due(turn: Turn, name: str) -> None:
     runbook, target = world.runbooks.get(RUNBOOK), world.targets.get(name)
     if runbook is None or target is None or not target.written:
         return
-    busy = world.holder_of(remedy.resource_of(runbook, target)) is not None
+    busy = world.holder_of(resource_of(runbook, target)) is not None
     if name in world.halts or busy or len(world.executions) >= world.policy.executions_max:
         turn.set_timer(TimerKind.BACKUP, name, SOON_S if busy else AGAIN_S)
         return

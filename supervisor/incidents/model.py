@@ -144,6 +144,7 @@ class Target(msgspec.Struct, frozen=True):
 
     `pid_file` and `match` are the target's own, by which the executor finds what is alive (`supervisor.identify`).
     `path` is a database's file; `written`: healctl itself writes it, so that it is halted and backed up (R10).
+    `timeouts_s`: by the kind of step, what its own table says instead of the runbook.
     `service` is the process target that stands behind it, where that is another one: recipe, pid_file and match are
     then that service's, and so is the lock (DESIGN §2.7: two incidents about one service never act on it at once).
     """
@@ -157,11 +158,20 @@ class Target(msgspec.Struct, frozen=True):
     path: str = ""
     written: bool = False
     service: str = ""
+    timeouts_s: tuple[tuple[str, float], ...] = ()
 
     @property
     def service_id(self) -> str:
         """The service that a repair of this target touches."""
         return self.service or self.target_id
+
+    @property
+    def recipe_hint(self) -> str:
+        """What to write into the configuration so that it can be restarted."""
+        if self.family == "trading" and not self.service:
+            return f"set process in [trading.{self.target_id.rpartition('-')[0]}] to the [process.NAME] behind it"
+        table = "process" if self.service else self.family
+        return f'add `restart = {{ argv = ["..."] }}` to [{table}.{self.service_id}]'
 
     @property
     def sought(self) -> tuple[str, str]:
@@ -178,6 +188,7 @@ class StageEntry(msgspec.Struct, frozen=True):
     entered_wall_s: float
 
 
+AGENT = "agent:"  # begins the name of an actor that is none of a person's
 MANUAL = "manual"  # the kind of step that only a person can do
 SHIPPED = "healctl"  # the author of the runbooks that come with it
 
@@ -215,6 +226,7 @@ class Runbook(msgspec.Struct, frozen=True, omit_defaults=True):
     author: str = SHIPPED
     targets: tuple[str, ...] = ()
     before: str = ""
+    once: bool = False  # an approval counts for the incidents that are open when it is given, never for a later one
 
     def only_protects(self) -> bool:
         """R3 (a): its steps read, or are safeguards that can be taken back; what an operator's own does, only its text
@@ -239,6 +251,14 @@ class Runbook(msgspec.Struct, frozen=True, omit_defaults=True):
         return not self.targets or target_id in self.targets
 
 
+class Streak(msgspec.Struct, frozen=True):
+    """R4: in how many consecutive incidents of this type the dry run predicted the cure; `incident_id` was the last."""
+
+    anomaly: AnomalyType
+    count: int
+    incident_id: str
+
+
 class RunbookState(msgspec.Struct, frozen=True):
     """What has been decided about a runbook, for one target or (`target_id == "*"`) for all (R3 d, R4, R5)."""
 
@@ -248,12 +268,13 @@ class RunbookState(msgspec.Struct, frozen=True):
     confidence: float
     version: str
     approved_at_wall_s: float | None = None
-    dry_run_count: int = 0
+    dry_run_count: int = 0  # the longest of `streaks`
     successes: int = 0
     failures: int = 0
     last_executed_wall_s: float | None = None
     last_succeeded_wall_s: float | None = None
     demoted: bool = False  # for this target, whatever holds for all (R4)
+    streaks: tuple[Streak, ...] = ()  # of this version
     taken_back: bool = False  # a person has undone its last run here: not even the whitelist lets it run again
 
 
@@ -279,9 +300,23 @@ class TierReason(StrEnum):
     INTERRUPTED = "interrupted"
     BREAKER_OPEN = "breaker_open"
     CANARY_FAILED = "canary_failed"
+    AT_ONCE = "at_once"  # many of its family fail together: the likely cause is the network, or us
     TELLS_ONLY = "tells_only"
     CANNOT_EXECUTE = "cannot_execute"
     PAUSED = "paused"  # a person has told healctl to leave it alone (R15)
+
+
+class DryRun(msgspec.Struct, frozen=True):
+    """What a runbook would have done about an incident (FR-003, R4). `error`: why there is no plan; else empty.
+
+    `predicts_clear`: every step's plan sees nothing that would make it fail. `steps` is what they say, in words.
+    """
+
+    runbook_id: str
+    version: str
+    predicts_clear: bool
+    steps: str = ""
+    error: str = ""
 
 
 class Incident(msgspec.Struct, frozen=True):
@@ -321,6 +356,8 @@ class Incident(msgspec.Struct, frozen=True):
     repeats: int = 0
     trail_length: int = 0
     outside: bool = False  # a reading from outside opened it, and no probe of ours has confirmed it yet
+    spent: tuple[str, ...] = ()  # runbooks that ran for it and did not end it: the next rung is another (ladder)
+    dry_runs: tuple[DryRun, ...] = ()
 
     @property
     def open(self) -> bool:
@@ -341,6 +378,8 @@ class TrailEntry(msgspec.Struct, frozen=True):
     success: bool | None = None
     output: str | None = None
     duration_ms: float | None = None
+    reading: HealthReading | None = None  # on which this entry rests: for replay (R4), not for people
+    stage: StageEntry | None = None  # what was known besides it, of a pipeline's task
 
 
 # --- executions ----------------------------------------------------------------------------------------------------
@@ -381,6 +420,7 @@ class StepResult(msgspec.Struct, frozen=True):
     artifacts: tuple[str, ...] = ()
     process: ProcessRef | None = None  # what the step started
     undo: str = ""  # what the step's undo needs, as JSON of its own (R15); empty: there is nothing to undo
+    cleared: bool = False  # a fresh reading that the step asked for says that the anomaly is over
 
 
 class Execution(msgspec.Struct, frozen=True):
@@ -418,6 +458,20 @@ class Execution(msgspec.Struct, frozen=True):
     undoes: str = ""  # the execution whose steps this one takes back, the last first (R15)
     taken_back: tuple[StepResult, ...] = ()  # what those steps had reported, one for each step of this runbook
 
+    @property
+    def steps(self) -> tuple[StepSpec, ...]:
+        """The runbook's steps with the timeouts that hold for this target: one number for executor and engine."""
+        own = dict(self.target.timeouts_s)
+        return tuple(
+            msgspec.structs.replace(step, timeout_s=own[step.kind]) if step.kind in own else step
+            for step in self.runbook.steps
+        )
+
+    @property
+    def to_be_proved(self) -> bool:
+        """Has the probe the last word? It has, too, where a runbook that only tells has met a target that is well."""
+        return self.runbook.verifies or any(result.cleared for result in self.results)
+
 
 def is_over(execution: Execution) -> bool:
     """Ended, and nothing about it is still to be verified: its resource is free."""
@@ -425,7 +479,7 @@ def is_over(execution: Execution) -> bool:
         case ExecutionState.INTENDED | ExecutionState.CLAIMED | ExecutionState.INTERRUPTED:
             return False
         case ExecutionState.SUCCEEDED:
-            return execution.verified is not None or not execution.runbook.verifies
+            return execution.verified is not None or not execution.to_be_proved
         case _:
             return True
 
@@ -483,6 +537,7 @@ class TimerKind(StrEnum):
     HALF_OPEN = "half_open"  # a breaker allows one more try
     STUCK = "stuck"  # a task will have stood in its stage too long: probe it (AC-002)
     OWN = "own"  # look after our own house again
+    PLAN = "plan"  # an incident waits for its dry runs no longer
     RECHECK = "recheck"  # probe an open incident again (R7), or one that waits
     BACKUP = "backup"  # the next good copy of a database that we write
     BACKUP_OVERDUE = "backup_overdue"  # by then one must have been made

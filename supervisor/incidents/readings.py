@@ -173,7 +173,8 @@ class GatewayData(msgspec.Struct, frozen=True, tag="gateway"):
     """A reading of a gateway. `endpoint` is the verdict; `failures` counts consecutive ones, this one included.
 
     `judged_by`: "health_url" or "status" (the command, which runs in the background: `checked_mono_s` of the reading).
-    `runtime`: what the status command last said of the service: running, stopped, unknown; "" when it said nothing.
+    `runtime`: what the status command last said of the service: running, stopped, unknown; "" when it said nothing,
+    of a gateway that fails since it last was well. `asking`: it is being asked just now.
     """
 
     endpoint: Endpoint
@@ -181,6 +182,7 @@ class GatewayData(msgspec.Struct, frozen=True, tag="gateway"):
     failures_needed: int
     judged_by: str
     runtime: str = ""
+    asking: bool = False
     latency_ms: float = 0.0
     detail: str = ""
 

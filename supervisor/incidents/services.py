@@ -24,6 +24,7 @@ ENDPOINT_FAILURES = 2  # consecutive: one lost packet is not a dead service
 ZOMBIE_PERSISTS_S = 10.0  # R12
 SIGNAL_WELL_WITHIN = 0.8  # of max_age: an open signal_stale clears only below it
 PHANTOMS_NAMED_MAX = 3
+RUNNING = "running"  # what a gateway's status command says of a service that lives
 
 _PID_FILE_WORDS = {
     PidFile.UNSET: "",
@@ -121,14 +122,18 @@ def gateway(judge: Judge, data: GatewayData) -> tuple[Verdict, ...]:
     """FR-002 `gateway_unresponsive`: its self-probe failed twice in a row (`failures` in its table)."""
     status, evidence = Status.CLEAR, data.detail
     if data.endpoint not in (Endpoint.OK, Endpoint.UNSET):
-        firing = data.failures >= data.failures_needed
+        # Nobody accepts there, but something of it may be alive and about to: its manager's word is on its way.
+        unclear = data.endpoint is Endpoint.REFUSED and data.asking
+        firing = data.failures >= data.failures_needed and not unclear
         status = Status.FIRING if firing else Status.PENDING
         evidence = f"{_ENDPOINT_WORDS[data.endpoint]}, {data.failures} in a row, by its {data.judged_by}"
         if data.detail:
             evidence += f" ({data.detail})"
     elif data.endpoint is Endpoint.UNSET:
         status = Status.UNKNOWN
-    return (judge.verdict(AnomalyType.GATEWAY_UNRESPONSIVE, status, Severity.CRITICAL, evidence, "restart it"),)
+    not_running = data.endpoint is Endpoint.REFUSED and not data.asking and data.runtime != RUNNING
+    anomaly = AnomalyType.GATEWAY_UNRESPONSIVE
+    return (judge.verdict(anomaly, status, Severity.CRITICAL, evidence, "restart it", not_running=not_running),)
 
 
 def fleet(judge: Judge, data: FleetData) -> tuple[Verdict, ...]:

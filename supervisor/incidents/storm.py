@@ -45,6 +45,22 @@ def holds(turn: Turn, incident: Incident) -> bool:
     return True
 
 
+def many(turn: Turn, incident: Incident) -> bool:
+    """True when so many of a family of PAUSED_IN_A_STORM fail together that looking at each again tells nothing: then
+    one page goes out for all (DESIGN §2.8). They are looked at one after another, so that it takes a while to see."""
+    if incident.family not in PAUSED_IN_A_STORM:
+        return False
+    since = turn.now.steady_s - escalation.GATHER_S
+    mine = [i for i in turn.world.incidents.values() if i.family == incident.family and not i.outside]
+    recent = [i for i in mine if i.detected_steady_s >= since]
+    if len(recent) < turn.world.policy.canary_from:
+        return False
+    for each in [i for i in recent if i.state is State.DIAGNOSING]:
+        why = f"{len(recent)} targets of {incident.family} fail at once: the likely cause is the network, or healctl"
+        escalation.escalate(turn, each, TierReason.AT_ONCE, why)
+    return True
+
+
 def began(world: World, execution: Execution, family: str) -> None:
     """The first automatic repairs of a storm are its canaries; what a person orders proves nothing about them."""
     storm = world.storms.get(family)

@@ -49,7 +49,13 @@ def on_claimed(turn: Turn, execution_id: str, incarnation: str) -> None:
 
 def _at_work(turn: Turn, execution: Execution) -> None:
     """From here on reports must come: the steps' own timeouts and a margin bound how long we wait for them."""
-    turn.set_timer(TimerKind.EXPIRE, execution.id, sum(s.timeout_s for s in execution.runbook.steps) + REPORT_MARGIN_S)
+    turn.set_timer(TimerKind.EXPIRE, execution.id, sum(s.timeout_s for s in execution.steps) + REPORT_MARGIN_S)
+
+
+def _stopped(turn: Turn, execution: Execution, result: StepResult) -> str:
+    if not result.success:
+        return "it is not known whether others write"
+    return "writing has stopped" if execution.target.target_id in turn.world.halts else "there is nothing to halt"
 
 
 def on_step(turn: Turn, execution_id: str, index: int, result: StepResult, *, last: bool) -> None:
@@ -70,8 +76,7 @@ def on_step(turn: Turn, execution_id: str, index: int, result: StepResult, *, la
     if not last:
         turn.put_execution(execution, state=ExecutionState.CLAIMED)
         if incident is not None and execution.runbook.steps[index].kind == halts.HALT:
-            stopped = "writing has stopped" if result.success else "it is not known whether others write"
-            escalation.page_hold_due(turn, incident, f"paged: {stopped}")
+            escalation.page_hold_due(turn, incident, f"paged: {_stopped(turn, execution, result)}")
     elif bad is not None:
         failed = turn.put_execution(execution, state=ExecutionState.FAILED, ended_wall_s=turn.now.wall_s)
         outcome.give_up(turn, failed, TierReason.REMEDIATION_FAILED, f"step {bad.step_id} failed: {bad.output}")
@@ -91,15 +96,11 @@ def _steps_done(turn: Turn, execution: Execution, note: str) -> None:
     incident = outcome.incident_of(turn, execution)
     if incident is not None:
         incident = turn.move(incident, Trigger.STEPS_DONE, "executor", note)
-    if execution.runbook.verifies:
+    if execution.to_be_proved:
         _look_again(turn, execution, RECHECK_S)
         turn.ask_probe(execution.target.target_id, execution.target.family)
         return
-    if incident is not None:
-        note = f"{execution.runbook.id} tells or protects, it does not cure"
-        escalation.escalate(turn, incident, TierReason.TELLS_ONLY, note, trigger=Trigger.TOLD)
-    outcome.answer(turn, execution)
-    remedy.release(turn, execution.target.family)
+    outcome.told(turn, execution, f"{execution.runbook.id} tells or protects, it does not cure")
 
 
 def on_refused(turn: Turn, execution_id: str, code: str, message: str) -> None:
@@ -180,7 +181,7 @@ def _still_at_work(turn: Turn, execution: Execution) -> None:
     if execution.state is ExecutionState.INTENDED:
         on_claimed(turn, execution.id, execution.claimed_by)
         return
-    bound_s = sum(step.timeout_s for step in execution.runbook.steps) + REPORT_MARGIN_S
+    bound_s = sum(step.timeout_s for step in execution.steps) + REPORT_MARGIN_S
     if turn.now.steady_s - execution.created_steady_s > turn.world.policy.intent_expires_s + bound_s:
         turn.drop_timer(TimerKind.EXPIRE, execution.id)
         failed = turn.put_execution(execution, state=ExecutionState.FAILED, ended_wall_s=turn.now.wall_s)
@@ -218,7 +219,7 @@ def _after_interruption(turn: Turn, execution: Execution, verdict: Verdict) -> N
     by_person = execution.authority is Authority.PERSON
     if verdict.status is Status.CLEAR:
         if by_person and not execution.programs:
-            _interrupted(turn, execution, "interrupted before it had done what was ordered")
+            _interrupted(turn, execution, "interrupted, and nothing shows that it has done what was ordered")
         else:
             turn.world.settled.discard(execution.id)
             _steps_done(turn, execution, "interrupted, but the probe reads clear")
@@ -350,7 +351,7 @@ def _checking_s(turn: Turn, execution: Execution) -> float:
     reading = turn.world.readings.get(execution.target.target_id)
     if execution.target.family != "database" or reading is None or not reading.available:
         return 0.0
-    return sum(step.timeout_s for step in execution.runbook.steps)
+    return sum(step.timeout_s for step in execution.steps)
 
 
 def _look_again(turn: Turn, execution: Execution, after_s: float) -> None:

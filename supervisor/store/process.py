@@ -16,6 +16,7 @@ from itertools import groupby
 from pathlib import Path
 
 from supervisor import bus, crashpoint
+from supervisor.aside import aside
 from supervisor.clock import monotonic_s
 from supervisor.config import Config
 from supervisor.errors import BusError, StoreError
@@ -29,18 +30,21 @@ from supervisor.messages import (
     ExecutionFound,
     FetchAudit,
     FetchExecution,
+    FetchHistory,
     FetchTrail,
     Frame,
+    GuardedWrite,
     Hello,
     LedgerTrouble,
     Nack,
     OpenEpoch,
+    ProbeNow,
     StoreStatus,
     TrailFound,
 )
-from supervisor.store import sqlite
+from supervisor.store import guarded, sqlite
 from supervisor.store.brain_db import BrainDb
-from supervisor.store.care import Care
+from supervisor.store.care import Care, Check
 from supervisor.store.ledger import Answer, Ledger, Write
 from supervisor.store.metrics import MetricsDb
 from supervisor.store.projection import DRAIN_S, Follower, Target
@@ -93,6 +97,7 @@ class StoreWorker(Worker):
         self._told_at_s = 0.0
         self._status_timer: asyncio.TimerHandle | None = None
         self._woken_rev = -1
+        self._guarded: dict[str, asyncio.Future[Ack | Nack]] = {}  # by the frame that asked
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -113,6 +118,7 @@ class StoreWorker(Worker):
         self._care = Care(self._ledger, self._projected, self._set_aside, self._limits)
         self._caring = loop.create_task(self._care.run())
         self._caring.add_done_callback(self._on_care_over)
+        self._doubting: asyncio.Task[None] | None = None
         shared = self.boot.config.store.brain_db or self.boot.config.store.metrics_db
         if sqlite.has_wal_reset_bug() and (shared or any(it.trades_db for it in self.boot.config.trading.values())):
             log.warning(
@@ -141,12 +147,21 @@ class StoreWorker(Worker):
         self._wake_followers()
         self._something_changed()
 
+    def _doubted(self) -> None:
+        """The database probe calls the ledger damaged. Nothing is set aside on its word: we look as closely as it."""
+        if self._doubting is None or self._doubting.done():
+            log.error("the database probe calls the ledger damaged: it is checked")
+            self._doubting = self._loop.create_task(self._care.check(Check.FULL))
+            self._doubting.add_done_callback(self._on_care_over)
+
     def _on_care_over(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.fail(error)
 
     async def stop(self) -> None:
-        self._caring.cancel()
+        for task in (self._caring, self._doubting):
+            if task is not None:
+                task.cancel()
         if self._status_timer is not None:
             self._status_timer.cancel()
         for follower in self._followers:
@@ -168,7 +183,9 @@ class StoreWorker(Worker):
                     continue
             self._flush(writes)
             writes = []
-            if not isinstance(frame.body, Write):
+            if isinstance(frame.body, GuardedWrite):
+                self._begin_guarded(source, frame, frame.body)
+            elif not isinstance(frame.body, Write):
                 self._answer(source, frame, self._ask(frame.body))
         self._flush(writes)
 
@@ -203,6 +220,29 @@ class StoreWorker(Worker):
         for follower in self._followers:
             follower.hold(halts.get(follower.target.path))
 
+    def _begin_guarded(self, source: str, frame: Frame, request: GuardedWrite) -> None:
+        """In a thread: another program's lock must not keep the ledger waiting. One frame, however often it comes, is
+        written once at a time."""
+        if frame.id in self._guarded:
+            return
+        halted = frozenset(halt.path for halt in self._ledger.halts())
+        job = asyncio.wrap_future(aside(partial(guarded.write, request, self.boot.config, halted), "guarded write"))
+        self._guarded[frame.id] = job
+
+        def ended(done: asyncio.Future[Ack | Nack]) -> None:
+            del self._guarded[frame.id]
+            if done.cancelled():
+                return
+            error = done.exception()
+            if isinstance(error, OSError):  # no more threads, or no such directory
+                self._hub.answer(source, frame, Nack("refused", f"nothing was written: {error}"))
+            elif error is not None:
+                self.fail(error)
+            else:
+                self._hub.answer(source, frame, done.result())
+
+        job.add_done_callback(ended)
+
     def _ask(self, body: Body) -> Body | None:
         """The answer to what is no write; None for what wants none."""
         match body:
@@ -226,7 +266,12 @@ class StoreWorker(Worker):
             case FetchTrail():
                 trails = self._ledger.trails(body.incident_ids)
                 return trails if isinstance(trails, LedgerTrouble) else TrailFound(trails)
+            case FetchHistory():
+                return self._ledger.history(body)
             case Hello():
+                return None
+            case ProbeNow():
+                self._doubted()
                 return None
             case _:
                 return Nack("usage", f"the store does not take {type(body).__name__}", exit_code=2)

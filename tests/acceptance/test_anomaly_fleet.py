@@ -37,7 +37,7 @@ def far() -> Iterator[Far]:
 def fleet_toml(lab: Lab, *more: str, **hosts: str) -> str:
     keys = [
         'interval = "1s"', 'timeout = "3s"', 'user = "root"', f'identity_file = "{lab.login}"',
-        f'known_hosts = "{lab.known_hosts}"', *more,
+        f'known_hosts = "{lab.known_hosts}"', 'retry_interval = "100ms"', *more,
     ]  # fmt: skip
     tables = [f'[fleet.hosts.{name}]\naddress = "{address}"\nport = {PORT}' for name, address in hosts.items()]
     return "\n".join(["[fleet]", *keys, *tables, POLICY])

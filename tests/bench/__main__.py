@@ -11,12 +11,14 @@ NAMES = (
     "bench_tree",
     "bench_store",
     "bench_backup",
+    "bench_rotate",
     "bench_halt",
     "bench_probe",
     "bench_executor",
     "bench_fleet",
     "bench_integrity",
     "bench_engine",
+    "bench_learning",
 )
 
 results = {}

@@ -164,14 +164,15 @@ def test_failures_count_in_a_row_and_the_status_command_adds_its_evidence(http: 
 
     async def main(probe: GatewayProbe, wishes: Wishes) -> None:
         first = data(await read(probe))
-        assert (first.endpoint, first.failures) == (Endpoint.REFUSED, 1)
+        assert (first.endpoint, first.failures, first.asking) == (Endpoint.REFUSED, 1, True)
         await ended(probe)
         second = data(await read(probe))
         assert second.failures == 2
         assert second.runtime == "unknown"
         assert "port: free" in second.detail
         assert data(await read(probe)).failures == 3
-        assert wishes.all == [("gw", 2.0)], "the second was enough, and the third"
+        # The second was enough, and the third; but that its manager has told whether anything of it lives is news.
+        assert wishes.all == [("gw", 2.0), ("gw", 0.0)]
         await ended(probe)
         assert len(program.runs()) == 1, "not a command for every failure"
         http.reopen()

@@ -15,6 +15,7 @@ import pytest
 from probes import look, trading
 from probes.base import Refused
 from probes.trading import SIGNAL_BYTES_MAX, TradingProbe
+from supervisor import signals
 from supervisor.config import Config, Duration, ProcessSection, TradingSection
 from supervisor.incidents.readings import (
     HealthReading,
@@ -183,7 +184,7 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
 @pytest.mark.req("FR-001")
 def test_a_writer_in_the_middle_is_waited_for_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "live_signal.json", '{"signal": "BU')
-    monkeypatch.setattr("probes.jsonfile.time.sleep", lambda _: signal(tmp_path))
+    monkeypatch.setattr("supervisor.jsonfile.time.sleep", lambda _: signal(tmp_path))
     assert live(TradingProbe(config_of(tmp_path))).side == "long"
     path.unlink()
     assert live(TradingProbe(config_of(tmp_path))).side == "long"
@@ -230,14 +231,14 @@ def test_a_file_system_that_hangs_delays_nobody_else_and_has_one_thread(
     (tmp_path / "hung").mkdir()
     (tmp_path / "well").mkdir()
     signal(tmp_path / "well")
-    over, real = threading.Event(), trading.load
+    over, real = threading.Event(), signals.load
 
     def load(path: str, *rest: object) -> object:
         if "hung" in path:
             over.wait(20)
         return real(path, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(trading, "load", load)
+    monkeypatch.setattr(signals, "load", load)
     sections = {name: config_of(tmp_path / name).trading["augur"] for name in ("hung", "well")}
     probe = TradingProbe(Config(trading=sections))
 
@@ -511,8 +512,8 @@ def test_a_database_that_is_missing_or_none_is_unavailable(tmp_path: Path) -> No
 
 
 def test_many_open_trades_are_bounded_and_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("probes.positions.ROWS_MAX", 5)
-    monkeypatch.setattr("probes.positions.PHANTOMS_MAX", 3)
+    monkeypatch.setattr("supervisor.positions.ROWS_MAX", 5)
+    monkeypatch.setattr("supervisor.positions.PHANTOMS_MAX", 3)
     signal(tmp_path)
     trades(tmp_path, *(f"{n}, 'ETH', 'LONG', 'open'" for n in range(9)))
     found = books(TradingProbe(config_of(tmp_path, positions=True)))

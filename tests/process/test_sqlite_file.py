@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from probes import sqlite_file
-from probes.sqlite_file import CannotOpen, Damaged, Overtaken, open_readonly, reason_of, writer_waits
+from supervisor import sqlite_file
 from supervisor.incidents.readings import Unavailable
+from supervisor.sqlite_file import CannotOpen, Damaged, Overtaken, open_readonly, reason_of, writer_waits
 from tests.lab import mounts
 from tests.lab.daemon import until
 from tests.lab.databases import destroy_header, listing, make, program, run
@@ -273,7 +273,7 @@ def test_another_users_file_is_a_matter_of_permission(folder: Path) -> None:
     for parent in (folder, *folder.parents[:-2]):
         parent.chmod(parent.stat().st_mode | 0o011)
     code = (
-        "import os, sys; from probes.sqlite_file import *\n"  # imported while we still may
+        "import os, sys; from supervisor.sqlite_file import *\n"  # imported while we still may
         "os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
         "for path in sys.argv[1:]:\n"
         "    try:\n"

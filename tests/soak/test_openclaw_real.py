@@ -23,7 +23,7 @@ from supervisor.config import Config, GatewaySection
 from supervisor.incidents.readings import Endpoint, GatewayData
 from tests import parts
 from tests.doubles.openclaw_double import recorded
-from tests.lab.daemon import gone, until
+from tests.lab.daemon import gone, site, until
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
 
@@ -163,3 +163,30 @@ def test_up_hung_and_stopped(real: OpenClaw, monkeypatch: pytest.MonkeyPatch) ->
     real.end()
     both(Endpoint.REFUSED, Endpoint.REFUSED)
     said_as_recorded(real, "status-stopped.json")
+
+
+@pytest.mark.req("FR-003", "FR-007", "R15")
+def test_a_restart_through_healctl(real: OpenClaw) -> None:
+    """The whole way: a person's order, the step, the real command, its answer judged, the probe's last word."""
+    with site() as here:
+        own = f"OPENCLAW_STATE_DIR={real.environment['OPENCLAW_STATE_DIR']}"  # a step's environment is a clean one
+        restart = ["env", own, str(real.status[0]), "gateway", "restart", "--json"]
+        words = ", ".join(f'"{word}"' for word in restart)
+        status = ", ".join(f'"{word}"' for word in real.status)
+        daemon = here.daemon(
+            f'[gateway.gw]\nstatus = [{status}]\nrestart = [{words}]\nrestart_timeout = "90s"\n'
+            f'health_url = "{real.url}/healthz"\ninterval = "5s"\n[policy]\nclear_interval = "1s"\n'
+        )
+        daemon.start(**real.environment)
+        until("it reads well", lambda: daemon.ask("probe", target_id="gw")["outcome"] == "clear")
+        before = real.process.pid
+        answer = daemon.ask("execute", runbook_id="rb-gateway-restart", target_id="gw", confirm=True, deadline_s=200.0)
+        print(answer)
+        (step,) = answer["steps_executed"]
+        if step["status"] == "success":
+            assert answer["verification_passed"]
+        else:  # a gateway that is no service of the machine's: nothing was restarted, and that is said
+            assert "not-loaded" in step["output"]
+        assert real.process.pid == before
+        assert real.answers("/healthz")
+        daemon.stop()

@@ -19,7 +19,8 @@ DECLARATIONS = {"supervisor/incidents/model.py"}
 
 # The rooms that must give the same answer for the same arguments, for ever (DESIGN §2.5).
 PURE = ("supervisor/incidents/", "supervisor/tree/kernel.py", "supervisor/tree/model.py", "supervisor/tree/wording.py",
-        "supervisor/units.py", "supervisor/schema.py", "supervisor/transports.py", "probes/schedule.py")  # fmt: skip
+        "supervisor/units.py", "supervisor/redact.py", "supervisor/schema.py", "supervisor/transports.py",
+        "probes/schedule.py")  # fmt: skip
 IMPURE_MODULES = {
     "asyncio": "decide here, wait in the process around it",
     "io": "take the text as an argument",
@@ -55,7 +56,7 @@ CALLS: dict[str, tuple[tuple[str, ...], str]] = {
     "zmq.Context": (("supervisor/sockets.py",), "sockets.new_context()"),
     # The store writes; a probe reads other programs' databases, by the one way that leaves nothing behind (R9).
     "sqlite3.connect": (
-        ("supervisor/store/", "probes/sqlite_file.py"),
+        ("supervisor/store/", "supervisor/sqlite_file.py"),
         "supervisor.store.sqlite, through the store; in a probe sqlite_file.open_readonly",
     ),
     "create_subprocess_exec": ((), "remediators.command"),

@@ -7,7 +7,7 @@ import pytest
 
 from supervisor.incidents import engine as e
 from supervisor.incidents import wording
-from supervisor.incidents.model import AnomalyType, Channel, State, Target, TierReason
+from supervisor.incidents.model import AnomalyType, Channel, Execution, State, StepResult, Target, TierReason
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.readings import FleetData, HealthReading, ProcessData, ProcessRef, Unavailable, Zombie
 from tests.lab.engine import Lab
@@ -172,8 +172,10 @@ def fleet_reading(lab: Lab, name: str, *, up: bool) -> HealthReading:
 
 
 def cut_off(hosts: int, spread_s: float) -> Lab:
-    """A network that was cut: each host is seen to be gone at its own poll, and again at the fresh probe."""
+    """A network that was cut: each host is seen to be gone at its own poll, and again at the fresh probe. Looking at it
+    a few more times (`rb-probe-then-alert`) takes longer than all this."""
     lab = Lab(targets=tuple(Target(f"fleet:h{i}", "fleet") for i in range(hosts)), policy=Policy(pages=True))
+    lab.hold_dispatch = True
     lab.silent.update(f"fleet:h{i}" for i in range(hosts))
     for i in range(hosts):
         for _ in range(2):
@@ -194,23 +196,79 @@ def test_fifty_hosts_that_are_cut_off_are_a_few_pages_which_name_them_all_and_no
     assert pages[0].created_wall_s - lab.only("fleet:h0").detected_wall_s <= 60
 
 
-def test_few_hosts_are_told_each_by_itself_and_their_page_outlasts_a_crash() -> None:
-    assert [row.kind for row in cut_off(4, 1.0).messages("signal")] == ["page"] * 4
-    lab = Lab(targets=(Target("fleet:h0", "fleet"),), policy=Policy(pages=True))
-    lab.silent.add("fleet:h0")
-    for _ in range(2):
+def still_down(lab: Lab, execution: Execution) -> None:
+    lab.feed(e.ExecutionClaimed(execution.id, "exec-1"))
+    lab.feed(e.StepEnded(execution.id, 0, StepResult("look", True, "still not clear after 3 tries", 1.0), True))
+
+
+@pytest.mark.req("FR-003", "FR-005", "R1")
+def test_few_hosts_are_told_each_by_itself_on_synapse_after_the_tries() -> None:
+    lab = cut_off(4, 1.0)
+    assert lab.messages() == []
+    for execution in list(lab.dispatched):
+        still_down(lab, execution)
+    assert lab.messages("signal") == []
+    assert [(row.kind, row.priority) for row in lab.messages("synapse")] == [("summary", "info")] * 4
+    assert {i.tier_reason for i in lab.incidents()} == {TierReason.TELLS_ONLY}
+
+
+@pytest.mark.req("FR-003", "R7", "NFR-002")
+def test_a_host_that_comes_back_during_the_tries_is_not_told_of() -> None:
+    lab = cut_off(1, 1.0)
+    (execution,) = lab.dispatched
+    lab.feed(e.ExecutionClaimed(execution.id, "exec-1"))
+    result = StepResult("look", True, "try 2 of 3: it reads clear again", 1.0, cleared=True)
+    lab.feed(e.StepEnded(execution.id, 0, result, True))
+    assert lab.only("fleet:h0").state is State.VERIFYING
+    for seconds in (0, 2, 30, 30):  # seen, settled and counted once, twice, three times
+        assert lab.only("fleet:h0").state is State.VERIFYING
+        lab.advance(seconds)
+        lab.feed(e.ReadingSeen(fleet_reading(lab, "h0", up=True)))
+    assert lab.only("fleet:h0").state is State.RESOLVED
+    assert lab.messages() == []
+    states = lab.engine.world.runbook_states
+    assert not any(state.successes or state.failures for state in states.values()), "it cured nothing"
+
+
+@pytest.mark.req("FR-003", "NFR-002")
+def test_a_host_that_came_back_for_a_moment_only_is_told_of_as_still_down() -> None:
+    lab = cut_off(1, 1.0)
+    (execution,) = lab.dispatched
+    lab.feed(e.ExecutionClaimed(execution.id, "exec-1"))
+    lab.feed(e.StepEnded(execution.id, 0, StepResult("look", True, "it reads clear", 1.0, cleared=True), True))
+    for _ in range(5):
+        lab.advance(10)
         lab.feed(e.ReadingSeen(fleet_reading(lab, "h0", up=False)))
+    assert lab.only("fleet:h0").state is State.ESCALATED
+    assert [(row.channel.value, row.kind) for row in lab.messages()] == [("synapse", "summary")]
+    assert "heal_remediation_failed" not in lab.metrics()
+
+
+def test_the_page_for_many_outlasts_a_crash_and_is_all_that_is_said_when_the_tries_are_over() -> None:
+    lab = Lab(targets=tuple(Target(f"fleet:h{i}", "fleet") for i in range(5)), policy=Policy(pages=True))
+    lab.hold_dispatch = True
+    lab.silent.update(f"fleet:h{i}" for i in range(5))
+    for i in range(5):
+        for _ in range(2):
+            lab.feed(e.ReadingSeen(fleet_reading(lab, f"h{i}", up=False)))
     lab.advance(20)
     lab.crash()
     lab.advance(20)
     assert lab.messages() == []
     lab.advance(10)
-    assert [row.kind for row in lab.messages("signal")] == ["page"]
+    assert [row.kind for row in lab.messages("signal")] == ["grouped"]
+    assert len(lab.messages("signal")[0].covers) == 5
+    before = len(lab.messages())
+    for execution in list(lab.dispatched)[:4]:
+        still_down(lab, execution)
+    assert len(lab.messages()) == before
 
 
 def test_a_grouped_page_is_repeated_for_those_who_are_left_when_the_first_of_them_is_back() -> None:
     lab = cut_off(6, 5.0)
     assert [row.kind for row in lab.messages("signal")] == ["grouped"]
+    for execution in list(lab.dispatched):
+        still_down(lab, execution)
     for _ in range(3):
         lab.feed(e.ReadingSeen(fleet_reading(lab, "h0", up=True)))
         lab.advance(31)
@@ -223,6 +281,7 @@ def test_a_grouped_page_is_repeated_for_those_who_are_left_when_the_first_of_the
 
 def test_nobody_is_told_to_execute_a_runbook_where_there_is_none() -> None:
     lab = Lab(*NAMES)
+    del lab.engine.world.runbooks["rb-kill-zombie"]
     lab.hold_dispatch = True
     all_die(lab)
     zombie = Zombie(ProcessRef("boot-1", 7, 7), 1, "init", 11.0)

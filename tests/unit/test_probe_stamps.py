@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from probes.stamps import EARLIEST_S, LATEST_S, BadStamp, wall_s_of
+from supervisor.stamps import EARLIEST_S, LATEST_S, BadStamp, wall_s_of
 
 AT = datetime(2026, 2, 18, 9, 30, 15, tzinfo=UTC).timestamp()
 

@@ -62,3 +62,24 @@ def test_a_gateway_that_cannot_be_asked_is_neither_well_nor_unresponsive(reason:
     verdicts = judged(None, reason)
     assert AnomalyType.GATEWAY_UNRESPONSIVE not in verdicts
     assert verdicts[AnomalyType.PROBE_UNAVAILABLE].status is Status.PENDING
+
+
+@pytest.mark.req("R3", "FR-003")
+@pytest.mark.parametrize(
+    ("endpoint", "runtime", "asking", "status", "not_running"),
+    [
+        (Endpoint.REFUSED, "stopped", False, Status.FIRING, True),
+        (Endpoint.REFUSED, "unknown", False, Status.FIRING, True),
+        (Endpoint.REFUSED, "running", False, Status.FIRING, False),  # it is starting, or has lost its port
+        (Endpoint.REFUSED, "", True, Status.PENDING, False),  # its manager is being asked
+        (Endpoint.TIMEOUT, "stopped", False, Status.FIRING, False),  # something accepts: a live process
+        (Endpoint.TIMEOUT, "", True, Status.FIRING, False),
+        (Endpoint.BAD_ANSWER, "stopped", False, Status.FIRING, False),
+    ],
+)
+def test_only_one_that_refuses_and_does_not_run_may_be_restarted_by_itself(
+    endpoint: Endpoint, runtime: str, asking: bool, status: Status, not_running: bool
+) -> None:
+    data = GatewayData(endpoint, 2, 2, "health_url", runtime, asking)
+    verdict = judged(data)[AnomalyType.GATEWAY_UNRESPONSIVE]
+    assert (verdict.status, verdict.not_running) == (status, not_running)

@@ -6,8 +6,9 @@ It never guesses: what is no time, or lies outside of 2000 to 2099, is refused w
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime, timedelta, timezone
 
+CLOCKS_APART_S = 5.0  # how far another program's clock may be ahead of ours
 EARLIEST_S = 946_684_800  # 2000-01-01: before it a number is a count or a mistake, not a time
 LATEST_S = 4_102_444_800  # 2100-01-01: beyond it seconds are rather milliseconds
 SHOWN_CHARS_MAX = 60
@@ -55,6 +56,37 @@ def _of_text(text: str, by_s: float) -> float:
     if not EARLIEST_S <= wall_s < LATEST_S:
         raise BadStamp(f"{_shown(text)} lies outside of 2000 to 2099")
     return wall_s
+
+
+def like(example: object, wall_s: float) -> int | float | str:
+    """This moment, written as `example` is: seconds or milliseconds, as a number or as text, or an ISO time with its
+    separator, precision and zone. Raises BadStamp where `example` is no time."""
+    wall_s_of(example)
+    if isinstance(example, str) and not _NUMBER.fullmatch(example.strip()):
+        return _like_text(example.strip(), wall_s)
+    number = float(example)  # type: ignore[arg-type]
+    value = wall_s * 1000 if number >= LATEST_S else wall_s
+    if isinstance(example, int) or (isinstance(example, str) and "." not in example):
+        value = int(value)
+    return str(value) if isinstance(example, str) else value
+
+
+def _like_text(example: str, wall_s: float) -> str:
+    match = _ISO.fullmatch(example)
+    assert match is not None, "wall_s_of has read it"
+    _, _, seconds, fraction, zone = match.groups()
+    offset = _offset(zone)
+    if offset:
+        hours, minutes = int(offset[1:3]), int(offset[4:6])
+        ahead = timedelta(hours=hours, minutes=minutes) * (-1 if offset[0] == "-" else 1)
+        at = datetime.fromtimestamp(wall_s, timezone(ahead))
+    else:
+        at = datetime.fromtimestamp(wall_s, UTC).astimezone()
+    text = at.strftime("%Y-%m-%d") + example[10 : match.start(2)] + at.strftime("%H:%M")
+    text += at.strftime(":%S") if seconds else ""
+    if fraction:
+        text += example[match.start(4) - 1] + f"{at.microsecond:06d}".ljust(len(fraction), "0")[: len(fraction)]
+    return text + example[match.end(4) if fraction else match.end(3) if seconds else match.end(2) :]
 
 
 def _offset(zone: str | None) -> str:

@@ -10,11 +10,12 @@ from typing import Any
 
 import msgspec
 
-from probes.jsonfile import BadJson
-from probes.stamps import BadStamp, wall_s_of
+from supervisor.jsonfile import BadJson
+from supervisor.stamps import BadStamp, wall_s_of
 
 TASK_ID = re.compile(r"(?a:task-\d{3}[a-z0-9-]{0,60})")
 STAGE = re.compile(r"[a-z][a-z0-9_-]{0,40}")
+STATE_BYTES_MAX = 8 * 1024 * 1024
 TASKS_MAX = 1000
 TEXT_CHARS_MAX = 120
 PROBLEMS_MAX = 20

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from probes.aside import read_file
+from supervisor.aside import read_file
 from supervisor.incidents.readings import Unavailable
 
 AGAIN_S = 0.02  # a writer empties or removes its file before it fills it

@@ -1,4 +1,4 @@
-"""A live trading signal as its file has it: {signal or side, symbol, updated_at or timestamp} (SITE.md). Pure."""
+"""A live trading signal as its file has it: {signal or side, symbol, updated_at or timestamp} (SITE.md)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 
 import msgspec
 
-from probes.jsonfile import BadJson
-from probes.stamps import BadStamp, wall_s_of
-from supervisor.incidents.readings import Stamp
+from supervisor import clock
+from supervisor.incidents.readings import Stamp, Unavailable
+from supervisor.jsonfile import BadJson, CannotRead, load
+from supervisor.stamps import CLOCKS_APART_S, BadStamp, wall_s_of
 
+SIGNAL_BYTES_MAX = 1024 * 1024
 WORDS_CHARS_MAX = 60
 _SIDES = {
     "long": ("buy", "long"),
@@ -35,6 +37,20 @@ class Signal(msgspec.Struct, frozen=True):
         if not self.side:
             return f"the live signal says no side that healctl knows ({self.detail})"
         return "" if self.symbol or self.side == "flat" else "the live signal names no symbol"
+
+
+def read(path: str, timestamp_keys: tuple[str, ...]) -> Signal:
+    """The signal that stands in the file now. Blocking. Raises CannotRead, also for one that lies in the future."""
+    found, mtime_s = load(path, SIGNAL_BYTES_MAX, decode)
+    try:
+        signal = signal_of(found, timestamp_keys, mtime_s, clock.wall_s() + CLOCKS_APART_S)
+    except BadJson as error:
+        raise CannotRead(Unavailable.BAD_DATA, f"{path} {error}") from error
+    ahead_s = signal.wall_s - clock.wall_s()
+    if ahead_s > CLOCKS_APART_S:
+        text = f"the time of the live signal lies {ahead_s:.0f} s in the future"
+        raise CannotRead(Unavailable.BAD_DATA, text)
+    return signal
 
 
 def decode(content: bytes) -> Mapping[str, Any]:
