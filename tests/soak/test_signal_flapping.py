@@ -174,7 +174,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.mark.req("FR-005", "AC-011", "R2")
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("turns", [40, pytest.param(1000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("turns", [40, pytest.param(400, marks=pytest.mark.soak)])
 def test_every_page_arrives_whatever_the_daemon_and_the_notifier_go_through(folder: Path, turns: int) -> None:
     seed = seed_of()
 
