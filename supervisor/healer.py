@@ -30,7 +30,7 @@ from supervisor.feed import FeedServer
 from supervisor.fresh import Fresh
 from supervisor.halted import Halted
 from supervisor.history import History
-from supervisor.house import MAY_WAIT, WAITING, beginning, item_of, ledger_parts, policy_of, tree_view
+from supervisor.house import MAY_WAIT, WAITING, beginning, corrupt, item_of, ledger_parts, policy_of, tree_view
 from supervisor.incidents import engine as e
 from supervisor.incidents import views
 from supervisor.incidents.agents import PREFIX as AGENT
@@ -61,6 +61,7 @@ from supervisor.messages import (
     Hello,
     Known,
     OpenEpoch,
+    ProbeNow,
     ProgramExited,
     Readings,
     ReadNow,
@@ -99,8 +100,7 @@ class HealerWorker(Worker):
         self._strange: dict[str, HealthReading] = {}  # of targets that we do not know
         self._reloaded: Reloaded | None = None
         self._listening = False
-        own_views = {"tree": self._tree_view, "snapshot": self._snapshot}
-        self._desk = Desk(self._order, own_views)
+        self._desk = Desk(self._order, {"tree": self._tree_view, "snapshot": self._snapshot})
 
     # -- life --
 
@@ -253,6 +253,8 @@ class HealerWorker(Worker):
             case Readings(readings):
                 self._readings(readings)
                 ack()
+                if doubted := corrupt(readings, self.boot.state_dir / "ledger.db"):
+                    self._store.post(ProbeNow(doubted))
             case Claimed(execution_id, incarnation):
                 self._decide(e.ExecutionClaimed(execution_id, incarnation), ack)
             case StepReport(execution_id, index, result, last):
@@ -363,8 +365,7 @@ class HealerWorker(Worker):
         if self._alarm is not None:
             self._alarm.cancel()
         self._alarm_due_s = due
-        wait_s = max(0.0, due - self._clock.now().steady_s)
-        self._alarm = asyncio.get_running_loop().call_later(wait_s, self._on_alarm)
+        self._alarm = asyncio.get_running_loop().call_later(max(0.0, due - self._clock.now().steady_s), self._on_alarm)
 
     def _on_alarm(self) -> None:
         self._alarm = None

@@ -5,6 +5,8 @@ Pure functions of a configuration or an event; it must not know a socket.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,6 +17,7 @@ from supervisor.incidents import engine as e
 from supervisor.incidents import views
 from supervisor.incidents.model import AnomalyType
 from supervisor.incidents.policy import Policy
+from supervisor.incidents.readings import DatabaseData, HealthReading, Integrity
 from supervisor.incidents.world import World
 from supervisor.messages import Reloaded, StoreStatus
 from supervisor.targets import families
@@ -71,6 +74,15 @@ def reload_json(news: Reloaded | None) -> dict[str, Any] | None:
         "changes": list(news.changes),
         "error": news.error or None,
     }
+
+
+def corrupt(readings: Iterable[HealthReading], file: Path) -> str:
+    """The target that stands for this file, if a reading of it says that it is damaged; else empty."""
+    for reading in readings:
+        data = reading.data
+        if isinstance(data, DatabaseData) and data.path == str(file) and data.verdict is Integrity.CORRUPT:
+            return reading.target_id
+    return ""
 
 
 def ledger_parts(world: World, status: StoreStatus | None, config: Config) -> list[e.OwnPart]:

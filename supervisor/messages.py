@@ -64,7 +64,7 @@ class Readings(msgspec.Struct, frozen=True, tag="readings"):
 class ProbeNow(msgspec.Struct, frozen=True, tag="probe_now"):
     """Healer -> probe: read this target now; answered by Readings within 5 s, or Nack when it is not ours."""
 
-    target_id: str
+    target_id: str  # to the store, unacked: the ledger, which the `database` probe has just called corrupt
 
 
 class Resync(msgspec.Struct, frozen=True, tag="resync"):

@@ -126,24 +126,7 @@ def begin(
             execution, undoes=undoes.id, taken_back=back, incident_id=undoes.incident_id
         )
     if incident is not None:
-        world.rerun.discard(incident.id)
-        turn.drop_timer(TimerKind.RECHECK, incident.id)
-        turn.drop_timer(TimerKind.PLAN, incident.id)
-        turn.move(
-            incident,
-            Trigger.RUN,
-            actor,
-            note,
-            reading=world.readings.get(target.target_id),
-            runbook_id=runbook.id,
-            execution_id=execution.id,
-            waiting_for="",
-            held_as_canary=False,
-            held_by_pause=False,
-            acted_by=_acted_by(incident, runbook, authority),
-            clear_readings=0,
-            clear_counted_steady_s=None,
-        )
+        _moved(turn, incident, execution, actor, note)
     turn.put_execution(execution)
     halts.began(turn, execution, incident)
     breakers.began(world, execution)
@@ -159,11 +142,29 @@ def begin(
     return execution
 
 
-def _acted_by(incident: Incident, runbook: Runbook, authority: Authority) -> ActedBy:
-    if authority is Authority.PERSON:
-        return ActedBy.PERSON
-    looks = all(step.effect is Effect.OBSERVE for step in runbook.steps)  # to look is not to act
-    return incident.acted_by if looks else ActedBy.RUNBOOK
+def _moved(turn: Turn, incident: Incident, execution: Execution, actor: str, note: str) -> None:
+    """The incident is `remediating` from here on."""
+    turn.world.rerun.discard(incident.id)
+    acted = ActedBy.PERSON if execution.authority is Authority.PERSON else ActedBy.RUNBOOK
+    if acted is ActedBy.RUNBOOK and all(step.effect is Effect.OBSERVE for step in execution.runbook.steps):
+        acted = incident.acted_by  # to look is not to act
+    turn.drop_timer(TimerKind.RECHECK, incident.id)
+    turn.drop_timer(TimerKind.PLAN, incident.id)
+    turn.move(
+        incident,
+        Trigger.RUN,
+        actor,
+        note,
+        reading=execution.reading,
+        runbook_id=execution.runbook.id,
+        execution_id=execution.id,
+        waiting_for="",
+        held_as_canary=False,
+        held_by_pause=False,
+        acted_by=acted,
+        clear_readings=0,
+        clear_counted_steady_s=None,
+    )
 
 
 def would_change(turn: Turn, incident: Incident) -> bool:

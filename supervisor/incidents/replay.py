@@ -132,12 +132,12 @@ class Replay:
     def _help(self, past: Past) -> Help:
         """By the newest of what ran; else by its dry run."""
         for execution in reversed([x for x in past.executions if self._same(x)]):
+            if not self.runbook.verifies and execution.state is ExecutionState.SUCCEEDED:
+                return Help.TOLD  # whatever became of the anomaly: it cures nothing
             if execution.verified:
                 return Help.RAN
             if execution.verified is False or execution.state is ExecutionState.FAILED:
                 return Help.FAILED
-            if execution.state is ExecutionState.SUCCEEDED and not self.runbook.verifies:
-                return Help.TOLD
         for run in past.incident.dry_runs:
             if (run.runbook_id, run.version) == (self.runbook.id, self._version):
                 return Help.PREDICTED if run.predicts_clear else Help.NOT_PREDICTED

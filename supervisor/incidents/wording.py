@@ -95,7 +95,7 @@ _STATE = {
 }
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]+")
 _MEMORY_MARKS = re.compile(r"@(?=remember|insight|decision|atom)", re.IGNORECASE)
-_MEMORY_WORDS = re.compile(r"\b(because|triggers?)\b", re.IGNORECASE)
+_MEMORY_WORDS = re.compile(r"(?<![\w-])(because|triggers?)(?![\w-])", re.IGNORECASE)  # not within a name: rb-gc-trigger
 
 
 def clean(text: str, limit: int = QUOTE_CHARS_MAX) -> str:
@@ -125,7 +125,7 @@ def body(world: World, incident: Incident, channel: Channel, kind: str) -> str:
     if channel is Channel.SIGNAL:
         text = _closing(incident) if kind == "closing" else _signal(world, incident, kind)
         return clean_lines(text, SIGNAL_CHARS_MAX)
-    return _for_synapse(_synapse(world, incident, kind))
+    return _for_synapse(_synapse(world, incident))
 
 
 def _for_synapse(text: str) -> str:
@@ -278,7 +278,7 @@ def _closing(incident: Incident) -> str:
     return f"Over: {what(incident)}; it is {_STATE[incident.state]}."
 
 
-def _synapse(world: World, incident: Incident, kind: str) -> str:
+def _synapse(world: World, incident: Incident) -> str:
     """NFR-003: anomaly, action taken, verification status, current state."""
     execution = _execution(world, incident)
     lines = [
@@ -306,7 +306,7 @@ def _proposal(world: World, incident: Incident) -> list[str]:
 
 def announcement(world: World, incident: Incident | None, says: str) -> str:
     """Something that is no incident's outcome, but came of one (`incident`), or of none."""
-    text = says if incident is None else f"{says}\n{_synapse(world, incident, 'announcement')}"
+    text = says if incident is None else f"{says}\n{_synapse(world, incident)}"
     return _for_synapse(text)
 
 

@@ -185,11 +185,16 @@ class Turn(Putting):
 
     def update(self, incident: Incident, **changes: Any) -> Incident:
         """A change of an incident that is not a transition."""
-        new = msgspec.structs.replace(incident, **changes)
-        if new.open:
-            self.world.incidents[new.id] = new
+        new = self._remember(msgspec.structs.replace(incident, **changes))
         self.records.append(PutIncident(new))
         return new
+
+    def _remember(self, incident: Incident) -> Incident:
+        if incident.open:
+            self.world.incidents[incident.id] = incident
+        elif mine := self.world.closed.get((incident.anomaly, incident.target_id)):
+            mine[:] = [incident if it.id == incident.id else it for it in mine]
+        return incident
 
     def move(
         self,
@@ -256,11 +261,9 @@ class Turn(Putting):
             stage=self.world.stages.get(reading.target_id) if reading is not None else None,
         )
         self.records.append(AddTrail(entry))
-        new = msgspec.structs.replace(incident, trail_length=n + 1)
-        if new.open:
+        if incident.open:
             self.world.trails.setdefault(incident.id, []).append(entry)
-            self.world.incidents[new.id] = new
-        return new
+        return self._remember(msgspec.structs.replace(incident, trail_length=n + 1))
 
     def _close(self, incident: Incident) -> None:
         world = self.world
@@ -308,9 +311,8 @@ class Turn(Putting):
         """Executions that no breaker, no caller and no open incident asks for any more."""
         since = self.now.wall_s - self.world.policy.breaker_window_s
         needed = {incident.execution_id for incident in self.world.incidents.values()}
-        old = [e.id for e in self.world.ended.values() if e.created_wall_s < since and e.id not in needed]
-        for execution_id in old:
-            del self.world.ended[execution_id]
+        ended = self.world.ended.values()
+        self.world.ended = {it.id: it for it in ended if it.created_wall_s >= since or it.id in needed}
 
     def want_run(self, incident: Incident) -> None:
         """An incident that waits for a person may run now: probe it afresh, again and again until one can tell."""
@@ -332,9 +334,7 @@ class Turn(Putting):
         self.records.append(PutRunbookState(state))
 
     def ask_probe(self, target_id: str, family: str) -> None:
-        """A fresh reading of our own (R7): one whose check begins from now on, or has begun since we first asked.
-
-        Asking again must not put off for ever what a slow background check will answer.
-        """
+        """A fresh reading of our own (R7): one whose check begins from now on, or has begun since we first asked:
+        asking again must not put off for ever what a slow background check will answer."""
         self.world.asked.setdefault(target_id, self.now.mono_s)
         self._probes[target_id] = AskProbe(target_id, family)
