@@ -292,6 +292,7 @@ def _started(turn: Turn) -> None:
     graduation.refit(turn)
     own.started(turn)
     halts.refit(turn)
+    keeping.started(turn)
     keeping.arrange(turn)
     for incident in list(turn.world.incidents.values()):
         if incident.id in turn.world.rerun:
@@ -385,6 +386,8 @@ def _timer(turn: Turn, timer: Timer) -> None:
             pauses.over(turn, timer.subject)
         case TimerKind.BACKUP:
             keeping.due(turn, timer.subject)
+        case TimerKind.CHECK_COPY:
+            keeping.check_due(turn, timer.subject)
         case TimerKind.BACKUP_OVERDUE:
             own.backup_overdue(turn, timer.subject)
         case TimerKind.PLAN if incident is not None:

@@ -543,6 +543,7 @@ class TimerKind(StrEnum):
     BACKUP_OVERDUE = "backup_overdue"  # by then one must have been made
     PROPOSED = "proposed"  # whoever recorded a fix waits to hear that its message has arrived
     REQUEST_OVER = "request_over"  # an agent's request has waited for a person too long
+    CHECK_COPY = "check_copy"  # after a start: is the newest good copy of a database still what it was?
     PAUSE_OVER = "pause_over"  # a person's pause has run its time
 
 
