@@ -84,7 +84,12 @@ class _Hearing:
     async def output(self) -> Output:
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
-        pidfd = os.pidfd_open(self._child.pid)
+        try:
+            pidfd = os.pidfd_open(self._child.pid)
+        except OSError as error:  # no descriptor left: what nobody can watch must not run on
+            _kill(self._child)
+            await _reaped(self._child)
+            raise ProgramFailed(f"{self._name}: it cannot be watched and was killed: {error}") from error
         loop.add_reader(pidfd, ended.set)
         try:
             for fd in self._heard:

@@ -352,6 +352,21 @@ def test_a_program_that_says_too_much_or_is_not_there() -> None:
 
 
 @pytest.mark.req("FR-005")
+def test_a_program_that_cannot_be_watched_does_not_run_on(openclaw: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched: list[int] = []
+
+    def full(pid: int) -> int:
+        watched.append(pid)
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", full)
+    with pytest.raises(program.ProgramFailed, match="cannot be watched"):
+        asyncio.run(program.run((openclaw.path,), 30))
+    (pid,) = watched
+    assert proc.stat(pid) is None
+
+
+@pytest.mark.req("FR-005")
 def test_a_program_dies_with_its_notifier(folder: Path, openclaw: Sender) -> None:
     async def test() -> None:
         healer = Healer(folder)
