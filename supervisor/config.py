@@ -20,8 +20,8 @@ from supervisor import places
 from supervisor.errors import ConfigError
 from supervisor.incidents.model import Effect, Runbook
 from supervisor.places import Dirs
+from supervisor.units import OFF, Form
 from supervisor.units import Duration as Duration
-from supervisor.units import Form
 from supervisor.units import Size as Size
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ EndpointText = Annotated[str, msgspec.Meta(extra={"form": Form.ENDPOINT})]
 TransportText = Annotated[str, msgspec.Meta(extra={"form": Form.TRANSPORT})]
 SynapseText = Annotated[str, msgspec.Meta(extra={"form": Form.SYNAPSE})]
 LogLevel = Annotated[str, msgspec.Meta(extra={"form": Form.LOG_LEVEL})]
+ListenText = Annotated[str, msgspec.Meta(extra={"form": Form.LISTEN})]
 HttpText = Annotated[str, msgspec.Meta(extra={"form": Form.HTTP})]
 TableText = Annotated[str, msgspec.Meta(extra={"form": Form.TABLE})]
 TargetName = Annotated[str, msgspec.Meta(extra={"form": Form.TARGET_NAME})]
@@ -268,6 +269,12 @@ class McpSection(Section, frozen=True):
     trusted: bool = False  # true: their `approve` and `execute` count like a person's
 
 
+class MetricsSection(Section, frozen=True):
+    """`[metrics]`: what Prometheus may read. Whoever can reach the address can read it, without a password."""
+
+    listen: ListenText = OFF  # or "127.0.0.1:9464"
+
+
 class Tables(Section, frozen=True):
     """What a configuration file holds; where it came from is `places.locate`'s answer."""
 
@@ -287,6 +294,7 @@ class Tables(Section, frozen=True):
     notify: NotifySection = NotifySection()
     escalation: EscalationSection = EscalationSection()
     mcp: McpSection = McpSection()
+    metrics: MetricsSection = MetricsSection()
     command: dict[TargetName, CommandSection] = {}
     runbooks: RunbooksSection = RunbooksSection()
 

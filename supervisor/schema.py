@@ -15,7 +15,17 @@ from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hint
 
 import msgspec
 
-from supervisor.units import DURATION_FORM, SIZE_FORM, Duration, Form, Size, parse_duration, parse_size
+from supervisor.units import (
+    DURATION_FORM,
+    OFF,
+    SIZE_FORM,
+    Duration,
+    Form,
+    Size,
+    parse_duration,
+    parse_listen,
+    parse_size,
+)
 
 Key = tuple[str, ...]
 T = TypeVar("T", bound=msgspec.Struct)
@@ -213,6 +223,8 @@ class Reader:
             if _NAME.fullmatch(text):
                 return text
             return self._wrong(key, text, "a name of a-z, 0-9, '.', '_' and '-', at most 64 characters")
+        if form is Form.LISTEN and text != OFF and parse_listen(text) is None:
+            return self._wrong(key, text, '"off", or an address of this machine, like "127.0.0.1:9464" or "[::1]:9464"')
         if not text:
             return text
         if form is Form.PATH:

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 
 from supervisor.config import Config, TreeSection
 from supervisor.errors import ConfigError
-from supervisor.targets import families, written
+from supervisor.targets import METRICS, families, written
 from supervisor.tree.kernel import backoff_s
 from supervisor.tree.model import Backoff, ChildSpec, GroupSpec, OnTrip, TreeSpec
+from supervisor.units import OFF
 from supervisor.worker import Factory, Worker
 
 LISTENER = "healer"
@@ -39,6 +40,8 @@ def healctl_tree(config: Config, holds: tuple[str, ...] = ()) -> TreeSpec:
         ("notifier", "supervisor.notifier.process:NotifierWorker", "hands"),
     ]
     workers += [(family, PROBE_WORKER, "probes") for family in families(config)]
+    if config.metrics.listen != OFF:
+        workers.append((METRICS, "supervisor.scrape.process:MetricsWorker", "metrics"))
     return tree_of(config.tree, workers, listener=LISTENER)
 
 
@@ -51,6 +54,8 @@ def tree_of(section: TreeSection, workers: list[tuple[str, str, str]], *, listen
         groups=(
             GroupSpec("core", OnTrip.GIVE_UP, section.core_intensity, float(section.core_period)),
             GroupSpec("hands", OnTrip.QUARANTINE_ITEMS, section.hands_intensity, float(section.hands_period)),
+            # Nothing that it has in work could be poison: like a probe family, it is set aside alone.
+            GroupSpec("metrics", OnTrip.QUARANTINE_CHILD, section.probes_intensity, float(section.probes_period)),
             GroupSpec("probes", OnTrip.QUARANTINE_CHILD, section.probes_intensity, float(section.probes_period)),
         ),
         children=tuple(
