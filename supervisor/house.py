@@ -128,7 +128,7 @@ def tree_view(
         "halted": views.halts(world),
         "targets": len(world.targets),
         "last_reload": reload_json(reloaded),
-        "metrics": msgspec.to_builtins(listening) if listening is not None else None,
+        "metrics": {"address": listening.address, "error": listening.error or None} if listening else None,
     }
 
 
