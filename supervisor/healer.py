@@ -367,6 +367,7 @@ class HealerWorker(Worker):
         books = ladder(config.runbook.values())
         self._decide(e.Reconfigured(self._targets, open_families(config), policy_of(config), books, meanings(config)))
         self._look_at_ledger()
+        self._metering.moved(config.metrics.listen)
         kept, self._strange = self._strange, {}
         self._readings(tuple(kept.values()))
 

@@ -69,6 +69,11 @@ class Metering:
                 it = record.tally
                 self._tallies[it.name, it.stage, it.result] = it
 
+    def moved(self, address: str) -> None:
+        """Another configuration: what was told of another address is over."""
+        if self.listening is not None and self.listening.address != address:
+            self.listening = None
+
     def families(
         self, world: World, children: list[dict[str, Any]], status: StoreStatus | None, trouble: str, wall_s: float
     ) -> tuple[Family, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 
 from supervisor import bus
@@ -58,7 +59,7 @@ class MetricsWorker(Worker):
             try:
                 await self._server.open(*where)
             except OSError as refused:
-                error = refused.strerror or str(refused)
+                error = os.strerror(refused.errno) if refused.errno else str(refused)
             self._link.post(Listening(listen, error))
             if not error:
                 log.info("metrics: http://%s/metrics", listen)

@@ -17,6 +17,7 @@ NAMES = (
     "bench_fleet",
     "bench_integrity",
     "bench_engine",
+    "bench_metrics",
 )
 
 results = {}
