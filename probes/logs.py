@@ -16,14 +16,13 @@ from functools import partial
 
 import msgspec
 
-from probes import logfiles
 from probes.base import DEADLINE_S, Began, Events, Probe, Source, begin
-from probes.logfiles import Found, Scan
 from probes.look import Look
-from supervisor import clock, targets
+from supervisor import clock, logfiles, targets
 from supervisor.config import Config, LogsSection
 from supervisor.incidents.judge import size
 from supervisor.incidents.readings import HealthReading, LogFile, LogsData, Unavailable
+from supervisor.logfiles import Found, Scan
 
 LARGEST_MAX = 20
 SCAN_SHARE = 0.6  # of the deadline: then the scan stops, and tells what it has seen

@@ -67,9 +67,7 @@ class Context(msgspec.Struct, frozen=True):
     def recipe(self) -> Recipe:
         """Raises NoRecipe."""
         if self.target.recipe is None:
-            raise NoRecipe(
-                f"{self.target.target_id} has no restart recipe", f"set restart in [process.{self.target.target_id}]"
-            )
+            raise NoRecipe(f"{self.target.service_id} has no restart recipe", self.target.recipe_hint)
         return self.target.recipe
 
 
@@ -94,12 +92,14 @@ class Step(ABC):
 
     `leaves_running`: the programs it starts are services or their starters; after a crash of ours they are left alive.
     `undoable`: it implements `undo`, for what it puts into `Outcome.undo`.
+    `needs_evidence`: it does not run where the snapshot before the first change could not be written.
     """
 
     kind: ClassVar[str]
     effect: ClassVar[Effect]
     leaves_running: ClassVar[bool] = False
     undoable: ClassVar[bool] = False
+    needs_evidence: ClassVar[bool] = False
     Params: ClassVar[type[msgspec.Struct]] = NoParams
 
     def __init__(self, spec: StepSpec) -> None:

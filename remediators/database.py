@@ -29,6 +29,11 @@ def path_of(ctx: Context) -> str:
     return os.path.realpath(ctx.target.path)
 
 
+def is_ledger(ctx: Context) -> bool:
+    """healctl's own, which the store itself sets aside when it is damaged (ADR 0002)."""
+    return path_of(ctx) == os.path.realpath(ctx.state_dir / "ledger.db")
+
+
 def folder_of(ctx: Context) -> Path:
     return backups.folder(ctx.state_dir, ctx.target.target_id)
 
@@ -133,7 +138,7 @@ class RestoreDatabase(Step):
 
 def _refuse_the_ledger(ctx: Context) -> None:
     """What is in it has been done: an older one would not know of it, and do it again."""
-    if path_of(ctx) == os.path.realpath(ctx.state_dir / "ledger.db"):
+    if is_ledger(ctx):
         raise StepFailed(
             "healctl's own ledger is never set back: a damaged one is set aside and begun anew from memory",
             "its copies are for looking at",

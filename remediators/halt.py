@@ -12,6 +12,7 @@ import msgspec
 
 from remediators import command
 from remediators.base import Context, Outcome, Step, StepFailed
+from remediators.database import is_ledger
 from supervisor import backups, clock
 from supervisor.incidents.model import Effect, Recipe
 from supervisor.messages import StepPlan
@@ -66,4 +67,6 @@ def _since(ctx: Context) -> str:
 
 
 def _not_ours(ctx: Context) -> str:
+    if is_ledger(ctx):
+        return "healctl's own ledger is not halted: the store checks it, sets it aside, and goes on in a new one"
     return f"healctl does not write {ctx.target.target_id}: nothing of ours to halt, other programs go on writing it"

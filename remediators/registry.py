@@ -9,15 +9,19 @@ import re
 from collections.abc import Iterator, Mapping
 
 from remediators.base import Step, StepFailed
+from remediators.cleanup import PruneFiles
 from remediators.database import BackupDatabase, RestoreDatabase, VerifyBackup
 from remediators.gateway import RestartGateway
 from remediators.halt import HaltWrites
 from remediators.manual import Manual
+from remediators.memory import EndLargest, RecordMemory
 from remediators.phantom import ClearPhantom
 from remediators.pipeline import KickPipeline
 from remediators.reprobe import ProbeAgain
+from remediators.rotation import RotateLogs
 from remediators.run_command import RunCommand
-from remediators.service import RunRecipe, StartService, StopService
+from remediators.service import StartService, StopService
+from remediators.zombie import KillZombie
 from supervisor.errors import HealError
 from supervisor.incidents.model import Effect, Runbook, StepSpec
 from supervisor.schema import Key, Problem, dotted, near, shown
@@ -27,11 +31,15 @@ KINDS: Mapping[str, type[Step]] = {
     for kind in (
         StopService,
         StartService,
-        RunRecipe,
+        KillZombie,
+        RecordMemory,
+        EndLargest,
         HaltWrites,
         BackupDatabase,
         VerifyBackup,
         RestoreDatabase,
+        RotateLogs,
+        PruneFiles,
         ClearPhantom,
         KickPipeline,
         ProbeAgain,
@@ -94,15 +102,13 @@ def _faults_of_step(key: Key, spec: StepSpec, after: tuple[StepSpec, ...]) -> It
     except StepFailed as error:
         yield Problem((*key, *_param_of(error)), error.message, error.hint)
         return
-    if kind is StopService and not any(_starts(later.kind) for later in after):
+    if kind is StopService and not any(later.kind == StartService.kind for later in after):
         least = Effect.DESTROY  # what it ends stays ended (R3)
+    if kind is EndLargest and (spec.idempotent or any(later.kind == spec.kind for later in after)):
+        yield Problem((*key, "kind"), f"a {spec.kind} stands once, and is not idempotent", "it ends one process, once")
     if _HARM[spec.effect] < _HARM[least]:
         text = f"declares {spec.effect}, a {spec.kind} is at least {least}" + (" here" if least != kind.effect else "")
         yield Problem((*key, "effect"), text, f'write effect = "{least}": what may run by itself is decided by it')
-
-
-def _starts(kind: str) -> bool:
-    return kind in (StartService.kind, RunRecipe.kind)
 
 
 def _param_of(error: StepFailed) -> Key:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import msgspec
 from remediators import registry
 from remediators.base import Context, Outcome, Step, StepFailed
 from remediators.command import Programs
+from remediators.evidence import snapshot
 from remediators.keeper import Nursery
 from remediators.launcher import Held
 from remediators.watches import Watches, tell
@@ -25,7 +27,8 @@ from supervisor import clock, crashpoint, proc
 from supervisor.bus import Link
 from supervisor.config import Config
 from supervisor.errors import HealError
-from supervisor.incidents.model import Authority, Execution, Program, StepResult
+from supervisor.incidents.model import Authority, Effect, Execution, Program, StepResult
+from supervisor.incidents.readings import SignalData
 from supervisor.messages import (
     Ack,
     Body,
@@ -45,6 +48,7 @@ log = logging.getLogger(__name__)
 GROUNDS_S_MAX = 5.0  # DESIGN §2.3: an older reading is no grounds for an action
 CLAIM_AGAIN_S = 0.25  # between claims while the ledger is in trouble
 OUTPUT_CHARS_MAX = 96 * 1024  # a command's both ends, and the words around them
+_CHANGES = frozenset({Effect.CHANGE, Effect.DESTROY})
 
 
 class Refusal(HealError):
@@ -72,6 +76,21 @@ class Ties(msgspec.Struct, frozen=True):
         return Context(execution, programs, self.state_dir, self.exclude, self.config(), ask_healer, ask_store)
 
 
+class Evidence(msgspec.Struct, frozen=True):
+    """The snapshot before the first change: the file, or why there is none."""
+
+    path: str = ""
+    problem: str = ""
+
+    def told(self, result: StepResult) -> StepResult:
+        """The result of the step before which it was taken."""
+        if self.path:
+            return msgspec.structs.replace(result, artifacts=(self.path, *result.artifacts))
+        if self.problem in result.output:
+            return result
+        return msgspec.structs.replace(result, output=f"{result.output} ({self.problem})"[:OUTPUT_CHARS_MAX])
+
+
 class Run:
     """Runs one execution once. `step_began_mono_s` and `step_timeout_s` tell how long the present step has had."""
 
@@ -94,12 +113,20 @@ class Run:
         check(self.execution)
         await self._claim()
         check_grounds(self.execution)  # the store may have kept us waiting; still nothing has run
+        check_signal(self.execution, self._ties.config())
         # Not awaited: the work is ours by the ledger; that the healer knows it too can come later.
         tell(self._ties.healer, Claimed(self.execution.id, self._ties.incarnation))
         specs = self.execution.steps
         reports: list[asyncio.Future[Body]] = []
+        evidence: Evidence | None = None
         for index, spec in enumerate(specs):
-            result, changed = await self._step(registry.step_of(spec), index)
+            step = registry.step_of(spec)
+            first = evidence is None and spec.effect in _CHANGES
+            if first:
+                evidence = await self._evidence(step)
+            result, changed = await self._step(step, index, evidence if evidence is not None else Evidence())
+            if first and evidence is not None:
+                result = evidence.told(result)
             # A safeguard that fails keeps no other from being taken; what changes something ends with a failure.
             goes_on = result.success or self.execution.runbook.only_protects()
             last = not goes_on or index == len(specs) - 1
@@ -132,7 +159,16 @@ class Run:
         if not answer.granted:
             raise Refusal("not_claimed", answer.reason or "another executor has claimed it")
 
-    async def _step(self, step: Step, index: int) -> tuple[StepResult, bool]:
+    async def _evidence(self, step: Step) -> Evidence:
+        """Before the first change. That it cannot be had is told, and keeps only a step that needs it from running."""
+        programs = Programs(step.spec.step_id, self._record, self._take)
+        try:
+            return Evidence(str(await snapshot(self._ties.context(self.execution, programs))))
+        except StepFailed as error:
+            log.warning("execution %s: %s", self.execution.id, error)
+            return Evidence(problem=str(error))
+
+    async def _step(self, step: Step, index: int, evidence: Evidence) -> tuple[StepResult, bool]:
         """One step with its deadline, and whether it may have changed anything.
 
         Whatever it started and did not mean to leave running is over afterwards.
@@ -143,6 +179,8 @@ class Run:
         outcome: Outcome | None = None
         failure = ""
         try:
+            if step.needs_evidence and evidence.problem:
+                raise StepFailed(f"nothing was done, for {evidence.problem}")
             async with asyncio.timeout(step.spec.timeout_s) as deadline:
                 context = self._ties.context(self.execution, programs)
                 back = self.execution.taken_back
@@ -194,7 +232,7 @@ def check(execution: Execution) -> None:
         raise Refusal("expired", f"it expired {late_s:.1f} s ago; a new decision is needed")
     check_grounds(execution)
     if execution.runbook.starts_service and execution.target.recipe is None:
-        raise Refusal("no_recipe", f"{execution.target.target_id} has no restart recipe")
+        raise Refusal("no_recipe", f"{execution.target.service_id} has no restart recipe")
 
 
 def check_grounds(execution: Execution) -> None:
@@ -206,6 +244,20 @@ def check_grounds(execution: Execution) -> None:
     age_s = clock.monotonic_s() - execution.grounds_mono_s
     if age_s > GROUNDS_S_MAX:
         raise Refusal("stale_grounds", f"the reading it rests on is {age_s:.1f} s old, at most {GROUNDS_S_MAX:g} s")
+
+
+def check_signal(execution: Execution, config: Config) -> None:
+    """A live signal that was written since it was judged stale may be fresh: nothing is ended, a new look decides."""
+    reading = execution.reading
+    name = execution.target.target_id.rpartition("-")[0]
+    if execution.authority is Authority.PERSON or reading is None or not isinstance(reading.data, SignalData):
+        return
+    try:
+        written_wall_s = os.stat(config.trading[name].signal_file).st_mtime
+    except (KeyError, OSError):  # it is watched no more, or cannot be seen: then it is not known to be fresh
+        return
+    if written_wall_s > reading.taken_wall_s:
+        raise Refusal("stale_grounds", "the live signal has been written since it was found stale")
 
 
 def plan(ties: Ties, execution: Execution) -> PlanAnswer:

@@ -2,9 +2,9 @@
 `registry.validate` in a test.
 
 A step is declared idempotent where it looks before it acts: stop-service does nothing when nothing is alive,
-start-service refuses when something is, clear-phantom writes only what is still a phantom, kick-pipeline calls its
-command only while the task stands where it stood. A gateway's restart is not: a second one would end what the first
-has just started.
+start-service refuses when something is, kill-zombie looks whether there still is one, clear-phantom writes only what
+is still a phantom, kick-pipeline calls its command only while the task stands where it stood. A gateway's restart is
+not: a second one would end what the first has just started.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from supervisor.incidents.model import AnomalyType, Effect, Runbook, StepSpec
 
 DATABASE_S = 3600.0  # a large database, on a slow disk
+LOGS_S = 900.0  # 100 GB of logs at the speed of a slow disk; what is done by then stays done
+PRUNE_S = 120.0
 RETRIES_S = 600.0  # the longest that [fleet] retries may take, which the configuration keeps
 
 RUNBOOKS: tuple[Runbook, ...] = (
@@ -27,6 +29,65 @@ RUNBOOKS: tuple[Runbook, ...] = (
         ),
         resource="service:{service}",
         starts_service=True,
+    ),
+    Runbook(
+        id="rb-kill-zombie",
+        label="Have a zombie reaped",
+        applies_to=(AnomalyType.PROCESS_ZOMBIE,),
+        steps=(StepSpec("nudge", "kill-zombie", Effect.CHANGE, idempotent=True),),
+        resource="service:{service}",
+    ),
+    # The process behind a live signal: under the same lock, and the same breaker, as rb-restart-service (DESIGN §2.7).
+    Runbook(
+        id="rb-restart-augur",
+        label="Restart the program behind a stale live signal",
+        applies_to=(AnomalyType.SIGNAL_STALE,),
+        steps=(
+            StepSpec("stop", "stop-service", Effect.CHANGE, idempotent=True),
+            StepSpec("start", "start-service", Effect.CHANGE, idempotent=True),
+        ),
+        resource="service:{service}",
+        starts_service=True,
+    ),
+    Runbook(
+        id="rb-rotate-logs",
+        label="Archive old logs, and what has grown too large of the others",
+        applies_to=(AnomalyType.DISK_PRESSURE, AnomalyType.DISK_CRITICAL, AnomalyType.LOG_BLOAT),
+        steps=(StepSpec("rotate", "rotate-logs", Effect.CHANGE, idempotent=True, timeout_s=LOGS_S),),
+        resource="files:{target}",
+        confidence=1.0,
+        summary=True,
+    ),
+    # Behind rb-rotate-logs, which runs by itself (R3): this one destroys, and waits for a person.
+    Runbook(
+        id="rb-emergency-cleanup",
+        label="Archive logs, and remove old temporary and compiled files from the configured places",
+        applies_to=(AnomalyType.DISK_CRITICAL,),
+        steps=(
+            StepSpec("rotate", "rotate-logs", Effect.CHANGE, True, LOGS_S, (("needed", False),)),
+            StepSpec("pycache", "prune-files", Effect.DESTROY, True, PRUNE_S, (("what", "pycache"),)),
+            StepSpec("tmp", "prune-files", Effect.DESTROY, True, PRUNE_S, (("what", "tmp"),)),
+        ),
+        resource="files:{target}",
+        summary=True,
+    ),
+    Runbook(
+        id="rb-gc-trigger",
+        label="Write down who holds the memory",
+        applies_to=(AnomalyType.MEMORY_PRESSURE,),
+        steps=(StepSpec("record", "record-memory", Effect.OBSERVE, idempotent=True),),
+        resource="memory:{target}",
+        summary=True,
+        verifies=False,
+    ),
+    # Not idempotent: what was interrupted may have ended one already, and nothing ever ends a second one blindly.
+    Runbook(
+        id="rb-force-gc",
+        label="End the process that holds most memory",
+        applies_to=(AnomalyType.MEMORY_CRITICAL,),
+        steps=(StepSpec("end", "end-largest-process", Effect.DESTROY),),
+        resource="memory:{target}",
+        summary=True,
     ),
     Runbook(
         id="rb-db-emergency",
@@ -47,6 +108,7 @@ RUNBOOKS: tuple[Runbook, ...] = (
         steps=(StepSpec("restore", "restore-database", Effect.DESTROY, idempotent=True, timeout_s=DATABASE_S),),
         resource="database:{target}",
         summary=True,
+        once=True,
     ),
     Runbook(
         id="rb-db-backup",

@@ -1,9 +1,10 @@
-"""The steps about one service: end what is left of it, start it, or run its recipe as a command to its end.
+"""The steps about one service: end what is left of it, and start it.
 
-They find what is alive by the target's own pid file and match (`supervisor.identify`), never by a reading. Three rules
-stand above all: a live process is ended only on a person's word or a person's approval (R3); what only a pid file calls
-this service, and no probe has ever seen to be it, is not ended at all; and a service is never started a second time
-beside itself (R15).
+The service is the target itself, or the one that stands behind it (`Target.service`); pid file, match and recipe are
+that service's. They find what is alive by those (`supervisor.identify`), never by a reading. Three rules stand above
+all: a live process is ended only on a person's word or a person's approval (R3); what only a pid file calls this
+service, and no probe has ever seen to be it, is not ended at all; and a service is never started a second time beside
+itself (R15).
 
 A service that systemd or PM2 runs is restarted by asking that manager (R8): it ends what still runs of it, so that
 nothing here may. What lives outside of it would stay, and then run twice: that is a fence too.
@@ -20,7 +21,7 @@ import msgspec
 
 from remediators import command, fence
 from remediators.base import Context, Fenced, Outcome, Step, StepFailed
-from supervisor import identify, proc
+from supervisor import identify, proc, redact
 from supervisor.incidents.model import Authority, Effect
 from supervisor.incidents.readings import ProcessRef
 from supervisor.messages import StepPlan
@@ -47,7 +48,7 @@ class StopService(Step):
 
     def plan(self, ctx: Context) -> StepPlan:
         live = _alive(ctx)
-        name = ctx.target.target_id
+        name = ctx.target.service_id
         if not live:
             return StepPlan(self.spec.step_id, f"nothing of {name} is alive: nothing to end", True)
         try:
@@ -61,7 +62,7 @@ class StopService(Step):
 
     async def run(self, ctx: Context) -> Outcome:
         live = _alive(ctx)
-        name = ctx.target.target_id
+        name = ctx.target.service_id
         if not live:
             return Outcome(f"nothing of {name} was alive: nothing ended", changed=False)
         _refuse_to_end(ctx, live)
@@ -99,7 +100,7 @@ class StartService(Step):
     def plan(self, ctx: Context) -> StepPlan:
         recipe = ctx.recipe
         problem = command.missing_program(recipe) or self._in_the_way(ctx)
-        text = f"start {command.words(recipe.argv)} in {recipe.cwd or '/'}; its output goes to {_output_path(ctx)}"
+        text = f"start {command.words(recipe.argv)} in {recipe.cwd or '/'}; its output goes to {output_path(ctx)}"
         if recipe.manager:
             first = f"run {command.words(recipe.before)} (it may fail), then " if recipe.before else ""
             text = f"{first}run {command.words(recipe.argv)} to its end: {recipe.manager} restarts it"
@@ -121,7 +122,7 @@ class StartService(Step):
         if recipe.manager:
             return await _ask_manager(ctx)
         _refuse_second(ctx)
-        path = _output_path(ctx)
+        path = output_path(ctx)
         fd = _open_output(path, ours=not recipe.output)
         try:
             written = os.fstat(fd).st_size
@@ -132,7 +133,7 @@ class StartService(Step):
         await ctx.programs.release(held)
 
         def last_words() -> str:
-            return _tail(path, written)
+            return tail(path, written)
 
         pid = held.process.pid
         if _lives(held.process):
@@ -142,26 +143,6 @@ class StartService(Step):
         if code == 0:
             return Outcome(f"{command.words(recipe.argv)} (process {pid}) has started it and ended well", (str(path),))
         raise StepFailed(f"{command.words(recipe.argv)}: {command.exit_text(code)} at once\n{last_words()}".rstrip())
-
-
-class RunRecipe(Step):
-    """Runs the target's recipe to its end (`systemctl restart x`, `pm2 restart x`): exit 0 is the success."""
-
-    kind = "run-recipe"
-    effect = Effect.CHANGE
-
-    def plan(self, ctx: Context) -> StepPlan:
-        recipe = ctx.recipe
-        problem = command.missing_program(recipe)
-        text = f"run {command.words(recipe.argv)} in {recipe.cwd or '/'} to its end"
-        return StepPlan(self.spec.step_id, f"{text}: this would fail: {problem}" if problem else text, not problem)
-
-    async def run(self, ctx: Context) -> Outcome:
-        code, output = await command.run_to_completion(ctx.programs, ctx.recipe)
-        text = f"{command.words(ctx.recipe.argv)}: {command.exit_text(code)}\n{output}".rstrip()
-        if code != 0:
-            raise StepFailed(text)
-        return Outcome(text)
 
 
 async def _ask_manager(ctx: Context) -> Outcome:
@@ -195,7 +176,7 @@ def _alive(ctx: Context) -> list[ProcessRef]:
     try:
         found = identify.live_processes(ctx.target.pid_file, ctx.target.match, ctx.exclude)
     except PermissionError as error:
-        raise StepFailed(f"fence: cannot tell whether {ctx.target.target_id} is alive: {error.strerror}") from error
+        raise StepFailed(f"fence: cannot tell whether {ctx.target.service_id} is alive: {error.strerror}") from error
     known = ctx.execution.known
     if known is not None and known not in found and _lives(known):
         found.append(known)
@@ -210,15 +191,15 @@ def _refuse_to_end(ctx: Context, live: list[ProcessRef]) -> None:
     """Raises Fenced when not all of `live` may be ended, by us or by the service's manager."""
     if ctx.execution.authority not in _MAY_END:
         raise Fenced(
-            f"fence: {_described(live)} of {ctx.target.target_id} is alive; nothing was ended, nothing was started",
+            f"fence: {_described(live)} of {ctx.target.service_id} is alive; nothing was ended, nothing was started",
             "only a person's execute, or an approved runbook, may end a live process",
         )
     _refuse_strangers(ctx, live)
     if _is_managed(ctx) and (outside := [ref for ref in live if not _runs_under(ctx, ref)]):
         raise Fenced(
             f"fence: {_in_full(outside)} is alive, but {ctx.recipe.manager} does not run it; its restart would start "
-            f"{ctx.target.target_id} a second time",
-            f"end that process first, or correct restart in [process.{ctx.target.target_id}]",
+            f"{ctx.target.service_id} a second time",
+            f"end that process first, or correct restart in [process.{ctx.target.service_id}]",
         )
 
 
@@ -229,9 +210,9 @@ def _refuse_strangers(ctx: Context, live: list[ProcessRef]) -> None:
     strangers = [] if target.match else [ref for ref in live if ref != ctx.execution.known]
     if strangers:
         raise Fenced(
-            f"fence: {target.pid_file} names {_in_full(strangers)}, which was never seen to be {target.target_id}; "
+            f"fence: {target.pid_file} names {_in_full(strangers)}, which was never seen to be {target.service_id}; "
             "it was not ended",
-            f"if it is the service, set match in [process.{target.target_id}], or wait until it has been probed",
+            f"if it is the service, set match in [process.{target.service_id}], or wait until it has been probed",
         )
 
 
@@ -277,15 +258,17 @@ def _refuse_second(ctx: Context) -> None:
     """Raises Fenced when the service is alive, or when only a probe could tell and R3 (c) is the authority."""
     target = ctx.target
     if not target.pid_file and not target.match:
-        if ctx.execution.authority is Authority.NOT_RUNNING:
+        # Behind a stale signal it probably lives, and hangs.
+        blind = ctx.execution.authority is Authority.NOT_RUNNING or target.service != ""
+        if blind and not _is_managed(ctx):
             raise Fenced(
-                f"fence: {target.target_id} has neither pid_file nor match: nobody can tell that it is not running",
-                f"set one of them in [process.{target.target_id}], or approve the runbook",
+                f"fence: {target.service_id} has neither pid_file nor match: nobody can tell that it is not running",
+                f"set one of them in [process.{target.service_id}], or approve the runbook",
             )
         return
     live = _alive(ctx)
     if live:
-        raise Fenced(f"fence: {target.target_id} is alive ({_described(live)}); it was not started a second time")
+        raise Fenced(f"fence: {target.service_id} is alive ({_described(live)}); it was not started a second time")
 
 
 def _described(refs: list[ProcessRef]) -> str:
@@ -297,7 +280,7 @@ def _in_full(refs: list[ProcessRef]) -> str:
 
 
 def _command(ref: ProcessRef) -> str:
-    return command.words(proc.command_line(ref.pid))[:COMMAND_CHARS_MAX] or _name(ref)
+    return command.words(redact.words(proc.command_line(ref.pid)))[:COMMAND_CHARS_MAX] or _name(ref)
 
 
 def _name(ref: ProcessRef) -> str:
@@ -310,11 +293,11 @@ def _lives(ref: ProcessRef) -> bool:
     return status is not None and status.live
 
 
-def _output_path(ctx: Context) -> Path:
+def output_path(ctx: Context) -> Path:
     """The recipe's output file, or ours; a target's name is a TOML key and may hold anything, a slash too."""
     if ctx.recipe.output:
         return Path(ctx.recipe.output)
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", ctx.target.target_id).lstrip(".")[:100] or "_"
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", ctx.target.service_id).lstrip(".")[:100] or "_"
     return ctx.state_dir / "output" / f"{name}.log"
 
 
@@ -339,7 +322,7 @@ def _open_output(path: Path, *, ours: bool) -> int:
     return fd
 
 
-def _tail(path: Path, start: int) -> str:
+def tail(path: Path, start: int) -> str:
     """The last words written after offset `start`."""
     try:
         with path.open("rb") as file:

@@ -1,4 +1,6 @@
-"""What the healer asks the other workers and waits for: a fresh reading, a dry run. The answers become events."""
+"""What the healer asks the other workers and waits for: a fresh reading, a dry run, what became of an execution. The
+answers become events.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,23 @@ from typing import Any
 
 import msgspec
 
-from supervisor.bus import Hub
+from supervisor.bus import Hub, Link
 from supervisor.incidents import engine as e
 from supervisor.incidents.effects import AskProbe, PlanExecution
+from supervisor.incidents.model import Execution
 from supervisor.incidents.readings import HealthReading
-from supervisor.messages import Body, PlanAnswer, PlanRequest, ProbeNow, Readings
+from supervisor.messages import (
+    Body,
+    ExecutionFound,
+    FetchExecution,
+    LedgerTrouble,
+    PlanAnswer,
+    PlanRequest,
+    ProbeNow,
+    Readings,
+    Settle,
+    Settled,
+)
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +38,14 @@ class Asking:
     """`readings` and `decide` take what comes back."""
 
     def __init__(
-        self, hub: Hub, readings: Callable[[tuple[HealthReading, ...]], None], decide: Callable[[e.Event], None]
+        self,
+        hub: Hub,
+        store: Link,
+        readings: Callable[[tuple[HealthReading, ...]], None],
+        decide: Callable[[e.Event], None],
     ) -> None:
         self._hub = hub
+        self._store = store
         self._readings = readings
         self._decide = decide
         self._probing: dict[str, asyncio.Future[Body]] = {}
@@ -64,3 +83,28 @@ class Asking:
             self._decide(e.Planned(effect.token, effect.execution, steps, error))
 
         future.add_done_callback(answered)
+
+    def settle(self, execution: Execution) -> None:
+        """The interrupted execution's programs are ended or awaited (DESIGN §2.3)."""
+
+        def answered(done: asyncio.Future[Body]) -> None:
+            body = None if done.cancelled() else done.result()
+            if isinstance(body, Settled):
+                self._decide(e.ExecutionSettled(body.execution_id, body.ok, body.running, body.ended))
+            elif body is not None:
+                log.error("the executor did not settle an interrupted execution: %s", body)
+
+        self._hub.request("executor", Settle(execution)).add_done_callback(answered)
+
+    def fetch(self, execution_id: str) -> None:
+        """An execution as the ledger has it."""
+
+        def answered(done: asyncio.Future[Body]) -> None:
+            body = None if done.cancelled() else done.result()
+            if isinstance(body, ExecutionFound):
+                self._decide(e.ExecutionSeen(body.execution, body.undone_by))
+            elif body is not None:
+                log.warning("the store does not know execution %s: %s", execution_id, body)
+                self._decide(e.ExecutionUnknown(execution_id, body.message if isinstance(body, LedgerTrouble) else ""))
+
+        self._store.ask(FetchExecution(execution_id)).add_done_callback(answered)

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 PROBLEMS_MAX = 20  # shown at once; more of them would hide the first
 # Target ids of our own (DESIGN §7); a [database.NAME] may configure the first three.
 OWN_DATABASES = ("brain-db", "metrics-db", "ledger")
-RESERVED = frozenset({*OWN_DATABASES, "system-memory", "healctl"})
+MEMORY_TARGET = "system-memory"
+RESERVED = frozenset({*OWN_DATABASES, MEMORY_TARGET, "healctl"})
 
 Word = Annotated[str, msgspec.Meta(extra={"form": Form.WORD})]
 NonEmpty = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
@@ -100,6 +101,7 @@ class TreeSection(Section, frozen=True):
 class PolicySection(Section, frozen=True):
     confidence_auto_execute: Share = 0.8
     auto_execute: tuple[str, ...] = ("rb-rotate-logs", "rb-gc-trigger")  # NFR-001's whitelist
+    dry_run_graduation_count: Count = 3  # R4: dry runs in a row that predict the cure
     dismiss_window: Span = Duration(86400)
     page_hold: Pause = Duration(60)
     verify_within: Span = Duration(30)
@@ -129,6 +131,7 @@ class ProcessSection(Section, frozen=True):
     endpoint: EndpointText = ""  # http://..., tcp://host:port, unix:/path
     stop_file: PathText = ""
     interval: Interval = Duration(60)
+    critical: bool = True  # rb-force-gc never ends it, nor what it has started
     auto_restart: bool = False
     restart: RestartSection | None = None
     restart_cwd: PathText = ""
@@ -206,6 +209,7 @@ class MemorySection(Section, frozen=True):
     pressure: Size = Size(512 * 1024**2)
     critical: Size = Size(256 * 1024**2)
     interval: Interval = Duration(300)
+    protect: tuple[Regex, ...] = ()  # rb-force-gc never ends what has one of these in its command line
 
 
 class DatabaseSection(Section, frozen=True):
@@ -220,7 +224,16 @@ class LogsSection(Section, frozen=True):
 
     paths: Annotated[tuple[PathText, ...], msgspec.Meta(min_length=1)]  # globs
     max_size: Size = Size(100 * 1024**2)
+    archive_after: Span = Duration(7 * 86400)  # FR-003: rb-rotate-logs archives what was not written for longer
     interval: Interval = Duration(1800)
+
+
+class CleanupSection(Section, frozen=True):
+    """`[cleanup]`: the only places where rb-emergency-cleanup removes anything. Empty: it removes nothing."""
+
+    tmp_dirs: tuple[PathText, ...] = ()  # what lies below them and is older
+    pycache_dirs: tuple[PathText, ...] = ()  # below them, what is older in folders called __pycache__
+    older_than: Annotated[Duration, msgspec.Meta(ge=60)] = Duration(86400)
 
 
 def _usual_logs() -> dict[TargetName, LogsSection]:
@@ -291,6 +304,7 @@ class Tables(Section, frozen=True):
     memory: MemorySection = MemorySection()
     database: dict[TargetName, DatabaseSection] = {}  # and our own
     logs: dict[TargetName, LogsSection] = msgspec.field(default_factory=_usual_logs)
+    cleanup: CleanupSection = CleanupSection()
     notify: NotifySection = NotifySection()
     escalation: EscalationSection = EscalationSection()
     mcp: McpSection = McpSection()

@@ -22,6 +22,7 @@ def contradictions(config: Config) -> list[Problem]:
     problems += _name_clashes(config)
     problems += _other_files(config)
     problems += _limit_contradictions(config)
+    problems += _cleanup_contradictions(config)
     signal = config.notify.signal
     if signal.transports and not signal.recipient:
         hint = 'add recipient = "+15550100" (who is paged), or remove transports'
@@ -127,6 +128,10 @@ def _limit_contradictions(config: Config) -> list[Problem]:
     if config.memory.critical >= config.memory.pressure:
         text = "is not less than memory.pressure"
         problems.append(Problem(("memory", "critical"), text, 'e.g. pressure = "512MiB", critical = "256MiB"'))
+    for pattern in config.memory.protect:
+        if re_matches_all(pattern):
+            hint = "rb-force-gc could then end nothing: name programs, e.g. protect = ['^/usr/lib/postgresql/']"
+            problems.append(Problem(("memory", "protect"), "matches every command line", hint))
     for name, section in config.gateway.items():
         if section.auto_restart and not section.restart:
             hint = 'add restart = ["/path/to/program", "argument"], or set auto_restart = false'
@@ -134,6 +139,41 @@ def _limit_contradictions(config: Config) -> list[Problem]:
                 Problem(("gateway", name, "auto_restart"), "is true, but there is no restart command", hint)
             )
     return problems
+
+
+# What no cleanup may be let loose on as a whole: the system's own folders, and all that lie above them.
+_TOP = "bin boot dev etc home lib lib32 lib64 libx32 media mnt opt proc root run sbin snap srv sys usr var"
+SYSTEM_FOLDERS = frozenset(_TOP.split(" "))
+_SYSTEM_BELOW = frozenset({"/var/lib", "/var/log", "/var/spool", "/var/run", "/var/mail", "/var/backups", "/var/opt"})
+
+
+def _cleanup_contradictions(config: Config) -> list[Problem]:
+    """A place in which things are removed is a folder of its own: no system's, and no home as a whole."""
+    problems: list[Problem] = []
+    for field in ("tmp_dirs", "pycache_dirs"):
+        for path in getattr(config.cleanup, field):
+            if reason := _too_much(path, tmp=field == "tmp_dirs"):
+                hint = "name the folder itself, like /tmp or ~/project/build"
+                problems.append(Problem(("cleanup", field), f'found "{path}", which is {reason}', hint))
+    return problems
+
+
+def _too_much(path: str, *, tmp: bool) -> str:
+    """Why it may not be a place for the cleanup; "" when it may."""
+    plain = os.path.normpath(path).replace("//", "/")
+    parts = plain.strip("/").split("/")
+    if plain == "/":
+        return "the whole machine"
+    if plain != path.rstrip("/"):
+        return "not written plainly"
+    if len(parts) == 1 and parts[0] in SYSTEM_FOLDERS:
+        return "a folder of the system"
+    if plain in _SYSTEM_BELOW or (tmp and parts[0] in ("bin", "boot", "dev", "etc", "lib", "proc", "sys", "usr")):
+        return "a folder of the system"
+    home = os.path.normpath(os.path.expanduser("~"))
+    if plain == home or (len(parts) == 2 and parts[0] == "home"):
+        return "a home as a whole"
+    return ""
 
 
 def re_matches_all(pattern: str) -> bool:

@@ -14,7 +14,7 @@ POINTS = frozenset(
         "commit.before", "commit.after", "ack.before", "ack.after",  # store
         "decide.before", "decide.after", "dispatch.before", "dispatch.after", "publish.before",  # healer
         "claim.before", "claim.after", "program.before", "program.recorded", "program.released",  # executor
-        "program.ended", "result.before", "result.after",
+        "evidence.after", "program.ended", "result.before", "result.after",
         "send.before", "send.after", "receipt.before", "receipt.after",  # notifier
         "project.before", "project.after",  # store, its projections
         "guarded.before", "guarded.after",  # store, a guarded write
@@ -22,6 +22,8 @@ POINTS = frozenset(
         "backup.after",
         "restore.kept", "restore.chosen", "restore.page", "restore.after",  # restore
         "restore.cleared", "restore.written", "restore.header",
+        "rotate.member", "rotate.written", "rotate.pending", "rotate.taken",  # rotate-logs
+        "rotate.freed", "rotate.after", "prune.before",
     }
 )  # fmt: skip
 

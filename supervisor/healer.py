@@ -7,7 +7,6 @@ error in the engine ends this process: the next one rebuilds everything from the
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 import socket
@@ -29,7 +28,8 @@ from supervisor.errors import HealError, StoreError
 from supervisor.feed import FeedServer
 from supervisor.fresh import Fresh
 from supervisor.halted import Halted
-from supervisor.house import MAY_WAIT, WAITING, beginning, item_of, ledger_parts, policy_of, tree_view
+from supervisor.history import History
+from supervisor.house import MAY_WAIT, WAITING, beginning, corrupt, item_of, ledger_parts, policy_of, tree_view
 from supervisor.incidents import engine as e
 from supervisor.incidents import views
 from supervisor.incidents.agents import PREFIX as AGENT
@@ -51,30 +51,25 @@ from supervisor.lookup import LOOKUPS, look_up
 from supervisor.meanings import meanings
 from supervisor.messages import (
     Ack,
-    Body,
     Claimed,
     DeliveryReport,
     Dispatch,
     EpochOpened,
-    ExecutionFound,
     ExecutionRefused,
-    FetchExecution,
     FetchMetrics,
     Frame,
     Hello,
     Known,
-    LedgerTrouble,
     Listening,
     MetricsFound,
     OpenEpoch,
+    ProbeNow,
     ProgramExited,
     Readings,
     ReadNow,
     Reloaded,
     Request,
     Resync,
-    Settle,
-    Settled,
     StepReport,
     StoreStatus,
     TreeEvent,
@@ -108,8 +103,7 @@ class HealerWorker(Worker):
         self._strange: dict[str, HealthReading] = {}  # of targets that we do not know
         self._reloaded: Reloaded | None = None
         self._listening = False
-        own_views = {"tree": self._tree_view, "snapshot": self._snapshot}
-        self._desk = Desk(self._order, own_views)
+        self._desk = Desk(self._order, {"tree": self._tree_view, "snapshot": self._snapshot})
 
     # -- life --
 
@@ -146,8 +140,9 @@ class HealerWorker(Worker):
         self._outgoing = Outgoing(self._hub, lambda: self.boot.config)
         self._control = Hub(self._context, endpoint(boot.runtime_dir, "control"), "control", self._desk.receive)
         self._desk.open(self._control)
-        self._asking = Asking(self._hub, self._readings, self._decide)
+        self._asking = Asking(self._hub, self._store, self._readings, self._decide)
         self._fresh = Fresh(self._hub, world, self._clock.now, self._desk.answer, self._readings)
+        self._history = History(self._store, world, self._clock.now, self._desk.answer)
         self._feed = FeedServer(
             boot.runtime_dir,
             self._hub,
@@ -165,7 +160,7 @@ class HealerWorker(Worker):
 
     async def stop(self) -> None:
         await self._committer.flush(FLUSH_WITHIN_S)
-        for part in (self._feed, self._hub, self._control, self._store, self._news):
+        for part in (self._history, self._feed, self._hub, self._control, self._store, self._news):
             part.close()
         self._context.destroy(linger=200)
 
@@ -241,32 +236,15 @@ class HealerWorker(Worker):
                     self._hub.request("executor", Dispatch(execution))
                     reach("dispatch.after")
                 case SettleExecution(execution):
-                    self._then(self._hub.request("executor", Settle(execution)), self._on_settled)
+                    self._asking.settle(execution)
                 case FetchExecutionState(execution_id):
-                    self._then(self._store.ask(FetchExecution(execution_id)), partial(self._on_found, execution_id))
+                    self._asking.fetch(execution_id)
                 case PlanExecution():
                     self._asking.plan(effect)
                 case DeliverRow(row):
                     self._outgoing.add(row)
                 case Answer(token, body, error):
                     self._desk.answer(token, error if error is not None else body or {})
-
-    def _then(self, future: asyncio.Future[Body], run: Callable[[Body], None]) -> None:
-        future.add_done_callback(lambda done: None if done.cancelled() else run(done.result()))
-
-    def _on_settled(self, body: Body) -> None:
-        if isinstance(body, Settled):
-            self._decide(e.ExecutionSettled(body.execution_id, body.ok, body.running, body.ended))
-        else:
-            log.error("the executor did not settle an interrupted execution: %s", body)
-
-    def _on_found(self, execution_id: str, body: Body) -> None:
-        if isinstance(body, ExecutionFound):
-            self._decide(e.ExecutionSeen(body.execution, body.undone_by))
-        elif execution_id in self._engine.world.undo_asked:
-            self._decide(e.ExecutionUnknown(execution_id, body.message if isinstance(body, LedgerTrouble) else ""))
-        else:
-            log.error("the store does not know an execution of ours: %s", body)
 
     # -- what comes in --
 
@@ -280,6 +258,8 @@ class HealerWorker(Worker):
             case Readings(readings):
                 self._readings(readings)
                 ack()
+                if doubted := corrupt(readings, self.boot.state_dir / "ledger.db"):
+                    self._store.post(ProbeNow(doubted))
             case Claimed(execution_id, incarnation):
                 self._decide(e.ExecutionClaimed(execution_id, incarnation), ack)
             case StepReport(execution_id, index, result, last):
@@ -376,8 +356,9 @@ class HealerWorker(Worker):
         self._reloaded = news
 
     def _order(self, token: str, request: Request) -> None:
-        if request.action == "probe":
-            self._fresh.ask(token, request.args)
+        elsewhere = {"probe": self._fresh.ask, "history": self._history.ask}.get(request.action)
+        if elsewhere is not None:
+            elsewhere(token, request.args)
             return
         if request.action in LOOKUPS and not request.actor.startswith(AGENT):
             look_up(self._store, request, partial(self._desk.answer, token))

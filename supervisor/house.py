@@ -5,6 +5,8 @@ Pure functions of a configuration or an event; it must not know a socket.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,6 +17,7 @@ from supervisor.incidents import engine as e
 from supervisor.incidents import views
 from supervisor.incidents.model import AnomalyType
 from supervisor.incidents.policy import Policy
+from supervisor.incidents.readings import DatabaseData, HealthReading, Integrity
 from supervisor.incidents.world import World
 from supervisor.messages import Listening, Reloaded, StoreStatus
 from supervisor.targets import METRICS, families
@@ -35,6 +38,7 @@ def policy_of(config: Config) -> Policy:
     return Policy(
         confidence_auto_execute=section.confidence_auto_execute,
         auto_execute=section.auto_execute,
+        graduation_count=section.dry_run_graduation_count,
         dismiss_window_s=float(section.dismiss_window),
         page_hold_s=float(section.page_hold),
         verify_within_s=float(section.verify_within),
@@ -71,6 +75,15 @@ def reload_json(news: Reloaded | None) -> dict[str, Any] | None:
         "changes": list(news.changes),
         "error": news.error or None,
     }
+
+
+def corrupt(readings: Iterable[HealthReading], file: Path) -> str:
+    """The target that stands for this file, if a reading of it says that it is damaged; else empty."""
+    for reading in readings:
+        data = reading.data
+        if isinstance(data, DatabaseData) and data.path == str(file) and data.verdict is Integrity.CORRUPT:
+            return reading.target_id
+    return ""
 
 
 def ledger_parts(world: World, status: StoreStatus | None, config: Config) -> list[e.OwnPart]:

@@ -21,9 +21,14 @@ from supervisor.errands import GuardedWrite as GuardedWrite
 from supervisor.errands import ReadNow as ReadNow
 from supervisor.errands import ReadSays as ReadSays
 from supervisor.incidents.model import Execution, OutboxRow, Program, StepResult
-from supervisor.incidents.orders import AuditEntry
 from supervisor.incidents.readings import HealthReading, ProcessRef, SourceReading
 from supervisor.incidents.records import Record, Snapshot
+from supervisor.past import AuditFound as AuditFound
+from supervisor.past import FetchAudit as FetchAudit
+from supervisor.past import FetchHistory as FetchHistory
+from supervisor.past import FetchTrail as FetchTrail
+from supervisor.past import HistoryFound as HistoryFound
+from supervisor.past import TrailFound as TrailFound
 from supervisor.standing import Family as Family
 from supervisor.standing import FetchMetrics as FetchMetrics
 from supervisor.standing import Listening as Listening
@@ -66,7 +71,7 @@ class Readings(msgspec.Struct, frozen=True, tag="readings"):
 class ProbeNow(msgspec.Struct, frozen=True, tag="probe_now"):
     """Healer -> probe: read this target now; answered by Readings within 5 s, or Nack when it is not ours."""
 
-    target_id: str
+    target_id: str  # to the store, unacked: the ledger, which the `database` probe has just called corrupt
 
 
 class Resync(msgspec.Struct, frozen=True, tag="resync"):
@@ -266,28 +271,6 @@ class ExecutionFound(msgspec.Struct, frozen=True, tag="execution_found"):
     undone_by: str = ""
 
 
-class FetchAudit(msgspec.Struct, frozen=True, tag="fetch_audit"):
-    """Healer -> store: the newest `limit` orders of people. Answer: AuditFound."""
-
-    limit: int
-
-
-class AuditFound(msgspec.Struct, frozen=True, tag="audit_found"):
-    entries: tuple[AuditEntry, ...]
-
-
-class FetchTrail(msgspec.Struct, frozen=True, tag="fetch_trail"):
-    """Healer -> store: the trails of these incidents. Answer: TrailFound."""
-
-    incident_ids: tuple[str, ...]
-
-
-class TrailFound(msgspec.Struct, frozen=True, tag="trail_found"):
-    """`entries` are msgspec-JSON arrays of TrailEntry by incident, in the order asked."""
-
-    entries: tuple[bytes, ...]
-
-
 class Acks(msgspec.Struct, frozen=True, tag="acks"):
     """Store -> whoever sent it: each frame of these ids is answered with Ack, as if by one of its own."""
 
@@ -335,6 +318,8 @@ Body = (
     | AuditFound
     | FetchTrail
     | TrailFound
+    | FetchHistory
+    | HistoryFound
     | StoreStatus
     | Listening
     | FetchMetrics

@@ -17,6 +17,8 @@ from supervisor.incidents.readings import ProcessRef
 _boot_id = ""
 READ_BYTES = 4096
 CLK_TCK = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+PF_KTHREAD = 0x00200000  # linux/sched.h
 
 
 def this_boot() -> str:
@@ -28,7 +30,7 @@ def this_boot() -> str:
 
 
 class Stat(msgspec.Struct, frozen=True):
-    """The fields of /proc/PID/stat that we use. `state` is one letter: R S D T Z X ..."""
+    """The fields of /proc/PID/stat that we use. `state` is one letter: R S D T Z X ...; `terminal` is 0 without one."""
 
     pid: int
     name: str
@@ -37,6 +39,9 @@ class Stat(msgspec.Struct, frozen=True):
     group: int
     session: int
     start_ticks: int
+    terminal: int = 0
+    kernel: bool = False  # a thread of the kernel
+    rss_bytes: int = 0
 
     @property
     def live(self) -> bool:
@@ -77,6 +82,9 @@ def stat(pid: int) -> Stat | None:
         group=int(fields[2]),
         session=int(fields[3]),
         start_ticks=int(fields[19]),
+        terminal=int(fields[4]),
+        kernel=bool(int(fields[6]) & PF_KTHREAD),
+        rss_bytes=int(fields[21]) * PAGE_BYTES,
     )
 
 

@@ -7,7 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from supervisor.config import Config, DatabaseSection, LogsSection, RestartSection, dirs
+import msgspec
+
+from supervisor.config import (
+    MEMORY_TARGET,
+    Config,
+    DatabaseSection,
+    LogsSection,
+    ProcessSection,
+    RestartSection,
+    TradingSection,
+    dirs,
+)
 from supervisor.incidents.model import Recipe, Target
 
 SYSTEMCTL = "systemctl"
@@ -124,19 +135,9 @@ def logs(config: Config) -> Mapping[str, LogsSection]:
 
 def targets(config: Config) -> tuple[Target, ...]:
     """What the engine watches, in the order of the file; the targets of `open_families` are found by their probes."""
-    out = [
-        Target(
-            target_id=name,
-            family="process",
-            auto_restart=section.auto_restart,
-            recipe=_recipe(section.restart, section.restart_cwd, section.restart_env, section.restart_output),
-            pid_file=section.pid_file,
-            match=section.match,
-        )
-        for name, section in config.process.items()
-    ]
+    out = [_service(name, section) for name, section in config.process.items()]
     for name, trading in config.trading.items():
-        out.append(Target(f"{name}-signals", "trading"))
+        out.append(_signals(name, trading, config))
         if trading.trades_db:
             out.append(Target(f"{name}-positions", "trading"))
     for name, gateway in config.gateway.items():
@@ -144,13 +145,36 @@ def targets(config: Config) -> tuple[Target, ...]:
         timeouts = (("restart-gateway", float(gateway.restart_timeout)),)
         out.append(Target(name, "gateway", auto_restart=gateway.auto_restart, recipe=recipe, timeouts_s=timeouts))
     out += [Target(f"fleet:{name}", "fleet") for name in config.fleet.hosts]
-    out.append(Target("system-memory", "host"))
+    out.append(Target(MEMORY_TARGET, "host"))
     ours = written(config)
     out += [
         Target(name, "database", path=section.path, written=name in ours) for name, section in databases(config).items()
     ]
     out += [Target(name, "logs") for name in logs(config)]
     return tuple(out)
+
+
+def _service(name: str, section: ProcessSection) -> Target:
+    return Target(
+        target_id=name,
+        family="process",
+        auto_restart=section.auto_restart,
+        recipe=_recipe(section.restart, section.restart_cwd, section.restart_env, section.restart_output),
+        pid_file=section.pid_file,
+        match=section.match,
+    )
+
+
+def _signals(name: str, trading: TradingSection, config: Config) -> Target:
+    """Behind a live signal stands the process that writes it. `auto_restart` is about a dead one (R3 c), which is that
+    process's own anomaly: behind a stale signal it may well be alive."""
+    target_id = f"{name}-signals"
+    if trading.process not in config.process:
+        return Target(target_id, "trading")
+    service = _service(trading.process, config.process[trading.process])
+    return msgspec.structs.replace(
+        service, target_id=target_id, family="trading", auto_restart=False, service=trading.process
+    )
 
 
 def _recipe(section: RestartSection | None, cwd: str, env: Mapping[str, str], output: str) -> Recipe | None:

@@ -99,3 +99,4 @@ get_prometheus || missing "promtool (Debian prometheus)" "tests/unit/test_meteri
 apt_get ip iproute2 || missing "ip (Debian iproute2)" "a host that is cut off"
 apt_get gcc gcc libc6-dev || missing "gcc (Debian)" "tests/process/test_ledger_faults.py"
 apt_get mkfs.ext4 e2fsprogs || missing "mkfs.ext4 (Debian e2fsprogs)" "disks of tests/process/test_probe_host.py"
+apt_get logrotate logrotate || missing "logrotate (Debian)" "the peer of tests/bench/bench_rotate.py"

@@ -11,6 +11,7 @@ import msgspec
 from supervisor.cli import output
 from supervisor.cli.options import settings, with_output
 
+HISTORY_S = 60.0
 ACT_S = 120.0  # an execution's steps and its verification take as long as their own limits allow
 PLAN_S = 30.0
 
@@ -88,6 +89,7 @@ def _show_runbooks(answer: Answer) -> None:
             r["id"],
             r["mode"],
             f"{r['confidence']:.2f}",
+            r["dry_run_count"],
             ",".join(r["applies_to"]),
             output.local_time(r["last_executed_at"]),
             r["author"],
@@ -95,7 +97,7 @@ def _show_runbooks(answer: Answer) -> None:
         )
         for r in answer["runbooks"]
     ]
-    output.table(("RUNBOOK", "MODE", "CONFIDENCE", "APPLIES TO", "LAST EXECUTED", "AUTHOR", "LABEL"), rows)
+    output.table(("RUNBOOK", "MODE", "CONFIDENCE", "DRY RUNS", "APPLIES TO", "LAST EXECUTED", "AUTHOR", "LABEL"), rows)
 
 
 @heal.command("list_runbooks", epilog="\b\nExample:\n  healctl heal list-runbooks")
@@ -147,13 +149,46 @@ def show_plan(answer: Answer) -> None:
     output.say(f"Impact: {output.plain(answer['estimated_impact'])}")
 
 
-@heal.command("dry_run", epilog="\b\nExample:\n  healctl heal dry_run rb-restart-service --target web")
+def show_history(answer: Answer) -> None:
+    names = ("incidents", "would_act", "would_resolve", "outcome_unknown", "healed_before", "acted_on_healthy")
+    rows = [("all", *(answer[n] for n in names))]
+    rows += [(target["target_id"], *(target[n] for n in names)) for target in answer["targets"]]
+    since = output.local_time(answer["since"])
+    output.say(f"{output.plain(answer['runbook_id'])} since {since}, had it been approved:")
+    output.table(("TARGET", "INCIDENTS", "ACTS", "RESOLVES", "UNKNOWN", "HEALED BEFORE", "HEALTHY TOUCHED"), rows)
+    output.say(
+        f"Resolves: {answer['ran_and_verified']} ran and were verified, {answer['predicted_by_dry_run']} by dry run. "
+        f"Grounds not recorded: {answer['grounds_unknown']}."
+    )
+    for what in answer["passed_over"]:
+        output.say(f"Not read: {output.plain(what)}")
+
+
+@heal.command(
+    "dry_run",
+    epilog="\b\nExamples:\n  healctl heal dry_run rb-restart-service --target web\n"
+    "  healctl heal dry_run rb-restart-service --history --since 30d",
+)
 @click.argument("runbook")
-@click.option("--target", required=True, metavar="T", help="The target to plan for.")
+@click.option("--target", metavar="T", help="The target to plan for; with --history, only its incidents.")
+@click.option("--history", is_flag=True, help="Replay recorded incidents: where it would have acted, and helped.")
+@click.option("--since", default="30d", show_default=True, metavar="D", help="How far back, with --history.")
 @with_output
-def dry_run(runbook: str, target: str) -> None:
-    """Show what RUNBOOK would do; changes nothing."""
-    ask("dry_run", {"runbook_id": runbook, "target_id": target}, show_plan, PLAN_S)
+def dry_run(runbook: str, target: str | None, history: bool, since: str) -> None:
+    """Show what RUNBOOK would do, or would have done; changes nothing."""
+    from supervisor.errors import UsageError
+    from supervisor.units import DURATION_FORM, parse_duration
+
+    if history:
+        since_s = parse_duration(since)
+        if not since_s:
+            raise click.BadParameter(f"found {since!r}, expected {DURATION_FORM}", param_hint="--since")
+        args: Answer = {"runbook_id": runbook, "since_s": float(since_s)} | ({"target_id": target} if target else {})
+        ask("history", args, show_history, HISTORY_S)
+    elif target is None:
+        raise UsageError("dry_run needs --target", "or --history, for what it would have done")
+    else:
+        ask("dry_run", {"runbook_id": runbook, "target_id": target}, show_plan, PLAN_S)
 
 
 def _show_execution(answer: Answer) -> None:

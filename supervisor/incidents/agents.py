@@ -14,7 +14,7 @@ import msgspec
 
 from supervisor.errors import Refused, UnknownId
 from supervisor.incidents import escalation
-from supervisor.incidents.model import Channel, Runbook, Tier, TimerKind
+from supervisor.incidents.model import AGENT, Channel, Runbook, Tier, TimerKind
 from supervisor.incidents.orders import AgentRequest
 from supervisor.incidents.views import Json, stamp
 from supervisor.incidents.wording import clean
@@ -22,7 +22,7 @@ from supervisor.incidents.wording import clean
 if TYPE_CHECKING:
     from supervisor.incidents.world import Turn
 
-PREFIX = "agent:"  # of an actor that is none of a person's
+PREFIX = AGENT  # of an actor that is none of a person's
 FREE = frozenset({"status", "list_runbooks", "dry_run", "record_fix", "dismiss", "stats", "captured"})
 ASKED = frozenset({"approve", "execute"})  # become requests; everything else is a person's alone
 VALID_S = 86_400.0

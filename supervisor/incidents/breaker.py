@@ -27,13 +27,22 @@ def never_ran(world: World, execution_id: str) -> None:
 
 
 def count(world: World, now_steady_s: float, runbook_id: str, resource: str) -> int:
-    """Executions of this runbook on this resource (`*`: on any) that began within the window."""
+    """Executions of this runbook on this resource (`*`: on any) that began within the window.
+
+    Restarts of one service count together, whichever runbook made them (DESIGN §2.7).
+    """
     since = now_steady_s - world.policy.breaker_window_s
+    alike = {runbook_id} if resource == WHOLE_RUNBOOK else _alike(world, runbook_id)
     return sum(
         1
         for began_s, run, res, _ in world.history
-        if began_s > since and run == runbook_id and resource in (res, WHOLE_RUNBOOK)
+        if began_s > since and run in alike and resource in (res, WHOLE_RUNBOOK)
     )
+
+
+def _alike(world: World, runbook_id: str) -> set[str]:
+    restarts = {runbook.id for runbook in world.runbooks.values() if runbook.starts_service}
+    return restarts if runbook_id in restarts else {runbook_id}
 
 
 def exhausted(world: World, now_steady_s: float, runbook_id: str, resource: str) -> Breaker | None:

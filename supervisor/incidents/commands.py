@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from supervisor import redact
-from supervisor.errors import HealError, NeedsConfirm, Refused, UnknownId, UsageError
-from supervisor.incidents import agents, learning, matching, pauses, remedy, undoing, views
+from supervisor.errors import HealError, NeedsConfirm, Refused, UsageError
+from supervisor.incidents import agents, approvals, dryruns, learning, matching, pauses, remedy, undoing, views
 from supervisor.incidents.effects import (
     Answer,
     PlanExecution,
@@ -23,17 +23,15 @@ from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
     AnomalyType,
     Authority,
-    Execution,
     ExecutionState,
     Incident,
-    Mode,
     Runbook,
     State,
     Target,
-    TierReason,
     TimerKind,
 )
-from supervisor.incidents.policy import CONFIDENCE_APPROVED, CONFIDENCE_PRIOR, EVERY_TARGET, state_for, undecided
+from supervisor.incidents.naming import must_be_for, must_fit, open_incident_of, runbook_of, target_of
+from supervisor.incidents.policy import changes, resource_of
 from supervisor.incidents.world import (
     Turn,
 )
@@ -44,12 +42,6 @@ ENDS = "stop-service"  # the kind of step that ends a live process
 
 class NoArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
-
-
-class ApproveArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    runbook_id: str
-    target_id: str | None = None
-    revoke: bool = False
 
 
 class DryRunArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,17 +99,19 @@ def _for_audit(args: msgspec.Struct) -> str:
     return redact.text(msgspec.json.encode(args).decode())
 
 
-def _ask_person(turn: Turn, action: str, args: ApproveArgs | ExecuteArgs, actor: str, secret: str) -> views.Json:
+def _ask_person(
+    turn: Turn, action: str, args: approvals.ApproveArgs | ExecuteArgs, actor: str, secret: str
+) -> views.Json:
     """R15: what an agent may only ask for. What could not be done anyway is refused at once."""
-    runbook = _runbook(turn, args.runbook_id)
-    target = _target(turn, args.target_id) if args.target_id is not None else None
+    runbook = runbook_of(turn, args.runbook_id)
+    target = target_of(turn, args.target_id) if args.target_id is not None else None
     if isinstance(args, ExecuteArgs):
         if not args.confirm:
             raise NeedsConfirm("Safety check: must pass confirm=true to force-execute a runbook")
         assert target is not None
-        _can_run(runbook, target)
+        must_fit(runbook, target)
     elif target is not None and not args.revoke:
-        _can_be_for(runbook, target)
+        must_be_for(runbook, target)
     text = msgspec.json.encode(args).decode()
     return agents.ask(turn, action, text, runbook, args.target_id, actor, secret)
 
@@ -150,94 +144,17 @@ def _stats(turn: Turn, token: str, args: NoArgs, actor: str) -> views.Json:
     return views.stats(turn.world)
 
 
-def _approve(turn: Turn, token: str, args: ApproveArgs, actor: str) -> views.Json:
-    """AC-007, R7: approval is for this version; whatever waits for it is probed afresh and then runs."""
-    world = turn.world
-    runbook = _runbook(turn, args.runbook_id)
-    scope = EVERY_TARGET
-    if args.target_id is not None:
-        target = _target(turn, args.target_id)
-        if not args.revoke:
-            _can_be_for(runbook, target)
-        scope = target.target_id
-    old = world.runbook_states.get((runbook.id, scope)) or undecided(runbook, scope)
-    mode = Mode.DRY_RUN if args.revoke else Mode.AUTO_EXECUTE
-    graduated = mode is Mode.AUTO_EXECUTE and old.mode is not Mode.AUTO_EXECUTE
-    approved_at = None if args.revoke else turn.now.wall_s
-    turn.put_runbook_state(
-        msgspec.structs.replace(
-            old,
-            mode=mode,
-            confidence=CONFIDENCE_PRIOR if args.revoke else max(CONFIDENCE_APPROVED, old.confidence),
-            version=runbook.version(),
-            approved_at_wall_s=approved_at,
-            # Revoking one target's approval must hold against an approval for all.
-            demoted=args.revoke and scope != EVERY_TARGET,
-            taken_back=False,
-        )
-    )
-    if graduated:
-        turn.metric("heal_runbook_graduated", runbook.id, "graduated")
-    waiting = [] if args.revoke else _waiting(turn, runbook, scope)
-    for incident in waiting:
-        turn.want_run(turn.note(incident, actor, f"{runbook.id} approved"))
-    return {
-        "success": True,
-        "runbook_id": runbook.id,
-        "mode": mode.value,
-        "approved_at": views.stamp(approved_at),
-        "target_id": args.target_id,
-        "version": runbook.version(),
-        "running_for": [incident.id for incident in waiting],
-    }
-
-
-_HELD_BACK = (*remedy.WAIT_FOR_APPROVAL, TierReason.PAUSED)
-
-
-def _waiting(turn: Turn, runbook: Runbook, scope: str) -> list[Incident]:
-    """The incidents that may run now; an approval for all does not lift a target's own demotion."""
-    states = turn.world.runbook_states
-    return [
-        i
-        for i in turn.world.incidents.values()
-        if i.state is State.ESCALATED
-        and (i.tier_reason in _HELD_BACK or remedy.approved_cure(turn.world, i) is runbook)
-        and runbook.suits(i.anomaly, i.target_id)
-        and scope in (EVERY_TARGET, i.target_id)
-        and (decided := state_for(states, runbook, i.target_id)) is not None
-        and decided.mode is Mode.AUTO_EXECUTE
-    ]
-
-
 def _dry_run(turn: Turn, token: str, args: DryRunArgs, actor: str) -> None:
     """FR-003: what would be done; nothing is written and nothing changes. The executor's steps answer."""
-    runbook, target = _runbook(turn, args.runbook_id), _target(turn, args.target_id)
-    _can_run(runbook, target)
-    sketch = Execution(
-        id="dry-run",
-        incident_id=None,
-        runbook=runbook,
-        version=runbook.version(),
-        target=target,
-        resource=remedy.resource_of(runbook, target),
-        authority=Authority.PERSON,
-        state=ExecutionState.INTENDED,
-        created_steady_s=turn.now.steady_s,
-        created_wall_s=turn.now.wall_s,
-        boot_id=turn.world.boot_id,
-        expires_mono_s=turn.now.mono_s,
-        grounds_mono_s=None,
-        known=turn.world.known.get(target.service_id),
-        reading=turn.world.readings.get(target.target_id),
-    )
-    turn.effects.append(PlanExecution(sketch, token))
+    runbook, target = runbook_of(turn, args.runbook_id), target_of(turn, args.target_id)
+    must_fit(runbook, target)
+    turn.effects.append(PlanExecution(dryruns.sketch(turn, runbook, target, None), token))
 
 
 def _execute(turn: Turn, token: str, args: ExecuteArgs, actor: str) -> views.Json | None:
     """FR-007, R15: a person's order needs no anomaly, but locks hold. Sent twice, it runs once."""
     world = turn.world
-    runbook, target = _runbook(turn, args.runbook_id), _target(turn, args.target_id)
+    runbook, target = runbook_of(turn, args.runbook_id), target_of(turn, args.target_id)
     if not args.confirm:
         raise NeedsConfirm("Safety check: must pass confirm=true to force-execute a runbook")
     execution_id = _execution_id(turn, token)
@@ -245,10 +162,10 @@ def _execute(turn: Turn, token: str, args: ExecuteArgs, actor: str) -> views.Jso
     if known is not None and execution_id in world.ended:
         return views.execution_answer(known)
     if known is None:
-        _can_run(runbook, target)
-        if remedy.changes(runbook):
+        must_fit(runbook, target)
+        if changes(runbook):
             pauses.refuse(world, target)
-        holder = world.holder_of(remedy.resource_of(runbook, target))
+        holder = world.holder_of(resource_of(runbook, target))
         if holder is not None:
             raise Refused(
                 f"{holder.resource} is in use by {holder.runbook.id} ({holder.id})",
@@ -270,15 +187,15 @@ def _execution_id(turn: Turn, token: str) -> str:
 
 def _refuse_anothers(turn: Turn, runbook: Runbook, target: Target) -> None:
     """Two pid files that name one process: without a `match` nobody can tell whose it is, so none may end it."""
-    process = turn.world.known.get(target.target_id)
+    process = turn.world.known.get(target.service_id)
     may_end = runbook.starts_service or any(step.kind == ENDS for step in runbook.steps)
     if process is None or target.match or not may_end:
         return
-    others = [name for name, known in turn.world.known.items() if known == process and name != target.target_id]
+    others = [name for name, known in turn.world.known.items() if known == process and name != target.service_id]
     if others:
         raise Refused(
             f"process {process.pid} is known as {', '.join(sorted(others))} too; it was not ended",
-            f"set match in [process.{target.target_id}], so that healctl can tell them apart",
+            f"set match in [process.{target.service_id}], so that healctl can tell them apart",
         )
 
 
@@ -296,7 +213,7 @@ def _dismiss(turn: Turn, token: str, args: DismissArgs, actor: str) -> views.Jso
     reason = args.reason.strip()
     if not reason:
         raise UsageError("dismiss needs a reason", "e.g. --reason 'planned maintenance'")
-    incident = _open_incident(turn, args.incident_id)
+    incident = open_incident_of(turn, args.incident_id)
     window_s = turn.world.policy.dismiss_window_s
     until_wall_s = turn.now.wall_s + window_s
     turn.move(
@@ -316,49 +233,13 @@ def _dismiss(turn: Turn, token: str, args: DismissArgs, actor: str) -> views.Jso
 
 def _ack(turn: Turn, token: str, args: AckArgs, actor: str) -> views.Json:
     """R2: an acknowledged page is not repeated."""
-    incident = _open_incident(turn, args.incident_id)
+    incident = open_incident_of(turn, args.incident_id)
     if incident.acknowledged_wall_s is None:
         incident = turn.update(incident, acknowledged_wall_s=turn.now.wall_s)
         incident = turn.note(incident, actor, "acknowledged")
         turn.drop_timer(TimerKind.REPEAT, incident.id)
     at = views.stamp(incident.acknowledged_wall_s)
     return {"success": True, "incident_id": incident.id, "acknowledged_at": at}
-
-
-def _runbook(turn: Turn, runbook_id: str) -> Runbook:
-    runbook = turn.world.runbooks.get(runbook_id)
-    if runbook is None:
-        raise UnknownId(f"no runbook {runbook_id!r}", f"known: {', '.join(turn.world.runbooks) or 'none'}")
-    return runbook
-
-
-def _target(turn: Turn, target_id: str) -> Target:
-    target = turn.world.target(target_id)
-    if target is None:
-        known = ", ".join(sorted(turn.world.targets)[:20]) or "none configured"
-        raise UnknownId(f"no target {target_id!r}", f"known: {known}")
-    return target
-
-
-def _open_incident(turn: Turn, incident_id: str) -> Incident:
-    incident = turn.incident(incident_id)
-    if incident is None:
-        raise UnknownId(f"no open incident {incident_id!r}", "`healctl heal status` lists the open ones")
-    return incident
-
-
-def _can_be_for(runbook: Runbook, target: Target) -> None:
-    if not runbook.is_for(target.target_id):
-        raise Refused(f"{runbook.id} is not for {target.target_id}", f"its targets: {', '.join(runbook.targets)}")
-
-
-def _can_run(runbook: Runbook, target: Target) -> None:
-    _can_be_for(runbook, target)
-    if runbook.starts_service and target.recipe is None:
-        raise Refused(
-            f"{target.target_id} has no restart recipe, so {runbook.id} cannot run for it",
-            f"set restart in [{target.family}.{target.target_id}]",
-        )
 
 
 # What changes something, and so leaves a line in the audit, whatever came of it.
@@ -368,7 +249,7 @@ _Run = Callable[[Turn, str, Any, str], views.Json | None]
 TABLE: Mapping[str, tuple[type, _Run]] = {
     "status": (NoArgs, _status),
     "list_runbooks": (NoArgs, _list_runbooks),
-    "approve": (ApproveArgs, _approve),
+    "approve": (approvals.ApproveArgs, approvals.approve),
     "dry_run": (DryRunArgs, _dry_run),
     "execute": (ExecuteArgs, _execute),
     "dismiss": (DismissArgs, _dismiss),

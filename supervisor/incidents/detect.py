@@ -66,7 +66,7 @@ def on_verdict(turn: Turn, verdict: Verdict, reading: HealthReading | None, *, f
     incident = turn.incident(incident_id) if incident_id else None
     if incident is None:
         if verdict.status is Status.FIRING:
-            open_incident(turn, verdict)
+            open_incident(turn, verdict, reading)
             _halt_at_once(turn, verdict, reading)
         return
     if verdict.status is Status.FIRING:
@@ -111,11 +111,11 @@ def _confirmed(turn: Turn, incident: Incident, verdict: Verdict) -> Incident:
         last_seen_wall_s=turn.now.wall_s,
         detections=incident.detections + 1,
     )
-    escalation.hold_page(turn, incident)
+    incident = escalation.hold_page(turn, incident)
     return turn.note(incident, "probe", f"our own probe confirms it: {verdict.evidence}")
 
 
-def open_incident(turn: Turn, verdict: Verdict, *, outside: bool = False) -> None:
+def open_incident(turn: Turn, verdict: Verdict, reading: HealthReading | None, *, outside: bool = False) -> None:
     """A new incident, unless it was dismissed for now. `outside`: on the word of others, to be confirmed first."""
     world, now = turn.world, turn.now
     key = (verdict.anomaly, verdict.target_id)
@@ -151,7 +151,7 @@ def open_incident(turn: Turn, verdict: Verdict, *, outside: bool = False) -> Non
     )
     turn.add_incident(incident)
     who = "by a reading from outside, detected" if outside else "detected"
-    incident = turn.note(incident, "feed" if outside else "probe", f"{who}: {verdict.evidence}")
+    incident = turn.note(incident, "feed" if outside else "probe", f"{who}: {verdict.evidence}", reading=reading)
     turn.metric("heal_anomaly_detected", verdict.anomaly, "detected", incident.id)
     reading = world.readings.get(verdict.target_id)
     if reading is not None and not outside:  # what others saw, or the root, was not looked for by us
@@ -159,11 +159,13 @@ def open_incident(turn: Turn, verdict: Verdict, *, outside: bool = False) -> Non
     note = "a fresh probe will tell whether it is still so"
     incident = turn.move(incident, Trigger.DIAGNOSE, "engine", note)
     if not outside:
-        escalation.hold_page(turn, incident)
+        incident = escalation.hold_page(turn, incident)
     if verdict.family == OWN_FAMILY:
         remedy.consider(turn, incident, verdict, None)
     else:
         turn.set_timer(TimerKind.RECHECK, incident.id, RECHECK_S)
+        # What was asked before this incident, and was answered late, is no fresh look at it.
+        world.asked.pop(verdict.target_id, None)
         turn.ask_probe(verdict.target_id, verdict.family)
 
 
@@ -196,7 +198,7 @@ def _diagnosing(
         return
     match verdict.status:
         case Status.CLEAR:
-            _end(turn, incident, "the fresh probe reads clear: nothing was run")
+            _end(turn, incident, "the fresh probe reads clear: nothing was run", reading)
         case Status.FIRING:
             remedy.consider(turn, incident, verdict, reading)
         case Status.PENDING | Status.UNKNOWN:
@@ -242,17 +244,17 @@ def _escalated(turn: Turn, incident: Incident, verdict: Verdict, reading: Health
     incident = verify.count_clear(turn, incident, reading)
     if incident.clear_readings >= verify.clear_needed(turn, incident):
         ours = incident.family == OWN_FAMILY and verdict.evidence
-        _end(turn, incident, verdict.evidence if ours else "its probe reads clear again")
+        _end(turn, incident, verdict.evidence if ours else "its probe reads clear again", reading)
     else:
         turn.set_timer(TimerKind.RECHECK, incident.id, turn.world.policy.clear_interval_s)
 
 
-def _end(turn: Turn, incident: Incident, note: str) -> None:
+def _end(turn: Turn, incident: Incident, note: str, reading: HealthReading | None) -> None:
     if incident.outside:
         _refute(turn, incident)
     learning.closing(turn, incident)
     acted = incident.acted_by is not ActedBy.NOBODY
-    incident = turn.move(incident, Trigger.RECOVERED if acted else Trigger.CLEARED, "probe", note)
+    incident = turn.move(incident, Trigger.RECOVERED if acted else Trigger.CLEARED, "probe", note, reading=reading)
     if incident.page_id is not None or not escalation.by_signal(incident):
         escalation.closing(turn, incident)
     remedy.release(turn, incident.family)

@@ -29,7 +29,7 @@ class FetchExecutionState(msgspec.Struct, frozen=True):
 
 
 class PlanExecution(msgspec.Struct, frozen=True):
-    """A dry run: `token` names who asked."""
+    """A dry run: `token` names who asked; of an execution with an incident, it is the engine itself (R4)."""
 
     execution: Execution
     token: str

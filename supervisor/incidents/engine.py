@@ -14,7 +14,9 @@ from supervisor.incidents import (
     agents,
     commands,
     detect,
+    dryruns,
     escalation,
+    graduation,
     halts,
     keeping,
     learning,
@@ -264,6 +266,8 @@ def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and f
             undoing.unknown(turn, execution_id, trouble)
         case ExecutionSettled(execution_id, ok, running, ended):
             verify.on_settled(turn, execution_id, ended, ok=ok, running=running)
+        case Planned(_, execution, steps, error) if execution.incident_id is not None:
+            dryruns.on_planned(turn, execution, steps, error)
         case Planned():
             _planned(turn, event)
         case Delivered():
@@ -286,8 +290,10 @@ def _started(turn: Turn) -> None:
     """After a crash or at the first start: nothing of what was going on is lost, nothing is done twice (DESIGN §3)."""
     for runbook in turn.world.runbooks.values():
         turn.records.append(PutRunbook(runbook, runbook.version()))
+    graduation.refit(turn)
     own.started(turn)
     halts.refit(turn)
+    keeping.started(turn)
     keeping.arrange(turn)
     for incident in list(turn.world.incidents.values()):
         if incident.id in turn.world.rerun:
@@ -315,14 +321,13 @@ def _planned(turn: Turn, event: Planned) -> None:
         turn.effects.append(Answer(event.token, error=HealError(event.error)))
         return
     execution = event.execution
-    clears = bool(event.steps) and all(step["predicts_clear"] for step in event.steps[-1:])
     body: views.Json = {
         "runbook_id": execution.runbook.id,
         "target_id": execution.target.target_id,
         "mode": "dry_run",
         "steps": list(event.steps),
         "estimated_impact": "; ".join(str(step["description"]) for step in event.steps),
-        "predicts_clear": clears,
+        "predicts_clear": dryruns.predicts_clear(event.steps),
         "version": execution.version,
     }
     turn.effects.append(Answer(event.token, body=body))
@@ -384,8 +389,12 @@ def _timer(turn: Turn, timer: Timer) -> None:
             pauses.over(turn, timer.subject)
         case TimerKind.BACKUP:
             keeping.due(turn, timer.subject)
+        case TimerKind.CHECK_COPY:
+            keeping.check_due(turn, timer.subject)
         case TimerKind.BACKUP_OVERDUE:
             own.backup_overdue(turn, timer.subject)
+        case TimerKind.PLAN if incident is not None:
+            remedy.plan_due(turn, incident)
         case TimerKind.STUCK if timer.subject in turn.world.stages:
             turn.ask_probe(timer.subject, "pipeline")
         case TimerKind.RECHECK if incident is not None and incident.family != detect.OWN_FAMILY:

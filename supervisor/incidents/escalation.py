@@ -23,6 +23,7 @@ from supervisor.incidents.model import (
     TimerKind,
 )
 from supervisor.incidents.policy import PAUSED_IN_A_STORM, tier_of
+from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.world import (
     Turn,
 )
@@ -39,8 +40,11 @@ def escalate(
     *,
     trigger: Trigger = Trigger.ESCALATE,
     grouped: bool = False,
+    reading: HealthReading | None = None,
+    runbook_id: str | None = None,
 ) -> Incident:
-    """To `escalated`, at R1's tier, with its messages. `grouped`: somebody else's page already covers it."""
+    """To `escalated`, at R1's tier, with its messages. `grouped`: somebody else's page already covers it. `runbook_id`:
+    what is proposed, where that is not what it has."""
     tier = tier_of(reason, incident.severity)
     if grouped and incident.page_id is not None:
         tier = Tier.PAGE  # that page speaks of it, and is repeated for it
@@ -54,7 +58,10 @@ def escalate(
         tier_reason=reason,
         escalated_wall_s=turn.now.wall_s,
         waiting_for="",
+        reading=reading,
+        runbook_id=runbook_id or incident.runbook_id,
     )
+    turn.drop_timer(TimerKind.PLAN, incident.id)
     if not counted:
         fired(turn, incident.id, tier)
     if grouped:
@@ -167,24 +174,28 @@ def closing(turn: Turn, incident: Incident) -> None:
     send(turn, incident, Channel.SIGNAL, "closing")
 
 
-def hold_page(turn: Turn, incident: Incident) -> None:
-    """R2: a critical incident's page waits for the outcome, for so long. That of a damaged database has no hold: it
-    waits only until its writing has stopped, or is known to be impossible (R10)."""
+def hold_page(turn: Turn, incident: Incident) -> Incident:
+    """R2: a critical incident's page waits for the outcome, for so long. That of a full disk has no hold; nor has that
+    of a damaged database, but it waits until its writing has stopped, or is known to be impossible (R10)."""
     if incident.severity is Severity.CRITICAL:
+        if incident.anomaly is AnomalyType.DISK_CRITICAL:
+            return page_hold_due(turn, incident, "paged at once: it does not wait for an outcome")
         hold_s = turn.world.policy.page_hold_s
         if incident.anomaly is AnomalyType.DB_CORRUPTION:
             hold_s = min(hold_s, halts.PAGE_WITHIN_S)
         turn.set_timer(TimerKind.PAGE_HOLD, incident.id, hold_s)
+    return incident
 
 
-def page_hold_due(turn: Turn, incident: Incident, why: str = "paged: no outcome within the hold") -> None:
+def page_hold_due(turn: Turn, incident: Incident, why: str = "paged: no outcome within the hold") -> Incident:
     """R2: neither verified nor failed within the hold: the page goes out now, with what is known."""
     if _may_be_one_of_many(incident) and incident.state is State.ESCALATED:
         _gathered(turn, incident)
     elif incident.page_id is None and incident.severity is Severity.CRITICAL:
         incident = turn.update(incident, tier=Tier.PAGE, tier_reason=TierReason.CRITICAL)
         fired(turn, incident.id, Tier.PAGE)
-        tell(turn, turn.note(incident, "engine", why), "page")
+        return tell(turn, turn.note(incident, "engine", why), "page")
+    return incident
 
 
 def _together(turn: Turn, incident: Incident) -> list[Incident]:

@@ -166,6 +166,14 @@ class Target(msgspec.Struct, frozen=True):
         return self.service or self.target_id
 
     @property
+    def recipe_hint(self) -> str:
+        """What to write into the configuration so that it can be restarted."""
+        if self.family == "trading" and not self.service:
+            return f"set process in [trading.{self.target_id.rpartition('-')[0]}] to the [process.NAME] behind it"
+        table = "process" if self.service else self.family
+        return f'add `restart = {{ argv = ["..."] }}` to [{table}.{self.service_id}]'
+
+    @property
     def sought(self) -> tuple[str, str]:
         """By what its processes are found: by others it is another program."""
         return self.pid_file, self.match
@@ -180,6 +188,7 @@ class StageEntry(msgspec.Struct, frozen=True):
     entered_wall_s: float
 
 
+AGENT = "agent:"  # begins the name of an actor that is none of a person's
 MANUAL = "manual"  # the kind of step that only a person can do
 SHIPPED = "healctl"  # the author of the runbooks that come with it
 
@@ -217,6 +226,7 @@ class Runbook(msgspec.Struct, frozen=True, omit_defaults=True):
     author: str = SHIPPED
     targets: tuple[str, ...] = ()
     before: str = ""
+    once: bool = False  # an approval counts for the incidents that are open when it is given, never for a later one
 
     def only_protects(self) -> bool:
         """R3 (a): its steps read, or are safeguards that can be taken back; what an operator's own does, only its text
@@ -241,6 +251,14 @@ class Runbook(msgspec.Struct, frozen=True, omit_defaults=True):
         return not self.targets or target_id in self.targets
 
 
+class Streak(msgspec.Struct, frozen=True):
+    """R4: in how many consecutive incidents of this type the dry run predicted the cure; `incident_id` was the last."""
+
+    anomaly: AnomalyType
+    count: int
+    incident_id: str
+
+
 class RunbookState(msgspec.Struct, frozen=True):
     """What has been decided about a runbook, for one target or (`target_id == "*"`) for all (R3 d, R4, R5)."""
 
@@ -250,12 +268,13 @@ class RunbookState(msgspec.Struct, frozen=True):
     confidence: float
     version: str
     approved_at_wall_s: float | None = None
-    dry_run_count: int = 0
+    dry_run_count: int = 0  # the longest of `streaks`
     successes: int = 0
     failures: int = 0
     last_executed_wall_s: float | None = None
     last_succeeded_wall_s: float | None = None
     demoted: bool = False  # for this target, whatever holds for all (R4)
+    streaks: tuple[Streak, ...] = ()  # of this version
     taken_back: bool = False  # a person has undone its last run here: not even the whitelist lets it run again
 
 
@@ -285,6 +304,19 @@ class TierReason(StrEnum):
     TELLS_ONLY = "tells_only"
     CANNOT_EXECUTE = "cannot_execute"
     PAUSED = "paused"  # a person has told healctl to leave it alone (R15)
+
+
+class DryRun(msgspec.Struct, frozen=True):
+    """What a runbook would have done about an incident (FR-003, R4). `error`: why there is no plan; else empty.
+
+    `predicts_clear`: every step's plan sees nothing that would make it fail. `steps` is what they say, in words.
+    """
+
+    runbook_id: str
+    version: str
+    predicts_clear: bool
+    steps: str = ""
+    error: str = ""
 
 
 class Incident(msgspec.Struct, frozen=True):
@@ -324,6 +356,8 @@ class Incident(msgspec.Struct, frozen=True):
     repeats: int = 0
     trail_length: int = 0
     outside: bool = False  # a reading from outside opened it, and no probe of ours has confirmed it yet
+    spent: tuple[str, ...] = ()  # runbooks that ran for it and did not end it: the next rung is another (ladder)
+    dry_runs: tuple[DryRun, ...] = ()
 
     @property
     def open(self) -> bool:
@@ -344,6 +378,8 @@ class TrailEntry(msgspec.Struct, frozen=True):
     success: bool | None = None
     output: str | None = None
     duration_ms: float | None = None
+    reading: HealthReading | None = None  # on which this entry rests: for replay (R4), not for people
+    stage: StageEntry | None = None  # what was known besides it, of a pipeline's task
 
 
 # --- executions ----------------------------------------------------------------------------------------------------
@@ -533,11 +569,13 @@ class TimerKind(StrEnum):
     HALF_OPEN = "half_open"  # a breaker allows one more try
     STUCK = "stuck"  # a task will have stood in its stage too long: probe it (AC-002)
     OWN = "own"  # look after our own house again
+    PLAN = "plan"  # an incident waits for its dry runs no longer
     RECHECK = "recheck"  # probe an open incident again (R7), or one that waits
     BACKUP = "backup"  # the next good copy of a database that we write
     BACKUP_OVERDUE = "backup_overdue"  # by then one must have been made
     PROPOSED = "proposed"  # whoever recorded a fix waits to hear that its message has arrived
     REQUEST_OVER = "request_over"  # an agent's request has waited for a person too long
+    CHECK_COPY = "check_copy"  # after a start: is the newest good copy of a database still what it was?
     PAUSE_OVER = "pause_over"  # a person's pause has run its time
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.incidents import breaker as breakers
-from supervisor.incidents import escalation, halts, keeping, remedy, storm, undoing
+from supervisor.incidents import escalation, graduation, halts, keeping, ladder, remedy, storm, undoing
 from supervisor.incidents.effects import (
     Answer,
 )
@@ -17,12 +17,12 @@ from supervisor.incidents.model import (
     Authority,
     Execution,
     Incident,
-    Mode,
+    Severity,
     State,
     TierReason,
     TimerKind,
 )
-from supervisor.incidents.policy import CONFIDENCE_PRIOR, state_for, undecided
+from supervisor.incidents.policy import undecided
 from supervisor.incidents.views import execution_answer
 from supervisor.incidents.world import (
     Turn,
@@ -84,11 +84,23 @@ def failed(turn: Turn, execution: Execution, evidence: str) -> None:
 
 
 def told(turn: Turn, execution: Execution, note: str) -> None:
-    """A runbook that only tells or protects has run (R6): a person hears of it, unless a page for many has said it."""
+    """A runbook that only tells or protects has run, and cures nothing (R6): the next rung goes on or is proposed, and
+    a person hears of it (R1), unless a page for many has said it."""
     incident = incident_of(turn, execution)
     if incident is not None:
-        grouped = escalation.is_one_of_many(incident)
-        escalation.escalate(turn, incident, TierReason.TELLS_ONLY, note, trigger=Trigger.TOLD, grouped=grouped)
+        incident = remedy.spend(turn, incident, execution)
+        more = ladder.following(turn.world, incident)
+        asks = more is not None and not more.runs and incident.severity is not Severity.CRITICAL
+        incident = escalation.escalate(
+            turn,
+            incident,
+            TierReason.NEEDS_APPROVAL if asks else TierReason.TELLS_ONLY,
+            note,
+            trigger=Trigger.TOLD,
+            grouped=escalation.is_one_of_many(incident),
+            runbook_id=more.runbook.id if more is not None and asks else None,
+        )
+        remedy.climb(turn, incident)
     answer(turn, execution)
     remedy.release(turn, execution.target.family)
 
@@ -109,7 +121,9 @@ def give_up(turn: Turn, execution: Execution, reason: TierReason, note: str) -> 
     if incident is not None:
         why = f"breaker open: {breaker.reason}" if breaker is not None else "a person must look"
         reason = TierReason.BREAKER_OPEN if breaker is not None else reason
-        escalation.escalate(turn, incident, reason, why, grouped=grouped)
+        incident = remedy.spend(turn, incident, execution)
+        incident = escalation.escalate(turn, incident, reason, why, grouped=grouped)
+        remedy.climb(turn, incident)
     answer(turn, execution)
     remedy.release(turn, execution.target.family)
 
@@ -122,15 +136,11 @@ def _count(turn: Turn, execution: Execution, *, success: bool) -> None:
     state = msgspec.structs.replace(state, last_executed_wall_s=now.wall_s)
     if success:
         state = msgspec.structs.replace(state, successes=state.successes + 1, last_succeeded_wall_s=now.wall_s)
+        turn.put_runbook_state(state)
     else:
         state = msgspec.structs.replace(state, failures=state.failures + 1)
-        approved = state_for(world.runbook_states, execution.runbook, execution.target.target_id)
-        if execution.authority is Authority.APPROVED and approved is not None:
-            state = msgspec.structs.replace(state, mode=Mode.DRY_RUN, confidence=CONFIDENCE_PRIOR, demoted=True)
-            incident = incident_of(turn, execution)
-            if incident is not None:
-                turn.note(incident, "engine", f"{execution.runbook.id} is back in dry_run for this target")
-    turn.put_runbook_state(state)
+        approved = execution.authority is Authority.APPROVED
+        graduation.failed(turn, execution, state, incident_of(turn, execution), approved=approved)
 
 
 def answer(turn: Turn, execution: Execution) -> None:

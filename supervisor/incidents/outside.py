@@ -34,7 +34,7 @@ def on_reading(turn: Turn, reading: HealthReading) -> None:
         if refuted_s is not None and turn.now.steady_s - refuted_s < AGAIN_S:
             on_hint(turn, reading.target_id, reading.family)
         else:
-            detect.open_incident(turn, verdict, outside=True)
+            detect.open_incident(turn, verdict, reading, outside=True)
 
 
 def on_hint(turn: Turn, target_id: str, family: str) -> None:

@@ -5,7 +5,7 @@ Pure. Our own parts are targets like any other, told by the healer's process ins
 
 from __future__ import annotations
 
-from supervisor.incidents import detect, halts, keeping, remedy
+from supervisor.incidents import detect, graduation, halts, keeping, remedy
 from supervisor.incidents.effects import DeliverRow
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.matching import Meaning
@@ -75,6 +75,7 @@ def reconfigured(
         part(turn, PAGES, AnomalyType.DELIVERY_FAILING, "nobody is configured to be paged any more", firing=False)
     for runbook in world.runbooks.values():  # the whitelist may be another
         turn.records.append(PutRunbook(runbook, runbook.version()))
+    graduation.refit(turn)
 
 
 def dismiss_gone(turn: Turn) -> None:

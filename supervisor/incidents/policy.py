@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from supervisor.incidents.model import (
+    AGENT,
     AnomalyType,
     Authority,
+    Effect,
     Mode,
     Runbook,
     RunbookState,
@@ -16,7 +18,6 @@ from supervisor.incidents.model import (
     Target,
     Tier,
     TierReason,
-    Verdict,
 )
 
 EVERY_TARGET = "*"
@@ -42,6 +43,7 @@ class Policy(msgspec.Struct, frozen=True):
     agents_trusted: bool = False  # R15: an agent's orders are a person's
     pages: bool = False  # somebody is configured to be paged
     intent_expires_s: float = 60.0  # DESIGN §2.3
+    graduation_count: int = 3  # R4
     executions_max: int = 8  # DESIGN §2.7
     canary_from: int = 5  # DESIGN §2.8: this many targets of a family at once
     canary_count: int = 3
@@ -71,17 +73,34 @@ class Permission(msgspec.Struct, frozen=True):
     why: str
 
 
+def ladder(runbooks: Iterable[Runbook], anomaly: AnomalyType, target_id: str) -> tuple[Runbook, ...]:
+    """The runbooks for this anomaly of this target (FR-003), in the registry's order: tried one after another."""
+    return tuple(runbook for runbook in runbooks if runbook.suits(anomaly, target_id))
+
+
 def pick(runbooks: Iterable[Runbook], anomaly: AnomalyType, target_id: str) -> Runbook | None:
-    """The runbook registered for this anomaly of this target (FR-003), the first in the registry's order."""
-    return next((runbook for runbook in runbooks if runbook.suits(anomaly, target_id)), None)
+    """The first of them."""
+    return next(iter(ladder(runbooks, anomaly, target_id)), None)
 
 
-def cure(runbooks: Iterable[Runbook], anomaly: AnomalyType, target_id: str) -> Runbook | None:
-    """What may follow, on a person's word, where the anomaly's own runbook only tells or protects (R10)."""
-    every = [runbook for runbook in runbooks if runbook.suits(anomaly, target_id)]
-    if not every or every[0].verifies:
-        return None
-    return next((runbook for runbook in every if runbook.verifies), None)
+def resource_of(runbook: Runbook, target: Target) -> str:
+    """What it locks, and what its breaker counts by."""
+    return runbook.resource.replace("{target}", target.target_id).replace("{service}", target.service_id)
+
+
+def changes(runbook: Runbook) -> bool:
+    """It alters the system: what a storm or a pause holds back."""
+    return any(step.effect in (Effect.CHANGE, Effect.DESTROY) for step in runbook.steps)
+
+
+def destroys(runbook: Runbook) -> bool:
+    return any(step.effect is Effect.DESTROY for step in runbook.steps)
+
+
+def may_graduate(runbook: Runbook) -> bool:
+    """R4: what a person has written, and what destroys nothing. One that is approved for an incident never does."""
+    by_person = runbook.author != "" and AGENT not in runbook.author
+    return by_person and not destroys(runbook) and not runbook.once
 
 
 def undecided(runbook: Runbook, target_id: str) -> RunbookState:
@@ -98,10 +117,11 @@ def state_for(states: Mapping[tuple[str, str], RunbookState], runbook: Runbook, 
 
 
 def permission(
-    runbook: Runbook, verdict: Verdict, target: Target | None, state: RunbookState | None, policy: Policy
+    runbook: Runbook, target: Target | None, state: RunbookState | None, policy: Policy, *, not_running: bool
 ) -> Permission:
     """R3: may this runbook run by itself for this target, now? (a) is for shipped ones: what an operator's own does is
-    known from its text alone, and a new one starts in dry_run (FR-003)."""
+    known from its text alone, and a new one starts in dry_run (FR-003). `not_running`: nothing of the target is alive.
+    """
     if runbook.only_protects():
         return Permission(Authority.HARMLESS, "it only observes or protects")
     if state is not None and state.taken_back:
@@ -109,7 +129,7 @@ def permission(
     if runbook.id in policy.auto_execute:
         return Permission(Authority.WHITELIST, "it is on the whitelist")
     if runbook.starts_service and target is not None and target.auto_restart and target.recipe is not None:
-        if verdict.not_running:
+        if not_running:
             return Permission(Authority.NOT_RUNNING, "auto_restart is set and nothing of it is running")
         refusal = "auto_restart never ends a live process"
     else:

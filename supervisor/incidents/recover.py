@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from supervisor.incidents import breaker, pauses, remedy
+from supervisor.incidents import breaker, ladder, pauses
 from supervisor.incidents.model import (
     ExecutionState,
-    Mode,
     Runbook,
     State,
     Target,
-    TierReason,
     TrailEntry,
     is_over,
 )
-from supervisor.incidents.policy import Policy, pick, state_for
+from supervisor.incidents.policy import Policy
 from supervisor.incidents.records import Snapshot
 from supervisor.incidents.world import (
     World,
@@ -77,29 +75,16 @@ def rebuild(
     world.requests = {request.id: request for request in snapshot.requests}
     world.tallies = {(it.name, it.stage, it.result): it for it in snapshot.tallies}
     world.operator_pauses = {pause.key: pause for pause in snapshot.operator_pauses}
-    _approved_meanwhile(world)
+    _go_on(world)
     return world
 
 
-def _approved_meanwhile(world: World) -> None:
-    """An approval is durable before the incident that waited for it runs: a crash in between must not lose the run."""
+def _go_on(world: World) -> None:
+    """What lets an incident go on (an approval, the rung before) is durable before its next rung runs: a crash in
+    between must not lose the run. A fresh probe comes first, and R3 decides."""
     for incident in world.incidents.values():
         if incident.state is not State.ESCALATED:
             continue
-        if pauses.held(world, incident):
-            world.rerun.add(incident.id)
-        runbook = world.runbooks.get(incident.runbook_id or "") or pick(
-            world.runbooks.values(), incident.anomaly, incident.target_id
-        )
-        if runbook is None:
-            continue
-        if remedy.approved_cure(world, incident) is not None:
-            world.rerun.add(incident.id)
-        if incident.tier_reason in remedy.WAIT_FOR_APPROVAL:
-            state = state_for(world.runbook_states, runbook, incident.target_id)
-            if state is not None and state.mode is Mode.AUTO_EXECUTE and state.version == runbook.version():
-                world.rerun.add(incident.id)
-        elif incident.tier_reason is TierReason.BREAKER_OPEN and any(
-            b.half_open and b.runbook_id == runbook.id for b in world.breakers.values()
-        ):
+        goes_on = incident.tier_reason in ladder.GOES_ON and ladder.rest(world, incident)
+        if goes_on or pauses.held(world, incident):
             world.rerun.add(incident.id)

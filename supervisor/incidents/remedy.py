@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.incidents import breaker as breakers
-from supervisor.incidents import halts, pauses, storm
+from supervisor.incidents import dryruns, graduation, halts, ladder, pauses, storm
 from supervisor.incidents.effects import (
     DispatchExecution,
 )
@@ -23,7 +23,6 @@ from supervisor.incidents.model import (
     Execution,
     ExecutionState,
     Incident,
-    Mode,
     Runbook,
     State,
     StepResult,
@@ -32,35 +31,39 @@ from supervisor.incidents.model import (
     TimerKind,
     Verdict,
 )
-from supervisor.incidents.policy import cure, permission, pick, state_for
+from supervisor.incidents.policy import changes, resource_of
 from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.world import (
     Turn,
-    World,
 )
 
-# Nothing stands in the way of such an incident but that nobody has approved a runbook for it.
-WAIT_FOR_APPROVAL = frozenset({TierReason.NEEDS_APPROVAL, TierReason.NO_RUNBOOK})
 EXPIRE_MARGIN_S = 2.0  # after an intent's expiry: a claim that was granted in time is known by then
 
 
 def consider(turn: Turn, incident: Incident, verdict: Verdict, reading: HealthReading | None) -> None:
     """It is still firing: may something run, and may it run now? (R1, R3)"""
     world = turn.world
-    runbook = approved_cure(world, incident) or pick(world.runbooks.values(), incident.anomaly, incident.target_id)
-    if runbook is None:
-        _stop(turn, incident, TierReason.NO_RUNBOOK, "no runbook for this anomaly")
+    rest, target = ladder.rest(world, incident), world.target(incident.target_id)
+    rungs = [runbook for runbook in rest if ladder.fits(runbook, target)]
+    if not rest:
+        _stop(turn, incident, TierReason.NO_RUNBOOK, "no runbook for this anomaly", reading)
         return
-    target = world.target(incident.target_id)
-    if target is None or (runbook.starts_service and target.recipe is None):
-        _stop(turn, incident, TierReason.CANNOT_EXECUTE, f"{runbook.id} cannot run: no restart recipe is configured")
+    if target is None or not rungs:
+        hint = f": {target.recipe_hint}" if target is not None else ""
+        note = f"{rest[0].id} cannot run: no restart recipe is configured{hint}"
+        _stop(turn, incident, TierReason.CANNOT_EXECUTE, note, reading)
         return
-    decided = state_for(world.runbook_states, runbook, incident.target_id)
-    allowed = permission(runbook, verdict, target, decided, world.policy)
-    authority = allowed.authority
+    rung = ladder.choose(world, incident, rungs, not_running=verdict.not_running)
+    if rung is None or not rung.runs:
+        if dryruns.awaited(turn, incident, rungs):
+            return
+        incident = graduation.count(turn, incident)
+        rung = ladder.choose(world, incident, rungs, not_running=verdict.not_running)
+    assert rung is not None
+    runbook, authority = rung.runbook, rung.allowed.authority
     if authority is None:
-        note = f"{runbook.id} may not run by itself: {allowed.why}"
-        _stop(turn, incident, TierReason.NEEDS_APPROVAL, note)
+        note = f"{runbook.id} may not run by itself: {rung.allowed.why}"
+        _stop(turn, incident, TierReason.NEEDS_APPROVAL, note, reading, runbook.id)
         return
     if changes(runbook) and _paused(turn, incident, target):
         return
@@ -82,7 +85,7 @@ def consider(turn: Turn, incident: Incident, verdict: Verdict, reading: HealthRe
     if _breaker_forbids(turn, incident, runbook, resource):
         return
     grounds = reading.taken_mono_s if reading is not None else turn.now.mono_s
-    begin(turn, runbook, target, authority, grounds, incident, f"running {runbook.id}: {allowed.why}")
+    begin(turn, runbook, target, authority, grounds, incident, f"running {runbook.id}: {rung.allowed.why}")
 
 
 def begin(
@@ -123,25 +126,7 @@ def begin(
             execution, undoes=undoes.id, taken_back=back, incident_id=undoes.incident_id
         )
     if incident is not None:
-        world.rerun.discard(incident.id)
-        acted = ActedBy.PERSON if authority is Authority.PERSON else ActedBy.RUNBOOK
-        if acted is ActedBy.RUNBOOK and all(step.effect is Effect.OBSERVE for step in runbook.steps):
-            acted = incident.acted_by  # to look is not to act
-        turn.drop_timer(TimerKind.RECHECK, incident.id)
-        turn.move(
-            incident,
-            Trigger.RUN,
-            actor,
-            note,
-            runbook_id=runbook.id,
-            execution_id=execution.id,
-            waiting_for="",
-            held_as_canary=False,
-            held_by_pause=False,
-            acted_by=acted,
-            clear_readings=0,
-            clear_counted_steady_s=None,
-        )
+        _moved(turn, incident, execution, actor, note)
     turn.put_execution(execution)
     halts.began(turn, execution, incident)
     breakers.began(world, execution)
@@ -157,39 +142,71 @@ def begin(
     return execution
 
 
+def _moved(turn: Turn, incident: Incident, execution: Execution, actor: str, note: str) -> None:
+    """The incident is `remediating` from here on."""
+    turn.world.rerun.discard(incident.id)
+    acted = ActedBy.PERSON if execution.authority is Authority.PERSON else ActedBy.RUNBOOK
+    if acted is ActedBy.RUNBOOK and all(step.effect is Effect.OBSERVE for step in execution.runbook.steps):
+        acted = incident.acted_by  # to look is not to act
+    turn.drop_timer(TimerKind.RECHECK, incident.id)
+    turn.drop_timer(TimerKind.PLAN, incident.id)
+    turn.move(
+        incident,
+        Trigger.RUN,
+        actor,
+        note,
+        reading=execution.reading,
+        runbook_id=execution.runbook.id,
+        execution_id=execution.id,
+        waiting_for="",
+        held_as_canary=False,
+        held_by_pause=False,
+        acted_by=acted,
+        clear_readings=0,
+        clear_counted_steady_s=None,
+    )
+
+
 def repairs(execution: Execution) -> bool:
     """What FR-008 counts: an undo does not repair, nor does a copy on schedule."""
     about = execution.incident_id is not None or execution.authority is Authority.PERSON
     return about and not execution.undoes
 
 
-def resource_of(runbook: Runbook, target: Target) -> str:
-    return runbook.resource.replace("{target}", target.target_id).replace("{service}", target.service_id)
-
-
-def changes(runbook: Runbook) -> bool:
-    """It alters the system: what a storm or a pause holds back."""
-    return any(step.effect in (Effect.CHANGE, Effect.DESTROY) for step in runbook.steps)
-
-
-def approved_cure(world: World, incident: Incident) -> Runbook | None:
-    """The runbook that a person has approved for what has been told and protected already; None before that.
-
-    An approval counts for the incident that stood open when it was given: the next one is told of first.
-    """
-    found = cure(world.runbooks.values(), incident.anomaly, incident.target_id)
-    if found is None or incident.state is not State.ESCALATED:
-        return None
-    decided = state_for(world.runbook_states, found, incident.target_id)
-    if decided is None or decided.mode is not Mode.AUTO_EXECUTE or decided.version != found.version():
-        return None
-    return found if (decided.approved_at_wall_s or 0.0) >= incident.changed_wall_s else None
-
-
 def would_change(turn: Turn, incident: Incident) -> bool:
-    """Is there a runbook for it that alters the system? Only such a one must wait for a fresh check."""
-    runbook = pick(turn.world.runbooks.values(), incident.anomaly, incident.target_id)
-    return runbook is not None and changes(runbook)
+    """Does the runbook that is next for it alter the system? Only such a one must wait for a fresh check."""
+    rest = ladder.rest(turn.world, incident)
+    return bool(rest) and changes(rest[0])
+
+
+def plan_due(turn: Turn, incident: Incident) -> None:
+    """Its dry runs took too long, or the probe after them: a person is told now. What still comes counts all the same,
+    and whatever may run by then does, after a fresh probe."""
+    rest = ladder.rest(turn.world, incident)
+    if incident.state is not State.DIAGNOSING or not rest:
+        return
+    incident = dryruns.overdue(turn, incident)
+    _stop(turn, incident, TierReason.NEEDS_APPROVAL, f"{rest[0].id} may not run by itself; its dry run took too long")
+    turn.want_run(turn.world.incidents[incident.id])
+
+
+def spend(turn: Turn, incident: Incident, execution: Execution) -> Incident:
+    """It ran and did not end the incident: the next rung is another one."""
+    runbook_id = execution.runbook.id
+    return incident if runbook_id in incident.spent else turn.update(incident, spent=(*incident.spent, runbook_id))
+
+
+def climb(turn: Turn, incident: Incident) -> None:
+    """To the next rung, if there is one: it is probed afresh first, and R3 decides whether it runs or is proposed."""
+    if incident.tier_reason in ladder.GOES_ON and ladder.rest(turn.world, incident):
+        turn.want_run(incident)
+
+
+def try_again(turn: Turn, incident: Incident, runbook_id: str) -> None:
+    """An escalated incident goes on with this runbook, even if that has failed before."""
+    if runbook_id in incident.spent:
+        incident = turn.update(incident, spent=ladder.unspend(incident, runbook_id).spent)
+    turn.want_run(incident)
 
 
 def _paused(turn: Turn, incident: Incident, target: Target) -> bool:
@@ -205,12 +222,19 @@ def _paused(turn: Turn, incident: Incident, target: Target) -> bool:
     return True
 
 
-def _stop(turn: Turn, incident: Incident, reason: TierReason, note: str) -> None:
+def _stop(
+    turn: Turn,
+    incident: Incident,
+    reason: TierReason,
+    note: str,
+    reading: HealthReading | None = None,
+    runbook_id: str | None = None,
+) -> None:
     """Nothing may run: a person decides. One that already waits for a person just goes on waiting."""
     turn.world.rerun.discard(incident.id)
     turn.drop_timer(TimerKind.RECHECK, incident.id)
     if incident.state is State.DIAGNOSING:
-        escalate(turn, incident, reason, note)
+        escalate(turn, incident, reason, note, reading=reading, runbook_id=runbook_id)
 
 
 def _wait(turn: Turn, incident: Incident, why: str) -> None:
@@ -292,7 +316,7 @@ def half_open_due(turn: Turn, subject: str) -> None:
         if not stopped or incident.runbook_id != runbook_id or target is None:
             continue
         if resource in (breakers.WHOLE_RUNBOOK, resource_of(runbook, target)):
-            turn.want_run(incident)
+            try_again(turn, incident, runbook_id)
 
 
 def release(turn: Turn, family: str) -> None:

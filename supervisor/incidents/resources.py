@@ -26,12 +26,12 @@ def disk(judge: Judge, data: DiskData) -> tuple[Verdict, ...]:
     critical = judge.level(
         AnomalyType.DISK_CRITICAL,
         beyond=share > data.critical,
-        well_within=not data.mounted or share < _disk_clear(data.critical),
+        well_within=not data.mounted or share < disk_clears_below(data.critical),
     )
     pressure = judge.level(
         AnomalyType.DISK_PRESSURE,
         beyond=share > data.pressure,
-        well_within=not data.mounted or share < _disk_clear(data.pressure),
+        well_within=not data.mounted or share < disk_clears_below(data.pressure),
     )
     if critical is not Status.CLEAR and not judge.is_open(AnomalyType.DISK_PRESSURE):
         pressure = Status.PENDING
@@ -43,7 +43,8 @@ def disk(judge: Judge, data: DiskData) -> tuple[Verdict, ...]:
     )
 
 
-def _disk_clear(limit: float) -> float:
+def disk_clears_below(limit: float) -> float:
+    """Below this share an open disk incident of that limit is over."""
     return max(limit - DISK_CLEAR_BELOW, limit / 2)
 
 

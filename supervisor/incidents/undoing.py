@@ -14,10 +14,10 @@ import hashlib
 import msgspec
 
 from supervisor.errors import Refused, StoreError, UnknownId
-from supervisor.incidents import pauses, remedy
+from supervisor.incidents import graduation, pauses, remedy
 from supervisor.incidents.effects import Answer, FetchExecutionState
-from supervisor.incidents.model import Authority, Execution, ExecutionState, Mode, Runbook, StepResult, is_over
-from supervisor.incidents.policy import CONFIDENCE_PRIOR, undecided
+from supervisor.incidents.model import Authority, Execution, ExecutionState, Runbook, StepResult, is_over
+from supervisor.incidents.policy import undecided
 from supervisor.incidents.records import AddLateTrail
 from supervisor.incidents.views import Json, execution_answer
 from supervisor.incidents.world import OUTPUT_CHARS_MAX, Turn
@@ -71,17 +71,7 @@ def ended(turn: Turn, execution: Execution) -> None:
     if runbook is None:
         return
     state = turn.world.runbook_states.get((runbook_id, target_id)) or undecided(runbook, target_id)
-    turn.put_runbook_state(
-        msgspec.structs.replace(
-            state,
-            mode=Mode.DRY_RUN,
-            confidence=CONFIDENCE_PRIOR,
-            approved_at_wall_s=None,
-            dry_run_count=0,
-            demoted=True,
-            taken_back=True,
-        )
-    )
+    turn.put_runbook_state(msgspec.structs.replace(graduation.back_to_dry_run(state, demoted=True), taken_back=True))
 
 
 def _tell(turn: Turn, execution: Execution, note: str) -> None:

@@ -52,6 +52,12 @@ def _at_work(turn: Turn, execution: Execution) -> None:
     turn.set_timer(TimerKind.EXPIRE, execution.id, sum(s.timeout_s for s in execution.steps) + REPORT_MARGIN_S)
 
 
+def _stopped(turn: Turn, execution: Execution, result: StepResult) -> str:
+    if not result.success:
+        return "it is not known whether others write"
+    return "writing has stopped" if execution.target.target_id in turn.world.halts else "there is nothing to halt"
+
+
 def on_step(turn: Turn, execution_id: str, index: int, result: StepResult, *, last: bool) -> None:
     """A step ended. Idempotent by (execution, index): a report that comes twice changes nothing."""
     execution = turn.world.executions.get(execution_id)
@@ -70,8 +76,7 @@ def on_step(turn: Turn, execution_id: str, index: int, result: StepResult, *, la
     if not last:
         turn.put_execution(execution, state=ExecutionState.CLAIMED)
         if incident is not None and execution.runbook.steps[index].kind == halts.HALT:
-            stopped = "writing has stopped" if result.success else "it is not known whether others write"
-            escalation.page_hold_due(turn, incident, f"paged: {stopped}")
+            escalation.page_hold_due(turn, incident, f"paged: {_stopped(turn, execution, result)}")
     elif bad is not None:
         failed = turn.put_execution(execution, state=ExecutionState.FAILED, ended_wall_s=turn.now.wall_s)
         outcome.steps_over(turn, failed)

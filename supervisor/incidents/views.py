@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from supervisor.incidents.model import (
     METRICS,
     SHIPPED,
@@ -72,6 +74,7 @@ def incident_json(incident: Incident, trail: Iterable[TrailEntry]) -> Json:
         "waiting_for": incident.waiting_for or None,
         "execution_id": incident.execution_id,
         "intermittent": incident.intermittent,
+        "dry_runs": [msgspec.to_builtins(run) for run in incident.dry_runs],
         "acknowledged_at": stamp(incident.acknowledged_wall_s),
         "audit_trail": [trail_json(entry) for entry in trail],
     }
@@ -129,6 +132,7 @@ def _scope_json(state: RunbookState) -> Json:
         "confidence": state.confidence,
         "approved_at": stamp(state.approved_at_wall_s),
         "demoted": state.demoted,
+        "dry_run_count": state.dry_run_count,
         "successes": state.successes,
         "failures": state.failures,
     }

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import re
 
-from supervisor.incidents import halt_words
+from supervisor.incidents import halt_words, ladder
 from supervisor.incidents.model import (
     AnomalyType,
     Channel,
     Execution,
+    ExecutionState,
     Incident,
     State,
     Tier,
     TierReason,
 )
+from supervisor.incidents.readings import ProcessData
 from supervisor.incidents.world import (
     World,
 )
@@ -25,6 +27,9 @@ from supervisor.incidents.world import (
 SIGNAL_CHARS_MAX = 600
 QUOTE_CHARS_MAX = 160
 HALT_CHARS_MAX = 230
+TOLD_CHARS_MAX = 300
+PLAN_CHARS_MAX = 200  # of a dry run's words, on Signal
+STEPS_CHARS_MAX = 400  # and on Synapse
 GROUP_NAMES_MAX = 20
 
 KIND = {Tier.SILENT: "", Tier.INFORM: "summary", Tier.ASK: "approval", Tier.PAGE: "page"}
@@ -90,7 +95,7 @@ _STATE = {
 }
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]+")
 _MEMORY_MARKS = re.compile(r"@(?=remember|insight|decision|atom)", re.IGNORECASE)
-_MEMORY_WORDS = re.compile(r"\b(because|triggers?)\b", re.IGNORECASE)
+_MEMORY_WORDS = re.compile(r"(?<![\w-])(because|triggers?)(?![\w-])", re.IGNORECASE)  # not within a name: rb-gc-trigger
 
 
 def clean(text: str, limit: int = QUOTE_CHARS_MAX) -> str:
@@ -120,7 +125,11 @@ def body(world: World, incident: Incident, channel: Channel, kind: str) -> str:
     if channel is Channel.SIGNAL:
         text = _closing(incident) if kind == "closing" else _signal(world, incident, kind)
         return clean_lines(text, SIGNAL_CHARS_MAX)
-    return _MEMORY_WORDS.sub(_softer, _MEMORY_MARKS.sub("(at)", _synapse(world, incident, kind)))
+    return _for_synapse(_synapse(world, incident))
+
+
+def _for_synapse(text: str) -> str:
+    return _MEMORY_WORDS.sub(_softer, _MEMORY_MARKS.sub("(at)", text))
 
 
 def clean_lines(text: str, limit: int) -> str:
@@ -137,7 +146,8 @@ def _signal(world: World, incident: Incident, kind: str) -> str:
     parts = [
         f"{head}{what(incident)}. {_sentence(incident.evidence)}",
         _tried(incident, execution),
-        halt_words.decide(world, incident) or _decide(incident),
+        _sentence(_would(incident), PLAN_CHARS_MAX) if _is_asked(incident) else "",
+        _decide(world, incident),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -158,6 +168,9 @@ def _tried(incident: Incident, execution: Execution | None) -> str:
         return f"{did}. Not finished yet."
     if last is not None and not last.success:
         return f"{did}. It failed: {_sentence(last.output)}"
+    if last is not None and execution.state is ExecutionState.SUCCEEDED and not execution.runbook.verifies:
+        done = f"Done: {execution.runbook.label.lower()} ({execution.runbook.id})"
+        return f"{done}. {_sentence(last.output, TOLD_CHARS_MAX)}"
     if execution.verified is False:
         return f"{did}. The steps worked, but it is still not well."
     return f"{did}. It was interrupted, the result is unknown."
@@ -167,12 +180,73 @@ def _did(execution: Execution) -> str:
     return f"Tried: {execution.runbook.label.lower()} ({execution.runbook.id})"
 
 
-def _decide(incident: Incident) -> str:
+def _decide(world: World, incident: Incident) -> str:
     """Exactly what is the person's to decide, with the shortest command for it."""
+    return halt_words.decide(world, incident) or _reap(world, incident) or _by_state(world, incident)
+
+
+def _reap(world: World, incident: Incident) -> str:
+    """R12: what its parent did not reap when it was asked to goes with the parent: which one, and how to restart it."""
+    tried = incident.tier_reason in (TierReason.VERIFICATION_FAILED, TierReason.BREAKER_OPEN)
+    reading = world.readings.get(incident.target_id)
+    data = reading.data if reading is not None else None
+    if incident.state is not State.ESCALATED or incident.anomaly is not AnomalyType.PROCESS_ZOMBIE or not tried:
+        return ""
+    if not isinstance(data, ProcessData) or not data.zombies:
+        return ""
+    zombie = max(data.zombies, key=lambda zombie: zombie.seen_for_s)
+    parent = f"{clean(zombie.parent_name, 40)} ({zombie.parent_pid})"
+    service = _service_of(world, zombie.parent_pid)
+    how = f"with `healctl heal execute rb-restart-service --target {service} --confirm`" if service else "by hand"
+    return (
+        f"Only its parent {parent} can reap it, and did not. Decide: restart the parent {how}, or "
+        f"`healctl heal dismiss {incident.id} --reason ...`."
+    )
+
+
+def _service_of(world: World, pid: int) -> str:
+    """The service with a recipe whose live process this is, by its newest reading; empty for none."""
+    for target in world.targets.values():
+        reading = world.readings.get(target.target_id)
+        data = reading.data if reading is not None else None
+        live = isinstance(data, ProcessData) and data.process is not None and data.process.pid == pid
+        if live and target.recipe is not None:
+            return target.target_id
+    return ""
+
+
+def _is_asked(incident: Incident) -> bool:
+    return incident.state is State.ESCALATED and incident.tier_reason is TierReason.NEEDS_APPROVAL
+
+
+def _would(incident: Incident) -> str:
+    """What the runbook that is proposed would do, by its dry run; empty when there is none."""
+    run = next((run for run in incident.dry_runs if run.runbook_id == incident.runbook_id), None)
+    if run is None:
+        return ""
+    if run.error:
+        return f"{run.runbook_id} could not be tried dry: {run.error}"
+    return f"proposed: {run.steps}" + ("" if run.predicts_clear else " (which would not end it, as it looks)")
+
+
+def _by_state(world: World, incident: Incident) -> str:
+    """Exactly what is the person's to decide, with the shortest command for it."""
+    more = ladder.following(world, incident)
+    approve = f"`healctl heal approve {more.runbook.id} --target {incident.target_id}`" if more is not None else ""
+    climbs = incident.state is State.ESCALATED and incident.tier_reason in ladder.CLIMBS
+    if climbs and more is not None:
+        if more.runs:
+            return f"Nothing to decide yet: {more.runbook.label.lower()} ({more.runbook.id}) is tried next, by itself."
+        return (
+            f"Decide: let healctl go on with {approve} ({more.runbook.label.lower()}; `dry_run` instead of `approve` "
+            "says what it would do), or repair it by hand."
+        )
     match incident.state, incident.tier_reason:
         case ((State.RESOLVED | State.SELF_RESOLVED | State.DISMISSED), _):
             return "Nothing to decide."
         case ((State.DETECTED | State.DIAGNOSING | State.REMEDIATING | State.VERIFYING), _):
+            if more is not None and not more.runs:
+                return f"Nothing to decide yet. If it stays so, decide: {approve}."
             return "Nothing to decide yet; `healctl heal status` shows how it goes."
         case _, TierReason.NEEDS_APPROVAL:
             return (
@@ -180,6 +254,8 @@ def _decide(incident: Incident) -> str:
                 f"--target {incident.target_id}`, or look yourself and "
                 f"`healctl heal dismiss {incident.id} --reason ...`."
             )
+        case _, TierReason.TELLS_ONLY if incident.tier is Tier.INFORM:
+            return f"Nothing must be decided now; what can be done by hand: {clean(incident.hint, 80)}."
         case _, TierReason.BREAKER_OPEN:
             return (
                 "Automatic repair has stopped; one more try comes within the hour. Decide: find out why it does not "
@@ -202,7 +278,7 @@ def _closing(incident: Incident) -> str:
     return f"Over: {what(incident)}; it is {_STATE[incident.state]}."
 
 
-def _synapse(world: World, incident: Incident, kind: str) -> str:
+def _synapse(world: World, incident: Incident) -> str:
     """NFR-003: anomaly, action taken, verification status, current state."""
     execution = _execution(world, incident)
     lines = [
@@ -212,10 +288,10 @@ def _synapse(world: World, incident: Incident, kind: str) -> str:
         f"State: {incident.state} ({_STATE[incident.state]})",
         f"Incident: {incident.id}",
     ]
-    if kind == "approval":
+    if _is_asked(incident):
         lines += _proposal(world, incident)
     elif incident.open:
-        lines.append(halt_words.decide(world, incident) or _decide(incident))
+        lines.append(_decide(world, incident))
     return "\n".join(lines)
 
 
@@ -223,12 +299,22 @@ def _proposal(world: World, incident: Incident) -> list[str]:
     """R1, tier 2: the proposed steps and how to approve them."""
     runbook = world.runbooks.get(incident.runbook_id or "")
     steps = ", ".join(step.step_id for step in runbook.steps) if runbook else ""
-    return [f"Proposed: {incident.runbook_id}: {steps}", _decide(incident)]
+    would = _would(incident)
+    dry = [f"Dry run: {_sentence(would.removeprefix('proposed: '), STEPS_CHARS_MAX)}"] if would else []
+    return [f"Proposed: {incident.runbook_id}: {steps}", *dry, _decide(world, incident)]
+
+
+def announcement(world: World, incident: Incident | None, says: str) -> str:
+    """Something that is no incident's outcome, but came of one (`incident`), or of none."""
+    text = says if incident is None else f"{says}\n{_synapse(world, incident)}"
+    return _for_synapse(text)
 
 
 def _verification(execution: Execution | None) -> str:
     if execution is None:
         return "nothing ran"
+    if not execution.runbook.verifies and execution.state is ExecutionState.SUCCEEDED:
+        return "it tells or protects, there is nothing to verify"
     if execution.verified is None:
         return "not yet known"
     return "passed" if execution.verified else "failed"

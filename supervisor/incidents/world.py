@@ -112,6 +112,7 @@ class World:
     asked: dict[str, float] = field(default_factory=dict)  # target -> mono_s of the newest question
     hinted: dict[str, float] = field(default_factory=dict)  # target -> mono_s when others last made us ask
     refuted: dict[str, float] = field(default_factory=dict)  # target -> steady_s when our probe contradicted others
+    planning: dict[str, set[str]] = field(default_factory=dict)  # incident -> runbooks whose dry run is under way
     rerun: set[str] = field(default_factory=set)  # escalated incidents that may run now
     undo_asked: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # execution -> (token, actor)
     waiters: dict[str, list[str]] = field(default_factory=dict)  # execution -> tokens of people who wait for it
@@ -186,19 +187,34 @@ class Turn(Putting):
 
     def update(self, incident: Incident, **changes: Any) -> Incident:
         """A change of an incident that is not a transition."""
-        new = msgspec.structs.replace(incident, **changes)
-        if new.open:
-            self.world.incidents[new.id] = new
+        new = self._remember(msgspec.structs.replace(incident, **changes))
         self.records.append(PutIncident(new))
         return new
 
-    def move(self, incident: Incident, trigger: Trigger, actor: str, note: str, **changes: Any) -> Incident:
-        """A transition, with its trail entry. Raises IllegalTransition before anything has changed."""
+    def _remember(self, incident: Incident) -> Incident:
+        if incident.open:
+            self.world.incidents[incident.id] = incident
+        elif mine := self.world.closed.get((incident.anomaly, incident.target_id)):
+            mine[:] = [incident if it.id == incident.id else it for it in mine]
+        return incident
+
+    def move(
+        self,
+        incident: Incident,
+        trigger: Trigger,
+        actor: str,
+        note: str,
+        *,
+        reading: HealthReading | None = None,
+        **changes: Any,
+    ) -> Incident:
+        """A transition, with its trail entry; `reading` is what it rests on. Raises IllegalTransition before anything
+        has changed."""
         state = advance(incident.state, trigger)
         new = msgspec.structs.replace(incident, state=state, changed_wall_s=self.now.wall_s, **changes)
         if not new.open:
             new = msgspec.structs.replace(new, resolved_wall_s=self.now.wall_s, waiting_for="")
-        new = self._note(new, actor, note, transition=True)
+        new = self._note(new, actor, note, transition=True, reading=reading)
         self.records.append(PutIncident(new))
         if not new.open:
             self._close(new)
@@ -222,6 +238,7 @@ class Turn(Putting):
         transition: bool = False,
         result: StepResult | None = None,
         execution_id: str | None = None,
+        reading: HealthReading | None = None,
     ) -> Incident:
         n = incident.trail_length
         if n >= TRAIL_MAX and not transition:
@@ -242,13 +259,13 @@ class Turn(Putting):
             success=result.success if result else None,
             output=result.output[:OUTPUT_CHARS_MAX] if result else None,
             duration_ms=result.duration_ms if result else None,
+            reading=reading,
+            stage=self.world.stages.get(reading.target_id) if reading is not None else None,
         )
         self.records.append(AddTrail(entry))
-        new = msgspec.structs.replace(incident, trail_length=n + 1)
-        if new.open:
+        if incident.open:
             self.world.trails.setdefault(incident.id, []).append(entry)
-            self.world.incidents[new.id] = new
-        return new
+        return self._remember(msgspec.structs.replace(incident, trail_length=n + 1))
 
     def _close(self, incident: Incident) -> None:
         world = self.world
@@ -257,13 +274,14 @@ class Turn(Putting):
         world.by_key.pop(key, None)
         world.trails.pop(incident.id, None)
         world.rerun.discard(incident.id)
+        world.planning.pop(incident.id, None)
         mine = world.by_target.get(incident.target_id, set())
         mine.discard(incident.id)
         if not mine:
             world.by_target.pop(incident.target_id, None)
         world.closed.setdefault(key, []).append(incident)
         self._hand_on_repeat(incident)
-        for kind in (TimerKind.PAGE_HOLD, TimerKind.REPEAT, TimerKind.RECHECK):
+        for kind in (TimerKind.PAGE_HOLD, TimerKind.REPEAT, TimerKind.RECHECK, TimerKind.PLAN):
             self.drop_timer(kind, incident.id)
 
     def _hand_on_repeat(self, incident: Incident) -> None:
@@ -295,9 +313,8 @@ class Turn(Putting):
         """Executions that no breaker, no caller and no open incident asks for any more."""
         since = self.now.wall_s - self.world.policy.breaker_window_s
         needed = {incident.execution_id for incident in self.world.incidents.values()}
-        old = [e.id for e in self.world.ended.values() if e.created_wall_s < since and e.id not in needed]
-        for execution_id in old:
-            del self.world.ended[execution_id]
+        ended = self.world.ended.values()
+        self.world.ended = {it.id: it for it in ended if it.created_wall_s >= since or it.id in needed}
 
     def want_run(self, incident: Incident) -> None:
         """An incident that waits for a person may run now: probe it afresh, again and again until one can tell."""
@@ -319,9 +336,7 @@ class Turn(Putting):
         self.records.append(PutRunbookState(state))
 
     def ask_probe(self, target_id: str, family: str) -> None:
-        """A fresh reading of our own (R7): one whose check begins from now on, or has begun since we first asked.
-
-        Asking again must not put off for ever what a slow background check will answer.
-        """
+        """A fresh reading of our own (R7): one whose check begins from now on, or has begun since we first asked:
+        asking again must not put off for ever what a slow background check will answer."""
         self.world.asked.setdefault(target_id, self.now.mono_s)
         self._probes[target_id] = AskProbe(target_id, family)

@@ -12,6 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from enum import StrEnum
 from pathlib import Path
 
 from supervisor.clock import monotonic_s
@@ -29,6 +30,13 @@ CHECK_EVERY = 24  # of these hours
 PAUSE_S = 0.05
 DAY_S = 86_400.0
 FULL, WELL = 0.8, 0.7  # of `ledger_max`: from here on less is kept, until this is reached
+
+
+class Check(StrEnum):
+    """How closely SQLite looks at a database."""
+
+    QUICK = "quick_check"  # every page and row
+    FULL = "integrity_check"  # the indexes against their tables, too: ten times the work
 
 
 class Care:
@@ -60,10 +68,10 @@ class Care:
         finally:
             self._over.set()  # a check under way ends: a stop waits for its thread
 
-    async def check(self) -> None:
-        """Is the ledger sound? At the start, since before a crash it may have been the disk; then daily."""
+    async def check(self, how: Check = Check.QUICK) -> None:
+        """Is the ledger sound? At the start, since a crash may have been the disk's; then daily; when it is doubted."""
         ledger_id = self._ledger.ledger_id
-        found = await asyncio.to_thread(quick_check, self._ledger.path, CHECK_WITHIN_S, self._over.is_set)
+        found = await asyncio.to_thread(whats_wrong, self._ledger.path, how, CHECK_WITHIN_S, self._over.is_set)
         if found and self._ledger.ledger_id == ledger_id:
             self._damaged(found)
 
@@ -94,13 +102,13 @@ class Care:
             await asyncio.sleep(PAUSE_S)
 
 
-def quick_check(path: Path, within_s: float, over: Callable[[], bool] = bool) -> str:
+def whats_wrong(path: Path, how: Check, within_s: float, over: Callable[[], bool] = bool) -> str:
     """What is wrong with this database, in SQLite's words; empty when nothing is, or when it cannot be told in time."""
     deadline_s = monotonic_s() + within_s
     try:
         with closing(sqlite.open_reader(path)) as reader:
             reader.set_progress_handler(lambda: over() or monotonic_s() > deadline_s, 10_000)
-            (first,) = reader.execute("PRAGMA quick_check(1)").fetchone()
+            (first,) = reader.execute(f"PRAGMA {how}(1)").fetchone()
             return "" if first == "ok" else str(first)
     except sqlite3.Error as error:
         return sqlite.describe(error) if sqlite.fault_of(error) is Fault.DAMAGED else ""

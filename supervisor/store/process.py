@@ -30,6 +30,7 @@ from supervisor.messages import (
     ExecutionFound,
     FetchAudit,
     FetchExecution,
+    FetchHistory,
     FetchTrail,
     Frame,
     GuardedWrite,
@@ -37,12 +38,13 @@ from supervisor.messages import (
     LedgerTrouble,
     Nack,
     OpenEpoch,
+    ProbeNow,
     StoreStatus,
     TrailFound,
 )
 from supervisor.store import guarded, sqlite
 from supervisor.store.brain_db import BrainDb
-from supervisor.store.care import Care
+from supervisor.store.care import Care, Check
 from supervisor.store.ledger import Answer, Ledger, Write
 from supervisor.store.metrics import MetricsDb
 from supervisor.store.projection import DRAIN_S, Follower, Target
@@ -116,6 +118,7 @@ class StoreWorker(Worker):
         self._care = Care(self._ledger, self._projected, self._set_aside, self._limits)
         self._caring = loop.create_task(self._care.run())
         self._caring.add_done_callback(self._on_care_over)
+        self._doubting: asyncio.Task[None] | None = None
         shared = self.boot.config.store.brain_db or self.boot.config.store.metrics_db
         if sqlite.has_wal_reset_bug() and (shared or any(it.trades_db for it in self.boot.config.trading.values())):
             log.warning(
@@ -144,12 +147,21 @@ class StoreWorker(Worker):
         self._wake_followers()
         self._something_changed()
 
+    def _doubted(self) -> None:
+        """The database probe calls the ledger damaged. Nothing is set aside on its word: we look as closely as it."""
+        if self._doubting is None or self._doubting.done():
+            log.error("the database probe calls the ledger damaged: it is checked")
+            self._doubting = self._loop.create_task(self._care.check(Check.FULL))
+            self._doubting.add_done_callback(self._on_care_over)
+
     def _on_care_over(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.fail(error)
 
     async def stop(self) -> None:
-        self._caring.cancel()
+        for task in (self._caring, self._doubting):
+            if task is not None:
+                task.cancel()
         if self._status_timer is not None:
             self._status_timer.cancel()
         for follower in self._followers:
@@ -254,7 +266,12 @@ class StoreWorker(Worker):
             case FetchTrail():
                 trails = self._ledger.trails(body.incident_ids)
                 return trails if isinstance(trails, LedgerTrouble) else TrailFound(trails)
+            case FetchHistory():
+                return self._ledger.history(body)
             case Hello():
+                return None
+            case ProbeNow():
+                self._doubted()
                 return None
             case _:
                 return Nack("usage", f"the store does not take {type(body).__name__}", exit_code=2)

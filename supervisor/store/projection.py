@@ -36,6 +36,7 @@ BATCH_REVS = 500  # ledger changes in one transaction of the target: a few milli
 YIELD = 9  # pauses are this many times what the work took: in a storm the ledger has the processor, not we
 YIELD_S_MAX = 0.25
 LINGER_S = 0.01  # a repair is a burst of decisions: they go first, and are then projected at once
+PACE_S = 0.1  # between our transactions: each can meet a write of another program, which then waits 1 ms or more
 STORM_REVS = 1_000  # in a window: the ledger first, a batch of ours only after each pause
 STORM_WINDOW_S = 0.5
 STORM_PAUSE_S = 0.5
@@ -105,6 +106,7 @@ class Follower(threading.Thread):
         self._behind_since_s = monotonic_s()
         self._checkpointed_rev = 0
         self._wrote = 0
+        self._wrote_s = 0.0  # when, the last time
         self._fails = 0
         self._held: Halt | None = None  # set by the worker, in one assignment
         # Read by the worker's thread; set by this one only, in one assignment each.
@@ -164,7 +166,7 @@ class Follower(threading.Thread):
                     if self._asked_rev > self._done[1]:
                         self._yield(began_s)  # commits that follow closely are taken together
                     self._wake.wait()
-                    self._halt.wait(LINGER_S)
+                    self._halt.wait(max(LINGER_S, self._wrote_s + PACE_S - monotonic_s()))
                 self._wake.clear()
             self._round()
         finally:
@@ -183,8 +185,12 @@ class Follower(threading.Thread):
             if self._held is not None and self._held.phase is HaltPhase.RESTORING:
                 self._drop_target()  # the file may be rewritten whole, which needs that nobody has it open
         except sqlite3.Error as caught:
-            locked = sqlite.fault_of(caught) is Fault.BUSY
-            error = f"locked by another program: {sqlite.describe(caught)}" if locked else sqlite.describe(caught)
+            fault, error = sqlite.fault_of(caught), sqlite.describe(caught)
+            locked = fault is Fault.BUSY
+            if locked:
+                error = f"locked by another program: {error}"
+            elif fault is Fault.IO:
+                error += _not_writable(self.target.path.parent)
             if not locked:
                 self._drop_target()  # opened anew next time: its permissions or its content may have changed
                 self._drop_ledger()
@@ -292,6 +298,7 @@ class Follower(threading.Thread):
             raise
         self._advance(ledger_id, batch.up_to_rev)
         self._wrote += len(batch.rows)
+        self._wrote_s = monotonic_s()
         self._checkpoint(connection)
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
@@ -361,6 +368,16 @@ class Follower(threading.Thread):
         else:
             _kept.append(self._connection)
         self._connection = None
+
+
+def _not_writable(folder: Path) -> str:
+    """What SQLite does not say: it calls a database whose log it cannot make one that it cannot open."""
+    try:
+        if os.statvfs(folder).f_flag & os.ST_RDONLY:
+            return f"; {folder} is mounted read-only"
+        return "" if os.access(folder, os.W_OK) else f"; healctl may not write in {folder}"
+    except OSError as error:
+        return f"; {folder}: {error.strerror}"
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

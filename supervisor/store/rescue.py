@@ -14,7 +14,7 @@ import contextlib
 import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from itertools import groupby, islice, starmap
 from pathlib import Path
 
@@ -122,6 +122,8 @@ def _merge_log(work: Path, notes: list[str]) -> None:
         with closing(sqlite.open_damaged(work)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     except sqlite3.Error as error:
+        if sqlite.fault_of(error) in sqlite.DISK_FAULTS:
+            raise
         notes.append(f"its log could not be merged ({sqlite.describe(error)})")
 
 
@@ -170,9 +172,8 @@ class _Rescue:
                     self._make(thing)
         self._rebuild(texts)
         self._keep([it for it in virtual if it not in texts])
-        with suppress(sqlite3.OperationalError):  # there is none where nobody projected
+        if self._rows.pop(POSITION, None) is not None:  # there is none where nobody projected
             new.execute(f"DELETE FROM {POSITION}")
-            self._rows.pop(POSITION, None)
         new.execute("COMMIT")
         new.execute(f"PRAGMA user_version={image.number(60)}")
         new.execute(f"PRAGMA application_id={_signed(image.number(68))}")
@@ -200,6 +201,8 @@ class _Rescue:
         try:
             self._new.execute(thing.sql)
         except sqlite3.Error as error:
+            if sqlite.fault_of(error) in sqlite.DISK_FAULTS:
+                raise
             self._notes.append(f"{thing.kind} {thing.name} could not be made: {sqlite.describe(error)}")
             return False
         return True
@@ -308,6 +311,8 @@ class _Rescue:
             try:
                 self._new.execute(f"INSERT INTO {name} ({name}) VALUES ('rebuild')")
             except sqlite3.Error as error:
+                if sqlite.fault_of(error) in sqlite.DISK_FAULTS:
+                    raise
                 self._notes.append(f"the text index {thing.name} could not be built: {sqlite.describe(error)}")
 
     def _keep(self, virtual: list[_Thing]) -> None:

@@ -180,6 +180,8 @@ def _salvaged(folder: Folder, original: Path, work: Path, like: Path | None) -> 
     try:
         found = rescue.rescue(copy, new, like, lambda done, total: folder.tell("salvage", done, total))
     except (StoreError, sqlite3.Error) as error:
+        if isinstance(error, sqlite3.Error) and sqlite.fault_of(error) in sqlite.DISK_FAULTS:
+            raise  # it could hold more than the good copy: with room, or on a disk that is well, that can be told
         sys.stderr.write(f"nothing can be salvaged of {original}: {error}\n")
         return None
     integrity, rows = backup.examine(new, folder)

@@ -45,6 +45,9 @@ class Fault(StrEnum):
     OTHER = "other"
 
 
+DISK_FAULTS = (Fault.FULL, Fault.IO)  # they say nothing of what the database holds
+
+
 _FAULTS = {
     sqlite3.SQLITE_FULL: Fault.FULL,
     sqlite3.SQLITE_IOERR: Fault.IO,

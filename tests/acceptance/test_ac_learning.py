@@ -39,7 +39,7 @@ def down(here: Site) -> tuple[Daemon, Service, dict[str, Any]]:
 
 
 @pytest.mark.req("AC-006", "AC-007", "FR-006", "FR-007")
-def test_ac_006_a_fix_that_is_recorded_is_a_draft_in_dry_run_until_it_is_approved(here: Site) -> None:
+def test_ac_006_a_fix_that_is_recorded_is_a_draft_in_dry_run_that_runs_once_approved(here: Site) -> None:
     daemon, toy, row = down(here)
     toy.start()
     daemon.wait_state("toy", "self_resolved")
@@ -59,6 +59,11 @@ def test_ac_006_a_fix_that_is_recorded_is_a_draft_in_dry_run_until_it_is_approve
     assert len(plan["steps"]) == 2
     code, approved = daemon.cli("heal", "approve", draft, "--target", "toy", "--json")
     assert (code, approved["mode"]) == (0, "auto_execute")
+    daemon.wait_known(toy)
+    toy.kill()
+    daemon.wait_state("toy", "resolved")
+    rows = daemon.incidents("toy")
+    assert rows[-1]["runbook_id"] == draft, "the draft has healed it"
 
 
 @pytest.mark.req("AC-006", "FR-006")

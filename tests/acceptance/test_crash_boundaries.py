@@ -23,6 +23,7 @@ POINTS = {
     "executor": (
         "claim.before",
         "claim.after",
+        "evidence.after",
         "program.before",
         "program.recorded",
         "program.released",

@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,28 @@ def checkpointed(ledger: Path) -> None:
             return not db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
 
     until("the ledger's checkpoint", look)
+
+
+def root_page(ledger: Path, name: str) -> int:
+    with contextlib.closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as db:
+        (page,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (name,)).fetchone()
+    return int(page)
+
+
+def a_page(ledger: Path) -> None:
+    """Of a table that is read when a healer starts, and not before."""
+    page = root_page(ledger, "breakers")
+    overwrite(ledger, page, page)
+
+
+def a_key(ledger: Path) -> None:
+    """An index entry for a row that is not there: quick_check does not see that."""
+    page = root_page(ledger, "sqlite_autoindex_trail_1")
+    with ledger.open("r+b") as file:
+        file.seek(page * 4096 - 4096)
+        at = page * 4096 - 4096 + file.read(4096).rindex(b"inc_") + 4
+        file.seek(at)
+        file.write(b"zz")
 
 
 def one(found: list[dict[str, Any]], target_id: str) -> dict[str, Any]:
@@ -176,3 +199,37 @@ def test_a_ledger_that_can_never_be_used_is_one_sentence_and_exit_78(here: Site,
     assert words in log
     assert "Traceback" not in log
     assert log.count(words) <= 2
+
+
+@pytest.mark.req("FR-001", "FR-004", "R10")
+@pytest.mark.parametrize("damage", [a_page, a_key])
+def test_what_the_database_check_finds_in_the_ledger_is_acted_upon(
+    here: Site, phone: SignalDouble, damage: Callable[[Path], None]
+) -> None:
+    """Damage that no query of the store meets: the probe finds it, the store looks itself, and begins anew."""
+    toy = here.service("toy")
+    toy.start()
+    ledger = here.folder / "state" / "ledger.db"
+    more = f'[database.ledger]\npath = "{ledger}"\ninterval = "1s"\n[policy]\nsettle = "100ms"\n'
+    daemon = here.daemon(toy.toml() + more + signal_toml(phone))
+    daemon.start()
+    daemon.wait_known(toy)
+    toy.kill()
+    daemon.wait_state("toy", "resolved")
+    until("nothing waits to be told", lambda: daemon.ask("tree")["outbox"]["pending"] == 0)
+    before, healer = daemon.incidents("toy"), daemon.worker("healer")
+    checkpointed(ledger)
+    damage(ledger)
+    (row,) = daemon.wait_state("ledger", "resolved")
+    (halt,) = [entry["output"] for entry in row["audit_trail"] if entry.get("step_id") == "halt"]
+    assert "the store checks it, sets it aside" in halt
+    page = until("the page", lambda: next((s for s in phone.sent if "begun anew" in s.text), None))
+    assert ("everything of it could be read" in page.text) is (damage is a_key), page.text
+    assert daemon.worker("healer") == healer
+    (file,) = kept(daemon)
+    assert file.name in page.text
+    assert daemon.incidents("toy") == before
+    toy.kill()
+    daemon.wait_state("toy", "resolved", count=2)
+    daemon.stop()
+    sound(daemon)

@@ -11,6 +11,7 @@ NAMES = (
     "bench_tree",
     "bench_store",
     "bench_backup",
+    "bench_rotate",
     "bench_halt",
     "bench_probe",
     "bench_executor",
@@ -18,6 +19,7 @@ NAMES = (
     "bench_integrity",
     "bench_engine",
     "bench_metrics",
+    "bench_learning",
 )
 
 results = {}

@@ -2,7 +2,8 @@
  *
  * HEALCTL_FAULT names a file with one line, "ERRNO N PATH_PART": the N-th call from now on that writes, syncs or cuts a
  * file whose path holds PATH_PART, and each after it, fails with ERRNO. Without the file, or with N = 0, nothing fails.
- * The line is read anew at each such call, and N counted since it last changed.
+ * The line is read anew at each such call, and N counted since it last changed. A call that was made to fail leaves a
+ * file HEALCTL_FAULT.hit.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sendfile.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -41,6 +43,10 @@ static int fails(int fd)
     }
     if (++count < n)
         return 0;
+    snprintf(path, sizeof path, "%s.hit", control);
+    file = fopen(path, "we");
+    if (file)
+        fclose(file);
     errno = number;
     return 1;
 }
@@ -66,3 +72,10 @@ int fdatasync(int fd) { return fails(fd) ? -1 : NEXT(fdatasync)(fd); }
 int ftruncate(int fd, off_t size) { return fails(fd) ? -1 : NEXT(ftruncate)(fd, size); }
 
 int ftruncate64(int fd, off64_t size) { return fails(fd) ? -1 : NEXT(ftruncate64)(fd, size); }
+
+ssize_t sendfile(int to, int from, off_t *at, size_t size) { return fails(to) ? -1 : NEXT(sendfile)(to, from, at, size); }
+
+ssize_t sendfile64(int to, int from, off64_t *at, size_t size)
+{
+    return fails(to) ? -1 : NEXT(sendfile64)(to, from, at, size);
+}

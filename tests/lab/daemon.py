@@ -259,6 +259,15 @@ class Daemon:
             if target_id in ("", row["target_id"])
         ]
 
+    def synapse(self) -> list[dict[str, Any]]:
+        """The messages that brain.db holds, oldest first."""
+        path = self.state_dir / "brain.db"
+        if not path.exists():
+            return []
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as db:
+            db.row_factory = sqlite3.Row
+            return [dict(row) for row in db.execute("SELECT * FROM messages ORDER BY rowid")]
+
     def wait_known(self, *services: Service) -> None:
         """Until the ledger knows the present process of each: from then on its death is told by the kernel."""
         refs = [service.ref() for service in services]

@@ -91,6 +91,10 @@ class Lab:
         self.executor_works = True
         self.step_fails = ""
         self.hold_dispatch = False
+        self.predicts: dict[str, bool] = {}  # runbook -> what its dry run says; True unless said otherwise
+        self.plan_error = ""
+        self.hold_plans = False
+        self.planned: list[PlanExecution] = []
         self.records: list[Record] = []
         self.effects: list[Effect] = []
         self.dispatched: list[Execution] = []
@@ -152,8 +156,25 @@ class Lab:
                     self.run(execution)
             case Answer(token):
                 self.answers[token] = effect
-            case DeliverRow() | FetchExecutionState() | PlanExecution() | SettleExecution():
+            case PlanExecution():
+                self.planned.append(effect)
+                if not self.hold_plans:
+                    self.answer_plan(effect)
+            case DeliverRow() | FetchExecutionState() | SettleExecution():
                 pass
+
+    def answer_plan(self, asked: PlanExecution) -> None:
+        """What the executor says of a dry run."""
+        runbook = asked.execution.runbook
+        steps: tuple[dict[str, object], ...] = tuple(
+            {
+                "step_id": step.step_id,
+                "description": f"would {step.step_id} {asked.execution.target.target_id}",
+                "predicts_clear": self.predicts.get(runbook.id, True),
+            }
+            for step in runbook.steps
+        )
+        self.feed(e.Planned(asked.token, asked.execution, () if self.plan_error else steps, self.plan_error))
 
     def run(self, execution: Execution) -> None:
         """What the executor does with an execution."""

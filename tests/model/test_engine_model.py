@@ -181,6 +181,18 @@ class EngineMachine(RuleBasedStateMachine):
     def me(self) -> str:
         return f"exec-{self.incarnation}"
 
+    @rule(hold=st.booleans())
+    def its_plans_come_late(self, hold: bool) -> None:
+        self.lab.hold_plans = hold
+
+    @rule(again=st.booleans(), clear=st.booleans())
+    def a_late_plan_arrives(self, again: bool, clear: bool) -> None:
+        if self.lab.planned:
+            self.lab.predicts = {} if clear else {"rb-restart-service": False}
+            self.lab.answer_plan(self.lab.planned[-1])
+            if not again:
+                self.lab.planned.pop()
+
     # -- people, the notifier, a crash --
 
     @rule(name=names, revoke=st.booleans())
@@ -210,7 +222,7 @@ class EngineMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Nothing is ever stuck: once all is well and everybody answers, hours later every incident is over."""
         lab = self.lab
-        lab.mute, lab.settles = False, True
+        lab.mute, lab.settles, lab.hold_plans = False, True, False
         lab.silent.clear()
         for name in NAMES:
             lab._pid += 1

@@ -20,6 +20,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from remediators import command, registry
+from remediators.base import Context, Outcome, Step, StepFailed
 from remediators.executor import ExecutorWorker
 from remediators.fence import Fence, family
 from remediators.runbooks import RUNBOOKS
@@ -38,6 +40,7 @@ from supervisor.incidents.model import (
     Target,
 )
 from supervisor.incidents.readings import ProcessRef
+from supervisor.incidents.remedy import resource_of
 from supervisor.messages import (
     Ack,
     Body,
@@ -49,6 +52,7 @@ from supervisor.messages import (
     Hello,
     ProgramExited,
     ProgramStarted,
+    StepPlan,
     StepReport,
 )
 from supervisor.worker import Boot
@@ -57,12 +61,32 @@ TOY = str(Path(__file__).parent.parent / "doubles" / "toy_service.py")
 PYTHON = (sys.executable, "-S", "-E")
 DEADLINE_S = 10.0
 RESTART = RUNBOOKS[0]
+
+
+class RunToEnd(Step):
+    """The target's recipe as a command: what a step that runs a program to its end is made of."""
+
+    kind = "lab-command"
+    effect = Effect.CHANGE
+
+    def plan(self, ctx: Context) -> StepPlan:
+        return StepPlan(self.spec.step_id, command.words(ctx.recipe.argv), True)
+
+    async def run(self, ctx: Context) -> Outcome:
+        code, output = await command.run_to_completion(ctx.programs, ctx.recipe)
+        text = f"{command.words(ctx.recipe.argv)}: {command.exit_text(code)}\n{output}".rstrip()
+        if code != 0:
+            raise StepFailed(text)
+        return Outcome(text)
+
+
+registry.KINDS = {**registry.KINDS, RunToEnd.kind: RunToEnd}
 COMMAND = Runbook(
     id="rb-test-command",
     label="Run the recipe",
     starts_service=True,
     applies_to=(),
-    steps=(StepSpec("run", "run-recipe", Effect.CHANGE, timeout_s=5.0),),
+    steps=(StepSpec("run", "lab-command", Effect.CHANGE, timeout_s=5.0),),
     resource="service:{target}",
 )
 
@@ -109,12 +133,14 @@ def started() -> Iterator[Started]:
     made.close()
 
 
-def boot(runtime_dir: Path, state_dir: Path, incarnation: str, **items: frozenset[str]) -> Boot:
+def boot(
+    runtime_dir: Path, state_dir: Path, incarnation: str, config: Config | None = None, **items: frozenset[str]
+) -> Boot:
     """`items`: suspects, quarantined."""
     return Boot(
         name="executor",
         incarnation=incarnation,
-        config=Config(),
+        config=config or Config(),
         state_dir=state_dir,
         runtime_dir=runtime_dir,
         root_pid=os.getppid(),
@@ -232,11 +258,11 @@ async def core() -> AsyncIterator[Core]:
 
 
 @contextlib.asynccontextmanager
-async def lab(**items: frozenset[str]) -> AsyncIterator[Core]:
+async def lab(config: Config | None = None, **items: frozenset[str]) -> AsyncIterator[Core]:
     """A core with an executor in this very process."""
     async with core() as made:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        worker = ExecutorWorker(boot(made.runtime_dir, made.state_dir, "inc-1", **items), theirs)
+        worker = ExecutorWorker(boot(made.runtime_dir, made.state_dir, "inc-1", config, **items), theirs)
         hear(ours)
         await worker.start()
         try:
@@ -291,7 +317,7 @@ def execution(of: Target, *, runbook: Runbook = RESTART, **changes: object) -> E
         runbook=runbook,
         version=runbook.version(),
         target=of,
-        resource=runbook.resource.replace("{target}", of.target_id),
+        resource=resource_of(runbook, of),
         authority=Authority.NOT_RUNNING,
         state=ExecutionState.INTENDED,
         created_steady_s=0.0,

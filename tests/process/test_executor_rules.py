@@ -240,7 +240,7 @@ def test_a_command_is_over_when_it_ends_even_if_its_child_keeps_the_output(
 
 
 def test_a_failed_step_is_the_last(tmp_path: Path) -> None:
-    steps = tuple(StepSpec(f"s{number}", "run-recipe", Effect.CHANGE, timeout_s=5.0) for number in range(3))
+    steps = tuple(StepSpec(f"s{number}", "lab-command", Effect.CHANGE, timeout_s=5.0) for number in range(3))
     runbook = msgspec.structs.replace(lab.COMMAND, steps=steps)
 
     async def scenario() -> None:

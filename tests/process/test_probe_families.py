@@ -12,9 +12,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from probes import live, logfiles
+from probes import live
 from probes.runner import probe_of
-from supervisor import config
+from supervisor import config, logfiles
 from supervisor.incidents.readings import HealthReading, ReadingData, Unavailable
 from tests.lab.databases import make
 from tests.lab.events import Recorder, watched

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from probes import logfiles, logs
+from probes import logs
 from probes.base import Events
 from probes.logs import LogsProbe
+from supervisor import logfiles
 from supervisor.config import Config, Duration, HealctlSection, LogsSection, Size
 from supervisor.incidents.judge import Judge
 from supervisor.incidents.model import Instant, Severity, Status

@@ -39,6 +39,8 @@ RUNBOOK = {
 STEP = {"step_id": "start", "status": "success", "output": "started", "artifacts": [], "duration_ms": 12.0}
 HALT = {"database": "brain-db", "path": "/b", "since": "2026-02-18T09:30:00.000Z", "phase": "held",
         "incident_id": "inc_1", "why": "page 7 is bad"}  # fmt: skip
+SUMS = {"incidents": 3, "would_act": 2, "would_resolve": 1, "outcome_unknown": 1, "healed_before": 1,
+        "ran_and_verified": 1, "predicted_by_dry_run": 0, "grounds_unknown": 0, "acted_on_healthy": 0}  # fmt: skip
 ANSWERS: dict[str, dict[str, Any]] = {
     "status": {"halted": [HALT], "open_incidents": [INCIDENT],
                "runbook_summary": {"total": 1, "auto_execute": 0, "dry_run": 1}},
@@ -47,6 +49,8 @@ ANSWERS: dict[str, dict[str, Any]] = {
                 "approved_at": "2026-02-18T09:30:00.000Z"},
     "dry_run": {"runbook_id": "rb-restart-service", "target_id": "web", "mode": "dry_run",
                 "steps": [{"step_id": "start", "description": "start it"}], "estimated_impact": "start it"},
+    "history": {"runbook_id": "rb-restart-service", "since": "2026-01-18T09:30:00.000Z", **SUMS,
+                "targets": [{"target_id": "web", **SUMS}], "passed_over": ["archive-2025.db: not a database"]},
     "execute": {"success": True, "mode": "execute", "steps_executed": [STEP], "verification_passed": True,
                 "escalation_needed": False},
     "dismiss": {"success": True, "incident_id": "inc_1", "dismiss_until": "2026-02-19T09:30:00.000Z"},
@@ -137,6 +141,9 @@ ACTIONS = [
      {"runbook_id": "rb", "target_id": "web", "revoke": True}),
     (["heal", "dry_run", "rb", "--target", "web"], "dry_run", {"runbook_id": "rb", "target_id": "web"}),
     (["heal", "dry-run", "rb", "--target", "web"], "dry_run", {"runbook_id": "rb", "target_id": "web"}),
+    (["heal", "dry_run", "rb", "--history"], "history", {"runbook_id": "rb", "since_s": 2_592_000.0}),
+    (["heal", "dry_run", "rb", "--history", "--target", "web", "--since", "1h"], "history",
+     {"runbook_id": "rb", "since_s": 3600.0, "target_id": "web"}),
     (["heal", "execute", "rb", "--target", "web", "--confirm"], "execute",
      {"runbook_id": "rb", "target_id": "web", "confirm": True}),
     (["heal", "dismiss", "inc_1", "--reason", "no"], "dismiss", {"incident_id": "inc_1", "reason": "no"}),

@@ -228,6 +228,23 @@ def test_a_file_without_an_end_is_not_read_to_its_end() -> None:
         places.read(Path("/dev/zero"))
 
 
+@pytest.mark.req("FR-003", "NFR-001")
+@pytest.mark.parametrize(
+    "path", ["/", "//", "/etc", "/usr", "/usr/lib", "/var", "/var/lib", "/home", "/home/1", "~", "/tmp/.."]
+)
+def test_a_cleanup_is_never_let_loose_on_a_folder_of_the_system_or_a_home(path: str) -> None:
+    assert "cleanup.tmp_dirs" in faults(f'[cleanup]\ntmp_dirs = ["{path}"]\n')
+
+
+@pytest.mark.req("FR-003")
+def test_places_for_a_cleanup() -> None:
+    text = '[cleanup]\ntmp_dirs = ["/tmp", "/var/tmp/"]\npycache_dirs = ["/usr/local/app"]\nolder_than = "2d"\n'
+    section = config.parse(text, "f.toml").cleanup
+    assert section.older_than == 2 * 86400
+    assert section.tmp_dirs[0] == "/tmp"
+    assert "at least" in faults('[cleanup]\nolder_than = "1s"\n')
+
+
 BOT = '[trading.bot]\nsignal_file = "/s.json"\ntrades_db = "/t.db"\n'
 
 

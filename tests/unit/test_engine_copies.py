@@ -69,6 +69,25 @@ def test_a_restart_keeps_the_schedule() -> None:
 
 
 @pytest.mark.req("R10")
+def test_the_newest_copy_is_checked_after_each_later_start_and_made_anew_when_it_has_rotted() -> None:
+    it = lab()
+    it.advance(keeping.FIRST_S + 1)
+    it.crash()
+    it.dispatched.clear()
+    it.advance(keeping.CHECK_S + 1)
+    assert [one.runbook.id for one in it.dispatched] == [keeping.CHECK]
+    it.advance(DAY / 2)
+    assert copies(it) == [], "it was well"
+    it.crash()
+    it.step_fails = "verify"
+    it.advance(keeping.CHECK_S + 1)
+    it.step_fails = ""
+    it.advance(keeping.SOON_S + 1)
+    assert copies(it) == ["notes"]
+    assert it.incidents() == []
+
+
+@pytest.mark.req("R10")
 def test_a_copy_that_fails_is_tried_again_within_the_hour() -> None:
     it = lab()
     it.step_fails = "backup"

@@ -36,6 +36,7 @@ RESTORE = Runbook(
     applies_to=(AnomalyType.DB_CORRUPTION,),
     steps=(StepSpec("restore", "restore-database", Effect.DESTROY),),
     resource="database:{target}",
+    once=True,
 )
 
 

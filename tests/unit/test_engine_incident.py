@@ -64,6 +64,19 @@ def test_page_healed_critical_false_drops_the_page_of_what_healed_within_the_hol
     assert "heal_escalation_fired" not in lab.metrics()
 
 
+@pytest.mark.req("FR-004", "R1")
+def test_what_is_remembered_of_a_closed_incident_is_what_was_written_of_it() -> None:
+    """A damaged ledger is begun anew from memory: its tier was decided after it had closed."""
+    lab = Lab("web")
+    lab.kill("web")
+    lab.advance(2)
+    for row in lab.messages():
+        lab.feed(e.Delivered(row.id, 1, "signal:1", ""))
+    (remembered,) = [it for closed in lab.engine.world.closed.values() for it in closed]
+    assert remembered == lab.only("web")
+    assert (remembered.tier, remembered.tier_reason) == (Tier.PAGE, TierReason.VERIFIED_SILENTLY)
+
+
 @pytest.mark.req("AC-010", "NFR-002", "R7")
 def test_what_healed_itself_before_the_fresh_probe_is_left_alone() -> None:
     lab = Lab("web")

@@ -281,6 +281,7 @@ def test_a_grouped_page_is_repeated_for_those_who_are_left_when_the_first_of_the
 
 def test_nobody_is_told_to_execute_a_runbook_where_there_is_none() -> None:
     lab = Lab(*NAMES)
+    del lab.engine.world.runbooks["rb-kill-zombie"]
     lab.hold_dispatch = True
     all_die(lab)
     zombie = Zombie(ProcessRef("boot-1", 7, 7), 1, "init", 11.0)

@@ -22,7 +22,7 @@ class Truth(Lab):
         self.says: ReadingData | None = None
         self.looks = 0
         self.checked_mono_s: float | None = None
-        super().__init__(policy=Policy(pages=True), targets=(target,))
+        super().__init__(policy=Policy(pages=True, auto_execute=()), targets=(target,))
         self.alive[target.target_id] = None  # so that the lab answers the engine's questions about it
 
     def reading(self, name: str, **changes: object) -> HealthReading:

@@ -34,9 +34,9 @@ def test_the_shipped_runbooks_are_valid_and_their_ids_unique() -> None:
         ((StepSpec("a", "start-service", Effect.OBSERVE),), "declares observe"),
         ((StepSpec("a", "start-service", Effect.PROTECT),), "declares protect"),
         ((StepSpec("a", "rm-rf", Effect.DESTROY),), 'no such kind "rm-rf"'),
-        ((StepSpec("a", "run-recipe", Effect.CHANGE), StepSpec("a", "run-recipe", Effect.CHANGE)), "not unique"),
-        ((StepSpec("a", "run-recipe", Effect.CHANGE, timeout_s=0),), "timeout 0 s"),
-        ((StepSpec("a", "run-recipe", Effect.CHANGE, timeout_s=float("nan")),), "timeout nan s"),
+        ((StepSpec("a", "start-service", Effect.CHANGE), StepSpec("a", "start-service", Effect.CHANGE)), "not unique"),
+        ((StepSpec("a", "start-service", Effect.CHANGE, timeout_s=0),), "timeout 0 s"),
+        ((StepSpec("a", "start-service", Effect.CHANGE, timeout_s=float("nan")),), "timeout nan s"),
     ],
 )
 def test_a_runbook_that_breaks_a_rule_is_refused(steps: tuple[StepSpec, ...], words: str) -> None:

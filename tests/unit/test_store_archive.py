@@ -183,8 +183,8 @@ def test_a_check_that_takes_too_long_says_nothing(tmp_path: Path) -> None:
         book = lab.Book(ledger)
         for number in range(1, 300):
             close(book, number)
-        assert care.quick_check(ledger.path, -1.0) == ""
-        assert care.quick_check(tmp_path / "missing.db", 1.0) == ""
+        assert care.whats_wrong(ledger.path, care.Check.QUICK, -1.0) == ""
+        assert care.whats_wrong(tmp_path / "missing.db", care.Check.QUICK, 1.0) == ""
 
 
 @pytest.mark.parametrize(

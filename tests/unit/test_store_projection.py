@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from supervisor import clock
+from supervisor.clock import monotonic_s
 from supervisor.incidents import model as m
 from supervisor.incidents import records as rec
 from supervisor.store import projection
@@ -220,6 +223,29 @@ def test_a_locked_database_is_waited_for_and_then_gets_everything_once_in_order(
         it.reaches(*book.at)
         assert it.follower.status(*book.at).behind == 0
     assert bodies(path) == [f"message {number}" for number in range(30)]
+
+
+@pytest.mark.req("R14")
+def test_it_takes_the_write_lock_at_most_ten_times_a_second(
+    book: lab.Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program that meets it waits at least a millisecond each time."""
+    target = lab.brain(tmp_path / "brain.db")
+    write, taken = target.write, []
+
+    def counted(connection: sqlite3.Connection, rows: tuple[Any, ...]) -> None:
+        taken.append(monotonic_s())
+        write(connection, rows)
+
+    monkeypatch.setattr(target, "write", counted)
+    began_s, between = monotonic_s(), threading.Event()
+    with lab.following(target, book.ledger.path) as it:
+        for number in range(60):
+            book.add(*lab.decision(0, 0, number).records)
+            it.follower.wake(*book.at)
+            between.wait(0.01)
+        it.reaches(*book.at)
+    assert 2 <= len(taken) <= 2 + (monotonic_s() - began_s) / projection.PACE_S
 
 
 @pytest.mark.req("R14", "FR-004")

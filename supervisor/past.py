@@ -1,0 +1,54 @@
+"""What the healer asks the store about what has been: people's orders, trails, incidents for a replay.
+
+A part of `supervisor.messages`; nothing here writes, and each answer fits into one message.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from supervisor.incidents.orders import AuditEntry
+
+
+class FetchAudit(msgspec.Struct, frozen=True, tag="fetch_audit"):
+    """Healer -> store: the newest `limit` orders of people. Answer: AuditFound."""
+
+    limit: int
+
+
+class AuditFound(msgspec.Struct, frozen=True, tag="audit_found"):
+    entries: tuple[AuditEntry, ...]
+
+
+class FetchTrail(msgspec.Struct, frozen=True, tag="fetch_trail"):
+    """Healer -> store: the trails of these incidents. Answer: TrailFound."""
+
+    incident_ids: tuple[str, ...]
+
+
+class TrailFound(msgspec.Struct, frozen=True, tag="trail_found"):
+    """`entries` are msgspec-JSON arrays of TrailEntry by incident, in the order asked."""
+
+    entries: tuple[bytes, ...]
+
+
+class FetchHistory(msgspec.Struct, frozen=True, tag="fetch_history"):
+    """Healer -> store: the next page of past and open incidents of these types, of one target or ("") of all, detected
+    since. Answer: HistoryFound, whose `source` and `after` ask for the page behind it; the first has neither."""
+
+    anomalies: tuple[str, ...]
+    target_id: str
+    since_wall_s: float
+    source: str = ""
+    after: int = 0
+
+
+class HistoryFound(msgspec.Struct, frozen=True, tag="history_found"):
+    """`rows` are msgspec-JSON of `replay.Past`; an empty page with `more` is not the last. `passed_over`: what could
+    not be read, and why."""
+
+    rows: tuple[bytes, ...]
+    source: str
+    after: int
+    more: bool
+    passed_over: str = ""
