@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 
@@ -24,10 +24,6 @@ from supervisor.units import OFF, Form
 from supervisor.units import Duration as Duration
 from supervisor.units import Size as Size
 
-if TYPE_CHECKING:
-    from supervisor.schema import Problem
-
-PROBLEMS_MAX = 20  # shown at once; more of them would hide the first
 # Target ids of our own (DESIGN §7); a [database.NAME] may configure the first three.
 OWN_DATABASES = ("brain-db", "metrics-db", "ledger")
 MEMORY_TARGET = "system-memory"
@@ -356,7 +352,7 @@ def accepted(path: Path) -> Config:
 def parse(text: str, source: str) -> Config:
     """`text` alone as a Config, without runbooks; `source` names it in errors."""
     from supervisor.consistency import contradictions
-    from supervisor.schema import Reader
+    from supervisor.schema import Reader, report
 
     reader = Reader()
     tables = reader.struct(Tables, places.toml(text, source), ())
@@ -367,23 +363,6 @@ def parse(text: str, source: str) -> Config:
         if not problems:
             return config
     raise ConfigError(report(problems, text, source))
-
-
-def report(problems: list[Problem], text: str, source: str) -> str:
-    """Every problem in words, in the order of the `text`, each with its line."""
-    from supervisor.schema import dotted, line_of, lines
-
-    where = lines(text)
-    at = sorted((line_of(problem.key, where), index) for index, problem in enumerate(problems))
-    out = []
-    for line, index in at[:PROBLEMS_MAX]:
-        problem = problems[index]
-        out.append(f"{source}:{line}: key {dotted(problem.key)}: {problem.text}")
-        if problem.hint:
-            out.append(f"  {problem.hint}")
-    if len(at) > PROBLEMS_MAX:
-        out.append(f"{source}: and {len(at) - PROBLEMS_MAX} more")
-    return "\n".join(out)
 
 
 def dirs(config: Config) -> Dirs:

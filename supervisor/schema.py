@@ -42,6 +42,7 @@ _PREFIXES = {
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 LINE_CHARS_MAX = 200
+PROBLEMS_MAX = 20  # shown at once; more of them would hide the first
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -317,3 +318,18 @@ def line_of(key: Key, where: dict[Key, int]) -> int:
         if key[:length] in where:
             return where[key[:length]]
     return 1
+
+
+def report(problems: list[Problem], text: str, source: str) -> str:
+    """Every problem in words, in the order of the `text`, each with its line."""
+    where = lines(text)
+    at = sorted((line_of(problem.key, where), index) for index, problem in enumerate(problems))
+    out = []
+    for line, index in at[:PROBLEMS_MAX]:
+        problem = problems[index]
+        out.append(f"{source}:{line}: key {dotted(problem.key)}: {problem.text}")
+        if problem.hint:
+            out.append(f"  {problem.hint}")
+    if len(at) > PROBLEMS_MAX:
+        out.append(f"{source}: and {len(at) - PROBLEMS_MAX} more")
+    return "\n".join(out)

@@ -46,7 +46,6 @@ from supervisor.incidents.model import (
     State,
     StepResult,
     Target,
-    Tier,
     Timer,
     TimerKind,
 )
@@ -355,7 +354,7 @@ def _delivered(turn: Turn, event: Delivered) -> None:
     learning.delivered(turn, row.id)
     incident = turn.incident(row.incident_id) if row.incident_id else None
     if row.channel is Channel.SIGNAL:
-        if row.tier is Tier.PAGE:  # an agent's request is no page
+        if own.is_page(row):  # an agent's request is none
             turn.metric("heal_signal_sent", f"tier{row.tier:d}", "sent", row.incident_id)
         turn.world.last_signal_wall_s = turn.now.wall_s
         own.delivered(turn)
