@@ -83,7 +83,7 @@ class Folder:
         fd = os.open(NAME, flags, dir_fd=self.fd)
         status = os.fstat(fd)
         if status.st_uid == os.geteuid():  # it is the one that we have just made
-            if (status.st_uid, status.st_gid) != (self.status.st_uid, self.status.st_gid):
+            if os.geteuid() == 0:
                 os.fchown(fd, self.status.st_uid, self.status.st_gid)
             os.fchmod(fd, stat.S_IMODE(self.status.st_mode) & 0o755)
         os.fsync(self.fd)

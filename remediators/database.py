@@ -16,7 +16,7 @@ import msgspec
 from remediators import command
 from remediators.base import Context, Outcome, Step, StepFailed
 from supervisor import backups
-from supervisor.incidents.model import Effect, Recipe
+from supervisor.incidents.model import Effect, Recipe, StepResult
 from supervisor.messages import StepPlan
 
 REPORT_CHARS_MAX = 2_000
@@ -107,11 +107,13 @@ class VerifyBackup(Step):
 class RestoreDatabase(Step):
     """The newest good copy, or what can be salvaged of the damaged file, whichever holds more, in its place (R10).
 
-    It is all or nothing, and keeps the damaged file; a second run begins with what the first has left.
+    It is all or nothing, and keeps the damaged file; a second run begins with what the first has left. Putting the
+    damaged file back is the undo, and keeps the restored one in its turn.
     """
 
     kind = "restore-database"
     effect = Effect.DESTROY
+    undoable = True
     module = "supervisor.store.restore"
 
     def plan(self, ctx: Context) -> StepPlan:
@@ -133,7 +135,16 @@ class RestoreDatabase(Step):
         _refuse_the_ledger(ctx)
         report = await run_program(ctx, self.module)
         places = tuple(str(report[key]) for key in ("damaged", "good") if report.get(key))
-        return Outcome(str(report["said"]), places)
+        kept = str(report.get("damaged") or "")
+        return Outcome(str(report["said"]), places, undo=msgspec.json.encode(kept).decode() if kept else "")
+
+    async def undo(self, ctx: Context, result: StepResult) -> Outcome:
+        _refuse_the_ledger(ctx)
+        kept = msgspec.json.decode(result.undo, type=str)
+        if not Path(kept).is_dir():
+            raise StepFailed(f"{kept} is not there any more: the damaged file was not kept for ever", "see db status")
+        report = await run_program(ctx, self.module, "--undo", kept)
+        return Outcome(str(report["said"]), tuple(str(report[key]) for key in ("damaged",) if report.get(key)))
 
 
 def _refuse_the_ledger(ctx: Context) -> None:

@@ -20,6 +20,7 @@ from supervisor import proc
 
 KEEP_SIZE, PUNCH_HOLE, COLLAPSE_RANGE, INSERT_RANGE = 0x01, 0x02, 0x08, 0x20
 CANNOT = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENOTTY})
+_F_SETSIG = 10  # the kernel's word that somebody waits for a lease: SIGIO would end us, SIGURG passes by unheard
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -103,7 +104,7 @@ def _flags_on(process: str, key: tuple[int, int]) -> Iterator[int]:
 
 def is_open_elsewhere(fd: int) -> bool:
     """Has anybody else this file open, for whatever? A write lease is granted to a sole holder only; in doubt yes."""
-    signal.signal(signal.SIGIO, signal.SIG_IGN)
+    fcntl.fcntl(fd, _F_SETSIG, signal.SIGURG)
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     except OSError:
@@ -123,7 +124,7 @@ def unwritten(fd: int) -> Iterator[None]:
 
     Where a file system has no leases the descriptors of all processes are looked at instead.
     """
-    signal.signal(signal.SIGIO, signal.SIG_IGN)  # the kernel's word that somebody waits would end us
+    fcntl.fcntl(fd, _F_SETSIG, signal.SIGURG)
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:

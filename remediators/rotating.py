@@ -128,6 +128,10 @@ class _Work:
                 if done.archives:
                     self.done.append((file, done))
 
+    def hold_reserve(self) -> None:
+        with self._trouble(self.job.spare):
+            self.spare.hold()
+
     def _check_time(self) -> None:
         if clock.monotonic_s() > self.end_s:
             raise Late
@@ -185,7 +189,7 @@ def work(job: Job) -> Report:
     choice = log_choice.choose(job.logs, job.device, at_work.written, at_work.end_s)
     at_work.rotate(choice.chosen)
     at_work.come_home()
-    at_work.spare.hold()
+    at_work.hold_reserve()
     return at_work.report(choice)
 
 

@@ -97,6 +97,31 @@ def test_ac_005_an_approved_restore_brings_every_record_back_exactly_once(here: 
     daemon.stop()
 
 
+@pytest.mark.req("R10", "R15")
+def test_undoing_a_restore_puts_the_damaged_file_back_and_it_is_halted_again(here: Site) -> None:
+    daemon, path = started(here)
+    with writer(path):
+        overwrite_page(path)
+        wait_halted(path)
+        escalated(daemon)
+        assert daemon.cli("heal", "approve", "rb-db-restore", "--target", "brain-db")[0] == 0
+        (row,) = daemon.wait_state("brain-db", "resolved")
+    assert tried(path, "PRAGMA integrity_check") == "ok"
+    (execution,) = {entry["execution_id"] for entry in row["audit_trail"] if entry.get("step_id") == "restore"}
+    code, undone = daemon.cli("heal", "undo", execution, "--json")
+    assert (code, undone["success"], undone["mode"]) == (0, True, "undo"), undone
+    assert "is again what it was" in undone["steps_executed"][0]["output"]
+    wait_halted(path)
+    until("its damage is seen again", lambda: escalated(daemon)["target_id"] == "brain-db")
+    code, again = daemon.cli("heal", "undo", execution, "--json")
+    assert code == 1
+    assert "has been undone already" in again["error"]
+    assert daemon.cli("heal", "approve", "rb-db-restore", "--target", "brain-db")[0] == 0
+    daemon.wait_state("brain-db", "resolved", count=2)
+    until("every record", lambda: same(daemon, path))
+    daemon.stop()
+
+
 def headless(path: Path) -> None:
     """With nothing in the log: page 1 would be read from there."""
 
