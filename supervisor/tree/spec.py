@@ -41,7 +41,8 @@ def healctl_tree(config: Config, holds: tuple[str, ...] = ()) -> TreeSpec:
     ]
     workers += [(family, PROBE_WORKER, "probes") for family in families(config)]
     if config.metrics.listen != OFF:
-        workers.append((METRICS, "supervisor.scrape.process:MetricsWorker", "metrics"))
+        # Nothing that it has in work could be poison: like a probe family, it is counted and set aside alone.
+        workers.append((METRICS, "supervisor.scrape.process:MetricsWorker", "probes"))
     return tree_of(config.tree, workers, listener=LISTENER)
 
 
@@ -54,8 +55,6 @@ def tree_of(section: TreeSection, workers: list[tuple[str, str, str]], *, listen
         groups=(
             GroupSpec("core", OnTrip.GIVE_UP, section.core_intensity, float(section.core_period)),
             GroupSpec("hands", OnTrip.QUARANTINE_ITEMS, section.hands_intensity, float(section.hands_period)),
-            # Nothing that it has in work could be poison: like a probe family, it is set aside alone.
-            GroupSpec("metrics", OnTrip.QUARANTINE_CHILD, section.probes_intensity, float(section.probes_period)),
             GroupSpec("probes", OnTrip.QUARANTINE_CHILD, section.probes_intensity, float(section.probes_period)),
         ),
         children=tuple(
