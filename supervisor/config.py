@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 
@@ -20,14 +20,10 @@ from supervisor import places
 from supervisor.errors import ConfigError
 from supervisor.incidents.model import Effect, Runbook
 from supervisor.places import Dirs
+from supervisor.units import OFF, Form
 from supervisor.units import Duration as Duration
-from supervisor.units import Form
 from supervisor.units import Size as Size
 
-if TYPE_CHECKING:
-    from supervisor.schema import Problem
-
-PROBLEMS_MAX = 20  # shown at once; more of them would hide the first
 # Target ids of our own (DESIGN §7); a [database.NAME] may configure the first three.
 OWN_DATABASES = ("brain-db", "metrics-db", "ledger")
 MEMORY_TARGET = "system-memory"
@@ -42,6 +38,7 @@ EndpointText = Annotated[str, msgspec.Meta(extra={"form": Form.ENDPOINT})]
 TransportText = Annotated[str, msgspec.Meta(extra={"form": Form.TRANSPORT})]
 SynapseText = Annotated[str, msgspec.Meta(extra={"form": Form.SYNAPSE})]
 LogLevel = Annotated[str, msgspec.Meta(extra={"form": Form.LOG_LEVEL})]
+ListenText = Annotated[str, msgspec.Meta(extra={"form": Form.LISTEN})]
 HttpText = Annotated[str, msgspec.Meta(extra={"form": Form.HTTP})]
 TableText = Annotated[str, msgspec.Meta(extra={"form": Form.TABLE})]
 TargetName = Annotated[str, msgspec.Meta(extra={"form": Form.TARGET_NAME})]
@@ -281,6 +278,12 @@ class McpSection(Section, frozen=True):
     trusted: bool = False  # true: their `approve` and `execute` count like a person's
 
 
+class MetricsSection(Section, frozen=True):
+    """`[metrics]`: what Prometheus may read. Whoever can reach the address can read it, without a password."""
+
+    listen: ListenText = OFF  # or "127.0.0.1:9464"
+
+
 class Tables(Section, frozen=True):
     """What a configuration file holds; where it came from is `places.locate`'s answer."""
 
@@ -301,6 +304,7 @@ class Tables(Section, frozen=True):
     notify: NotifySection = NotifySection()
     escalation: EscalationSection = EscalationSection()
     mcp: McpSection = McpSection()
+    metrics: MetricsSection = MetricsSection()
     command: dict[TargetName, CommandSection] = {}
     runbooks: RunbooksSection = RunbooksSection()
 
@@ -348,7 +352,7 @@ def accepted(path: Path) -> Config:
 def parse(text: str, source: str) -> Config:
     """`text` alone as a Config, without runbooks; `source` names it in errors."""
     from supervisor.consistency import contradictions
-    from supervisor.schema import Reader
+    from supervisor.schema import Reader, report
 
     reader = Reader()
     tables = reader.struct(Tables, places.toml(text, source), ())
@@ -359,23 +363,6 @@ def parse(text: str, source: str) -> Config:
         if not problems:
             return config
     raise ConfigError(report(problems, text, source))
-
-
-def report(problems: list[Problem], text: str, source: str) -> str:
-    """Every problem in words, in the order of the `text`, each with its line."""
-    from supervisor.schema import dotted, line_of, lines
-
-    where = lines(text)
-    at = sorted((line_of(problem.key, where), index) for index, problem in enumerate(problems))
-    out = []
-    for line, index in at[:PROBLEMS_MAX]:
-        problem = problems[index]
-        out.append(f"{source}:{line}: key {dotted(problem.key)}: {problem.text}")
-        if problem.hint:
-            out.append(f"  {problem.hint}")
-    if len(at) > PROBLEMS_MAX:
-        out.append(f"{source}: and {len(at) - PROBLEMS_MAX} more")
-    return "\n".join(out)
 
 
 def dirs(config: Config) -> Dirs:

@@ -7,7 +7,6 @@ error in the engine ends this process: the next one rebuilds everything from the
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 import socket
@@ -47,7 +46,7 @@ from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.records import Record
 from supervisor.incidents.recover import rebuild
 from supervisor.incidents.seed import parts as seed_parts
-from supervisor.incidents.world import Decision
+from supervisor.incidents.world import Decision, World
 from supervisor.lookup import LOOKUPS, look_up
 from supervisor.meanings import meanings
 from supervisor.messages import (
@@ -57,9 +56,12 @@ from supervisor.messages import (
     Dispatch,
     EpochOpened,
     ExecutionRefused,
+    FetchMetrics,
     Frame,
     Hello,
     Known,
+    Listening,
+    MetricsFound,
     OpenEpoch,
     ProbeNow,
     ProgramExited,
@@ -72,12 +74,14 @@ from supervisor.messages import (
     StoreStatus,
     TreeEvent,
 )
+from supervisor.metering import Metering
 from supervisor.newsdesk import NewsDesk
 from supervisor.outgoing import Outgoing
 from supervisor.sockets import endpoint, new_context
 from supervisor.targets import families, open_families, targets
 from supervisor.trails import fetch as trails_of
 from supervisor.treetable import ALIVE, TreeTable
+from supervisor.waking import Waking
 from supervisor.worker import Boot, Worker
 
 log = logging.getLogger(__name__)
@@ -91,8 +95,7 @@ FLUSH_WITHIN_S = 2.0  # at a stop, for decisions that are not yet durable
 class HealerWorker(Worker):
     def __init__(self, boot: Boot, uplink: socket.socket) -> None:
         super().__init__(boot, uplink)
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_due_s = 0.0
+        self._waking = Waking(lambda: self._decide(e.TimersDue()), lambda: self._clock.now().steady_s)
         self._tree = TreeTable()
         self._store_status: StoreStatus | None = None
         self._skipped: set[str] = set()
@@ -121,6 +124,7 @@ class HealerWorker(Worker):
         world.meanings = meanings(config)
         self._engine = e.Engine(world)
         self._capturing = Capturing(boot.runtime_dir)
+        self._metering = Metering(snapshot.tallies)
         self._halted = Halted(snapshot.halts, self._tell)
         self._committer = Committer(
             self._store,
@@ -191,7 +195,7 @@ class HealerWorker(Worker):
             # The rest, and the acknowledgement of a doubled report, may rest on decisions still on their way.
             if others or ack is not None:
                 self._committer.when_all_durable(partial(self._carry_out_and_ack, others, ack))
-        self._arm()
+        self._waking.at(self._engine.next_due_steady_s())
 
     def _put_off(self, event: e.Event) -> bool:
         """So much waits for the ledger that nothing more is taken in. What matters is sent again by its sender."""
@@ -203,7 +207,7 @@ class HealerWorker(Worker):
             case e.Order(token):
                 self._desk.answer(token, StoreError(f"the ledger takes no records: {self._committer.trouble}"))
             case e.TimersDue():
-                self._alarm = asyncio.get_running_loop().call_later(PUT_OFF_S, self._on_alarm)
+                self._waking.after(PUT_OFF_S)
         return isinstance(event, MAY_WAIT)
 
     def _carry_out_and_ack(self, effects: list[Effect], ack: Callable[[], None] | None) -> None:
@@ -213,6 +217,7 @@ class HealerWorker(Worker):
 
     def _durable(self, decision: Decision) -> None:
         self._halted.durable(decision.records)
+        self._metering.durable(decision.records)
         self._capturing.look(self._engine.world)
         self._carry_out(decision.effects)
         if self._limit_told and not self._committer.waiting:
@@ -269,6 +274,10 @@ class HealerWorker(Worker):
                 self._decide(e.Delivered(row_id, attempts, receipt, error), ack)
             case ReadNow(target_id):
                 self._fresh.ask_for_step(frame.id, target_id, partial(self._hub.answer, source, frame))
+            case FetchMetrics():
+                self._hub.answer(source, frame, MetricsFound(self._metering.families(*self._standing())))
+            case Listening():
+                self._metering.listening = frame.body
             case Hello(name):  # the bus has already sent what waited for it; the tree says who is who
                 if name == "process":
                     self._tell_known()
@@ -338,6 +347,7 @@ class HealerWorker(Worker):
         books = ladder(config.runbook.values())
         self._decide(e.Reconfigured(self._targets, open_families(config), policy_of(config), books, meanings(config)))
         self._look_at_ledger()
+        self._metering.moved(config.metrics.listen)
         kept, self._strange = self._strange, {}
         self._readings(tuple(kept.values()))
 
@@ -356,24 +366,14 @@ class HealerWorker(Worker):
         actor = request.actor[:ACTOR_CHARS_MAX]
         self._decide(e.Order(token, request.action, request.args, actor, secrets.token_hex(16)))
 
-    # -- timers and views --
+    # -- views --
 
-    def _arm(self) -> None:
-        due = self._engine.next_due_steady_s()
-        if due is None or (self._alarm is not None and self._alarm_due_s == due):
-            return
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm_due_s = due
-        self._alarm = asyncio.get_running_loop().call_later(max(0.0, due - self._clock.now().steady_s), self._on_alarm)
-
-    def _on_alarm(self) -> None:
-        self._alarm = None
-        self._decide(e.TimersDue())
+    def _standing(self) -> tuple[World, list[dict[str, Any]], StoreStatus | None, str, float]:
+        trouble, wall_s = self._committer.trouble, self._clock.now().wall_s
+        return self._engine.world, self._tree.rows(), self._store_status, trouble, wall_s
 
     def _tree_view(self) -> dict[str, Any]:
-        world, wall_s, trouble = self._engine.world, self._clock.now().wall_s, self._committer.trouble
-        return tree_view(world, self._tree.rows(), self._store_status, trouble, wall_s, self._reloaded)
+        return tree_view(*self._standing(), self._reloaded, self._metering.listening)
 
     def _snapshot(self) -> dict[str, Any]:
         """The state that the feed continues from: `seq` is the last event it contains."""

@@ -19,8 +19,9 @@ from supervisor.incidents.model import AnomalyType
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.readings import DatabaseData, HealthReading, Integrity
 from supervisor.incidents.world import World
-from supervisor.messages import Reloaded, StoreStatus
-from supervisor.targets import families
+from supervisor.messages import Listening, Reloaded, StoreStatus
+from supervisor.targets import METRICS, families
+from supervisor.units import OFF
 
 WAITING = "decisions"  # the limit on those that are not yet durable
 # What is not taken in beyond that limit, since it is sent, read or asked again.
@@ -55,7 +56,7 @@ def policy_of(config: Config) -> Policy:
 
 def beginning(world: World, config: Config) -> list[e.Event]:
     """What the engine hears first. A worker that another configuration had will not say that it is well again."""
-    children = {*CORE, *families(config)}
+    children = {*CORE, *families(config), *([METRICS] if config.metrics.listen != OFF else [])}
     events: list[e.Event] = [e.Started(), e.NotifierIsBack()]
     for anomaly, name in world.by_key:
         kind, _, child = name.partition(":")
@@ -125,6 +126,7 @@ def tree_view(
     trouble: str,
     wall_s: float,
     reloaded: Reloaded | None,
+    listening: Listening | None,
 ) -> dict[str, Any]:
     """What `healctl status` shows."""
     return {
@@ -139,6 +141,7 @@ def tree_view(
         "halted": views.halts(world),
         "targets": len(world.targets),
         "last_reload": reload_json(reloaded),
+        "metrics": {"address": listening.address, "error": listening.error or None} if listening else None,
     }
 
 

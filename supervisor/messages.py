@@ -29,6 +29,13 @@ from supervisor.past import FetchHistory as FetchHistory
 from supervisor.past import FetchTrail as FetchTrail
 from supervisor.past import HistoryFound as HistoryFound
 from supervisor.past import TrailFound as TrailFound
+from supervisor.standing import Family as Family
+from supervisor.standing import FetchMetrics as FetchMetrics
+from supervisor.standing import Listening as Listening
+from supervisor.standing import MetricsFound as MetricsFound
+from supervisor.standing import ProjectionStatus as ProjectionStatus
+from supervisor.standing import Sample as Sample
+from supervisor.standing import StoreStatus as StoreStatus
 from supervisor.uplink import Alarm as Alarm
 from supervisor.uplink import Beat as Beat
 from supervisor.uplink import Down as Down
@@ -264,33 +271,6 @@ class ExecutionFound(msgspec.Struct, frozen=True, tag="execution_found"):
     undone_by: str = ""
 
 
-class ProjectionStatus(msgspec.Struct, frozen=True):
-    """One projection: how many ledger revisions it is behind, since when, and why."""
-
-    name: str
-    path: str
-    behind: int
-    behind_for_s: float
-    last_error: str
-
-
-class StoreStatus(msgspec.Struct, frozen=True, tag="store_status"):
-    """Store -> healer, unacked, once a second while something changes.
-
-    `ledger_id`: another than the healer's means that the ledger was begun anew. `damaged`: ledgers that were set aside
-    and are still kept; `damage`: what is known of the newest, in words.
-    """
-
-    ledger_path: str
-    ledger_bytes: int
-    reserve_ok: bool
-    sqlite_version: str
-    projections: tuple[ProjectionStatus, ...]
-    ledger_id: str = ""
-    damaged: tuple[str, ...] = ()
-    damage: str = ""
-
-
 class Acks(msgspec.Struct, frozen=True, tag="acks"):
     """Store -> whoever sent it: each frame of these ids is answered with Ack, as if by one of its own."""
 
@@ -341,6 +321,9 @@ Body = (
     | FetchHistory
     | HistoryFound
     | StoreStatus
+    | Listening
+    | FetchMetrics
+    | MetricsFound
     | Acks
     | LedgerTrouble
     | TreeEvent

@@ -16,7 +16,17 @@ from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hint
 import msgspec
 
 from supervisor import transports
-from supervisor.units import DURATION_FORM, SIZE_FORM, Duration, Form, Size, parse_duration, parse_size
+from supervisor.units import (
+    DURATION_FORM,
+    OFF,
+    SIZE_FORM,
+    Duration,
+    Form,
+    Size,
+    parse_duration,
+    parse_listen,
+    parse_size,
+)
 
 Key = tuple[str, ...]
 T = TypeVar("T", bound=msgspec.Struct)
@@ -32,6 +42,7 @@ _PREFIXES = {
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 LINE_CHARS_MAX = 200
+PROBLEMS_MAX = 20  # shown at once; more of them would hide the first
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -213,6 +224,8 @@ class Reader:
             if _NAME.fullmatch(text):
                 return text
             return self._wrong(key, text, "a name of a-z, 0-9, '.', '_' and '-', at most 64 characters")
+        if form is Form.LISTEN and text != OFF and parse_listen(text) is None:
+            return self._wrong(key, text, '"off", or an address of this machine, like "127.0.0.1:9464" or "[::1]:9464"')
         if not text:
             return text
         if form is Form.PATH:
@@ -318,3 +331,18 @@ def line_of(key: Key, where: dict[Key, int]) -> int:
         if key[:length] in where:
             return where[key[:length]]
     return 1
+
+
+def report(problems: list[Problem], text: str, source: str) -> str:
+    """Every problem in words, in the order of the `text`, each with its line."""
+    where = lines(text)
+    at = sorted((line_of(problem.key, where), index) for index, problem in enumerate(problems))
+    out = []
+    for line, index in at[:PROBLEMS_MAX]:
+        problem = problems[index]
+        out.append(f"{source}:{line}: key {dotted(problem.key)}: {problem.text}")
+        if problem.hint:
+            out.append(f"  {problem.hint}")
+    if len(at) > PROBLEMS_MAX:
+        out.append(f"{source}: and {len(at) - PROBLEMS_MAX} more")
+    return "\n".join(out)

@@ -25,6 +25,7 @@ SYSTEMCTL = "systemctl"
 PM2 = "pm2"
 # What the site's own polls are called (SITE.md): "NAME.signals", "fleet.health", "pipeline.state" or "NAME.state".
 SIGNALS, STATE, FLEET_SOURCE = "signals", "state", "fleet.health"
+METRICS = "metrics"  # the worker that shows them, which watches nothing
 # Every family, in the order in which their workers start.
 FAMILIES = ("process", "trading", "gateway", "pipeline", "fleet", "host", "database", "logs")
 

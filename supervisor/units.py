@@ -5,6 +5,7 @@ Pure: text in, numbers out. A bare `60` is refused because nobody can tell wheth
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from enum import StrEnum
 
@@ -24,6 +25,7 @@ SIZE_BYTES = {
 DURATION_FORM = 'a duration with its unit, like "250ms", "60s", "5m", "24h" or "7d"'
 SIZE_FORM = 'a size with its unit, like "512MiB" or "100MB"'
 
+OFF = "off"
 _TERM = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
 DURATION_S_MAX = 10 * 366 * 86400.0  # ten years: beyond it, a typing error is likelier than an intention
 
@@ -39,6 +41,7 @@ class Form(StrEnum):
     LOG_LEVEL = "log_level"
     TARGET_NAME = "target_name"
     HTTP = "http"
+    LISTEN = "listen"  # where a server of ours listens, or OFF
     WORD = "word"  # of an argument list
     TABLE = "table"
     LINE = "line"  # for people
@@ -99,3 +102,18 @@ def format_duration(seconds: float) -> str:
         if count:
             out += f"{count}{unit}"
     return out
+
+
+def parse_listen(text: str) -> tuple[str, int] | None:
+    """`127.0.0.1:9464` or `[::1]:9464` as host and port; None when it is neither.
+
+    No names: looking one up can take long, and may tell of another interface than was meant.
+    """
+    host, _, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        address = ipaddress.ip_address(bare)
+    except ValueError:
+        return None
+    well = port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535
+    return (bare, int(port)) if well and (address.version == 6) == (bare != host) else None

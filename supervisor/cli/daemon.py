@@ -192,6 +192,10 @@ def _show_tree(answer: dict[str, Any]) -> None:
         behind = f"{projection['behind']} behind" if projection["behind"] else "up to date"
         error = f", {output.plain(projection['last_error'])}" if projection["last_error"] else ""
         output.say(f"{projection['name']} ({output.plain(projection['path'])}): {behind}{error}")
+    if (metrics := answer.get("metrics")) is not None:
+        well = f"http://{output.plain(metrics['address'])}/metrics"
+        told = f"cannot listen on {output.plain(metrics['address'])}: {output.plain(metrics['error'])}"
+        output.say(f"Metrics: {told if metrics['error'] else well}")
     for halt in answer.get("halted", ()):
         output.say(output.halted(halt))
     for breaker in answer["breakers"]:

@@ -34,6 +34,7 @@ def _show_stats(answer: Answer) -> None:
         ("Last Signal sent: ", "last_signal_sent_at"),
     ):
         output.say(f"{label} {output.local_time(health[key])}")
+    output.table(("METRIC", "EVENTS"), list(health["metrics"].items()))
 
 
 @click.command(epilog="\b\nExample:\n  healctl stats --json | jq .self_healing_status")

@@ -153,6 +153,9 @@ def open_incident(turn: Turn, verdict: Verdict, reading: HealthReading | None, *
     who = "by a reading from outside, detected" if outside else "detected"
     incident = turn.note(incident, "feed" if outside else "probe", f"{who}: {verdict.evidence}", reading=reading)
     turn.metric("heal_anomaly_detected", verdict.anomaly, "detected", incident.id)
+    reading = world.readings.get(verdict.target_id)
+    if reading is not None and not outside:  # what others saw, or the root, was not looked for by us
+        turn.took("heal_detection_duration_seconds", verdict.family, now.mono_s - reading.basis_mono_s)
     note = "a fresh probe will tell whether it is still so"
     incident = turn.move(incident, Trigger.DIAGNOSE, "engine", note)
     if not outside:

@@ -350,10 +350,12 @@ def _delivered(turn: Turn, event: Delivered) -> None:
         delivered_wall_s=turn.now.wall_s,
         last_error="",
     )
+    turn.took("heal_delivery_duration_seconds", row.channel, turn.now.wall_s - row.created_wall_s)
     learning.delivered(turn, row.id)
     incident = turn.incident(row.incident_id) if row.incident_id else None
     if row.channel is Channel.SIGNAL:
-        turn.metric("heal_signal_sent", f"tier{row.tier:d}", "sent", row.incident_id)
+        if own.is_page(row):  # an agent's request is none
+            turn.metric("heal_signal_sent", f"tier{row.tier:d}", "sent", row.incident_id)
         turn.world.last_signal_wall_s = turn.now.wall_s
         own.delivered(turn)
     if incident is not None:

@@ -48,6 +48,7 @@ def escalate(
     tier = tier_of(reason, incident.severity)
     if grouped and incident.page_id is not None:
         tier = Tier.PAGE  # that page speaks of it, and is repeated for it
+    counted = _paged_unescalated(incident) and tier is Tier.PAGE
     incident = turn.move(
         incident,
         trigger,
@@ -61,7 +62,8 @@ def escalate(
         runbook_id=runbook_id or incident.runbook_id,
     )
     turn.drop_timer(TimerKind.PLAN, incident.id)
-    fired(turn, incident.id, tier)
+    if not counted:
+        fired(turn, incident.id, tier)
     if grouped:
         return incident
     if _may_be_one_of_many(incident):
@@ -82,6 +84,11 @@ def _may_be_one_of_many(incident: Incident) -> bool:
 def is_one_of_many(incident: Incident) -> bool:
     """A page for many of its family has covered it."""
     return incident.page_id is not None and incident.family in PAUSED_IN_A_STORM
+
+
+def _paged_unescalated(incident: Incident) -> bool:
+    """Its page left before it came to rest with a person (its hold ended, or others failed with it): that counted."""
+    return incident.page_id is not None and incident.escalated_wall_s is None
 
 
 def fired(turn: Turn, incident_id: str, tier: Tier) -> None:
@@ -246,4 +253,6 @@ def grouped_page(turn: Turn, incidents: list[Incident], cause: str) -> None:
         if incident.page_id is None:
             turn.drop_timer(TimerKind.PAGE_HOLD, incident.id)
             reason = incident.tier_reason or TierReason.CANARY_FAILED
+            if incident.escalated_wall_s is None:
+                fired(turn, incident.id, Tier.PAGE)
             turn.update(incident, page_id=page.id, tier=Tier.PAGE, tier_reason=reason)

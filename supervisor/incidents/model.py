@@ -529,6 +529,38 @@ class Metric(msgspec.Struct, frozen=True):
     incident_id: str | None = None
 
 
+# FR-008's eight.
+METRICS = (
+    "heal_anomaly_detected",
+    "heal_remediation_started",
+    "heal_remediation_success",
+    "heal_remediation_failed",
+    "heal_escalation_fired",
+    "heal_signal_sent",
+    "heal_runbook_created",
+    "heal_runbook_graduated",
+)
+
+
+class Tally(msgspec.Struct, frozen=True):
+    """How often something was, since the ledger began: what `Metric`s of one kind add up to, however old they are.
+
+    Of durations (a histogram) `sum_s` is their sum, and `buckets` how many were no longer than each of `BUCKETS_S` but
+    longer than the one before; what was longer than all is in `count` alone.
+    """
+
+    name: str
+    stage: str
+    result: str
+    count: int
+    sum_s: float = 0.0
+    buckets: tuple[int, ...] = ()
+
+
+# From the millisecond that a death takes to be seen to what a message may take that nobody receives.
+BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+
+
 class TimerKind(StrEnum):
     VERIFY = "verify"  # probe again while verifying
     PAGE_HOLD = "page_hold"  # R2

@@ -35,6 +35,20 @@ def incident_of(turn: Turn, execution: Execution) -> Incident | None:
     return incident if incident is not None and incident.execution_id == execution.id else None
 
 
+def steps_over(turn: Turn, execution: Execution) -> None:
+    """How long it took from the intent to the end of the last step; an undo and a copy on schedule repair nothing."""
+    if remedy.repairs(execution):
+        took_s = turn.now.steady_s - execution.created_steady_s
+        turn.took("heal_remediation_duration_seconds", execution.runbook.id, took_s)
+
+
+def _verification_over(turn: Turn, execution: Execution) -> None:
+    """How long it took from there to the verdict."""
+    if execution.ended_wall_s is not None:
+        took_s = turn.now.wall_s - execution.ended_wall_s
+        turn.took("heal_verification_duration_seconds", execution.runbook.id, took_s)
+
+
 def verified(turn: Turn, execution: Execution, incident: Incident | None) -> None:
     execution = turn.put_execution(execution, verified=True)
     turn.drop_timer(TimerKind.VERIFY, execution.id)
@@ -42,6 +56,7 @@ def verified(turn: Turn, execution: Execution, incident: Incident | None) -> Non
     if cures:  # else it has told or looked only: neither a success nor a failure of it (R6)
         _count(turn, execution, success=True)
         turn.metric("heal_remediation_success", execution.runbook.id, "pass", execution.incident_id)
+        _verification_over(turn, execution)
     storm.verified(turn.world, execution)
     halts.verified(turn, execution)
     trial = breakers.of_trial(turn.world, execution.id)
@@ -64,6 +79,7 @@ def failed(turn: Turn, execution: Execution, evidence: str) -> None:
         told(turn, failed, f"it read clear for a moment only: {evidence}")
         return
     turn.metric("heal_remediation_failed", execution.runbook.id, "fail", execution.incident_id)
+    _verification_over(turn, execution)
     give_up(turn, failed, TierReason.VERIFICATION_FAILED, f"not well in time: {evidence}")
 
 

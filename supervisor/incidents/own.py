@@ -143,7 +143,7 @@ def look(turn: Turn) -> None:
         if alarm in world.timers or not any(t.written and t.target_id == alarm[1] for t in world.targets.values()):
             part(turn, name, anomaly, "a good copy was made, or none is needed any more", firing=False)
     waited_for = (TimerKind.OWN, PAGES) in world.timers or not world.policy.pages
-    if not waited_for and any(isinstance(effect, DeliverRow) and _is_page(effect.row) for effect in turn.effects):
+    if not waited_for and any(isinstance(effect, DeliverRow) and is_page(effect.row) for effect in turn.effects):
         turn.set_timer(TimerKind.OWN, PAGES, DELIVERY_WITHIN_S)
 
 
@@ -188,13 +188,13 @@ def _limits_due(turn: Turn) -> None:
 # --- pages that are not delivered -----------------------------------------------------------------------------------
 
 
-def _is_page(row: OutboxRow) -> bool:
+def is_page(row: OutboxRow) -> bool:
     return row.channel is Channel.SIGNAL and row.tier is Tier.PAGE
 
 
 def not_delivered(turn: Turn, row: OutboxRow) -> None:
     """One more attempt failed."""
-    if _is_page(row) and row.attempts >= ATTEMPTS_MAX:
+    if is_page(row) and row.attempts >= ATTEMPTS_MAX:
         _fails(turn)
 
 
@@ -202,12 +202,12 @@ def delivered(turn: Turn) -> None:
     """A receipt: the channel works. What still waits is looked at again in time."""
     part(turn, PAGES, AnomalyType.DELIVERY_FAILING, "a message was delivered", firing=False)
     turn.drop_timer(TimerKind.OWN, PAGES)
-    if turn.world.policy.pages and any(_is_page(row) for row in turn.world.outbox.values()):
+    if turn.world.policy.pages and any(is_page(row) for row in turn.world.outbox.values()):
         turn.set_timer(TimerKind.OWN, PAGES, DELIVERY_WITHIN_S)
 
 
 def _pages_due(turn: Turn) -> None:
-    waiting = [row.created_wall_s for row in turn.world.outbox.values() if _is_page(row)]
+    waiting = [row.created_wall_s for row in turn.world.outbox.values() if is_page(row)]
     if not waiting or not turn.world.policy.pages:
         return
     left_s = min(waiting) + DELIVERY_WITHIN_S - turn.now.wall_s
@@ -219,7 +219,7 @@ def _pages_due(turn: Turn) -> None:
 
 def _fails(turn: Turn) -> None:
     """Nobody configured is no failure (it stands in `status`)."""
-    rows = [row for row in turn.world.outbox.values() if _is_page(row)]
+    rows = [row for row in turn.world.outbox.values() if is_page(row)]
     if not turn.world.policy.pages or not rows:
         return
     error = next((row.last_error for row in reversed(rows) if row.last_error), "no attempt has ended yet")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from supervisor.incidents.model import (
+    BUCKETS_S,
     Breaker,
     FamilyPause,
     Halt,
@@ -13,6 +15,7 @@ from supervisor.incidents.model import (
     Metric,
     Runbook,
     StageEntry,
+    Tally,
     Timer,
     TimerKind,
 )
@@ -37,12 +40,17 @@ from supervisor.incidents.records import (
     PutRequest,
     PutRunbook,
     PutStage,
+    PutTally,
     Record,
     SetTimer,
 )
 
 if TYPE_CHECKING:
     from supervisor.incidents.world import World
+
+
+TALLIES_MAX = 2_000  # kinds of events that are counted apart: runbooks come and go
+OTHERS = "others"
 
 
 class Putting:
@@ -143,5 +151,28 @@ class Putting:
         self.records.append(AddAudit(AuditEntry(f"ord_{digest}", self.now.wall_s, actor, action, args)))
 
     def metric(self, name: str, stage: str, result: str, incident_id: str | None = None) -> None:
-        """FR-008, in SITE.md's form."""
+        """FR-008, in SITE.md's form; and one more of its kind, in the same transaction."""
         self.records.append(AddMetric(Metric(self.new_id("met"), name, stage, result, self.now.wall_s, incident_id)))
+        old = self._tally(name, stage, result)
+        self._put_tally(Tally(name, old.stage, result, old.count + 1))
+
+    def took(self, name: str, stage: str, seconds: float) -> None:
+        """One more duration. A wall clock that was set back makes none negative."""
+        seconds = max(0.0, seconds)
+        old = self._tally(name, stage, "")
+        # Of another version's bounds nothing can be told in ours: then it begins anew.
+        old = old if len(old.buckets) == len(BUCKETS_S) else Tally(name, old.stage, "", 0, 0.0, (0,) * len(BUCKETS_S))
+        at = bisect_left(BUCKETS_S, seconds)
+        buckets = tuple(count + (n == at) for n, count in enumerate(old.buckets))
+        self._put_tally(Tally(name, old.stage, "", old.count + 1, old.sum_s + seconds, buckets))
+
+    def _tally(self, name: str, stage: str, result: str) -> Tally:
+        known = self.world.tallies
+        if (name, stage, result) not in known and len(known) >= TALLIES_MAX:
+            self.world.limits["tallies"] = f"{TALLIES_MAX} kinds of events are counted, more only as {OTHERS!r}"
+            stage = OTHERS
+        return known.get((name, stage, result)) or Tally(name, stage, result, 0)
+
+    def _put_tally(self, tally: Tally) -> None:
+        self.world.tallies[tally.name, tally.stage, tally.result] = tally
+        self.records.append(PutTally(tally))

@@ -15,6 +15,7 @@ from supervisor.incidents.model import (
     Runbook,
     RunbookState,
     StageEntry,
+    Tally,
     Timer,
     TimerKind,
     TrailEntry,
@@ -64,6 +65,10 @@ class PutRunbook(msgspec.Struct, frozen=True, tag="runbook"):
 
 class AddMetric(msgspec.Struct, frozen=True, tag="metric"):
     metric: Metric
+
+
+class PutTally(msgspec.Struct, frozen=True, tag="tally"):
+    tally: Tally
 
 
 class SetTimer(msgspec.Struct, frozen=True, tag="set_timer"):
@@ -153,6 +158,7 @@ Record = (
     | PutRunbookState
     | PutRunbook
     | AddMetric
+    | PutTally
     | SetTimer
     | DropTimer
     | PutBreaker
@@ -198,6 +204,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     operator_pauses: tuple[OperatorPause, ...] = ()
     requests: tuple[AgentRequest, ...] = ()
     drafts: tuple[Runbook, ...] = ()
+    tallies: tuple[Tally, ...] = ()
     last_remediation_wall_s: float | None = None
     last_escalation_wall_s: float | None = None
     last_signal_wall_s: float | None = None

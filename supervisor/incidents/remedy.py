@@ -135,7 +135,7 @@ def begin(
     if trying is not None and authority is not Authority.PERSON:
         turn.put_breaker(msgspec.structs.replace(trying, trial=execution.id))
     turn.set_timer(TimerKind.EXPIRE, execution.id, world.policy.intent_expires_s + EXPIRE_MARGIN_S)
-    if undoes is None and (incident is not None or authority is Authority.PERSON):  # a copy on schedule repairs nothing
+    if repairs(execution):
         turn.metric("heal_remediation_started", runbook.id, "started", execution.incident_id)
         world.last_remediation_wall_s = now.wall_s
     turn.effects.append(DispatchExecution(execution))
@@ -165,6 +165,12 @@ def _moved(turn: Turn, incident: Incident, execution: Execution, actor: str, not
         clear_readings=0,
         clear_counted_steady_s=None,
     )
+
+
+def repairs(execution: Execution) -> bool:
+    """What FR-008 counts: an undo does not repair, nor does a copy on schedule."""
+    about = execution.incident_id is not None or execution.authority is Authority.PERSON
+    return about and not execution.undoes
 
 
 def would_change(turn: Turn, incident: Incident) -> bool:

@@ -66,6 +66,7 @@ def _world(world: World) -> Iterable[r.Record]:
     yield from (r.PutStage(stage) for stage in world.stages.values())
     yield from (r.PutKnown(target_id, process) for target_id, process in world.known.items())
     yield from (r.PutHalt(halt) for halt in world.halts.values())
+    yield from (r.PutTally(tally) for tally in world.tallies.values())
     for trail in world.trails.values():
         yield from (r.AddTrail(entry) for entry in trail)
 

@@ -79,6 +79,7 @@ def on_step(turn: Turn, execution_id: str, index: int, result: StepResult, *, la
             escalation.page_hold_due(turn, incident, f"paged: {_stopped(turn, execution, result)}")
     elif bad is not None:
         failed = turn.put_execution(execution, state=ExecutionState.FAILED, ended_wall_s=turn.now.wall_s)
+        outcome.steps_over(turn, failed)
         outcome.give_up(turn, failed, TierReason.REMEDIATION_FAILED, f"step {bad.step_id} failed: {bad.output}")
     else:
         _steps_done(turn, execution, "every step worked; the probe must agree")
@@ -93,6 +94,7 @@ def _steps_done(turn: Turn, execution: Execution, note: str) -> None:
         ended_wall_s=now.wall_s,
         verify_deadline_steady_s=now.steady_s + world.policy.verify_within_s,
     )
+    outcome.steps_over(turn, execution)
     incident = outcome.incident_of(turn, execution)
     if incident is not None:
         incident = turn.move(incident, Trigger.STEPS_DONE, "executor", note)

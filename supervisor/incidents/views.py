@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from supervisor.incidents.model import (
+    METRICS,
     SHIPPED,
     Execution,
     ExecutionState,
@@ -191,8 +192,18 @@ def stats(world: World) -> Json:
             "last_remediation_at": stamp(world.last_remediation_wall_s),
             "last_escalation_at": stamp(world.last_escalation_wall_s),
             "last_signal_sent_at": stamp(world.last_signal_wall_s),
+            "metrics": _totals(world),
         }
     }
+
+
+def _totals(world: World) -> Json:
+    """How often each of FR-008's events was, since the ledger began."""
+    totals = dict.fromkeys(METRICS, 0)
+    for tally in world.tallies.values():
+        if tally.name in totals:
+            totals[tally.name] += tally.count
+    return totals
 
 
 def breakers(world: World) -> list[Json]:

@@ -31,6 +31,7 @@ from supervisor.incidents.model import (
     RunbookState,
     StageEntry,
     StepResult,
+    Tally,
     Target,
     Timer,
     TimerKind,
@@ -119,6 +120,7 @@ class World:
     settled: set[str] = field(default_factory=set)  # interrupted executions whose programs are over
     limits: dict[str, str] = field(default_factory=dict)  # limits of our own that were reached, and how
     set_aside: set[str] = field(default_factory=set)  # items that the root has quarantined
+    tallies: dict[tuple[str, str, str], Tally] = field(default_factory=dict)  # by name, stage and result
     last_remediation_wall_s: float | None = None
     last_escalation_wall_s: float | None = None
     last_signal_wall_s: float | None = None

@@ -19,6 +19,7 @@ from supervisor.incidents.model import (
     Runbook,
     RunbookState,
     StageEntry,
+    Tally,
     Timer,
 )
 from supervisor.incidents.orders import AgentRequest, AuditEntry, OperatorPause
@@ -92,6 +93,7 @@ def snapshot(
         stages=_bodies(connection, StageEntry, "SELECT body FROM stages"),
         known=_bodies(connection, PutKnown, "SELECT body FROM known"),
         halts=halts(connection),
+        tallies=_bodies(connection, Tally, "SELECT body FROM tallies"),
         last_remediation_wall_s=last_remediation,
         last_escalation_wall_s=last_escalation,
         last_signal_wall_s=last_signal,

@@ -59,6 +59,7 @@ INSERT INTO runbook_states (runbook_id, target_id, rev, body) VALUES (?, ?, ?, ?
 ON CONFLICT (runbook_id, target_id) DO UPDATE SET rev = excluded.rev, body = excluded.body
 """
 _METRIC = "INSERT INTO metrics (rev, id, body) VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING"
+_TALLY = "INSERT OR REPLACE INTO tallies (name, stage, result, body) VALUES (?, ?, ?, ?)"
 _AUDIT = "INSERT OR IGNORE INTO audit (id, at_wall_s, body) VALUES (?, ?, ?)"
 _TIMER = "INSERT OR REPLACE INTO timers (kind, subject, body) VALUES (?, ?, ?)"
 _BREAKER = "INSERT OR REPLACE INTO breakers (runbook_id, resource, body) VALUES (?, ?, ?)"
@@ -83,6 +84,7 @@ class Records:
             records.PutRunbookState: self._runbook_state,
             records.PutRunbook: self._runbook,
             records.AddMetric: self._metric,
+            records.PutTally: self._tally,
             records.SetTimer: self._timer,
             records.DropTimer: self._drop_timer,
             records.PutBreaker: self._breaker,
@@ -188,6 +190,10 @@ class Records:
     def _metric(self, record: records.AddMetric) -> None:
         it = record.metric
         self._execute(_METRIC, (self._next_rev(), it.id, _encode(it).decode()))
+
+    def _tally(self, record: records.PutTally) -> None:
+        it = record.tally
+        self._execute(_TALLY, (it.name, it.stage, it.result, _encode(it).decode()))
 
     def _timer(self, record: records.SetTimer) -> None:
         it = record.timer

@@ -42,6 +42,7 @@ _BODIES: dict[str, type[Any]] = {
     "runbooks": m.Runbook,
     "runbook_states": m.RunbookState,
     "metrics": m.Metric,
+    "tallies": m.Tally,
     "timers": m.Timer,
     "breakers": m.Breaker,
     "pauses": m.FamilyPause,

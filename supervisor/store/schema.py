@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-SCHEMA_VERSION = 4  # the number of migrations below, kept in PRAGMA user_version
+SCHEMA_VERSION = 5  # the number of migrations below, kept in PRAGMA user_version
 
 _LEDGER_1 = """
 CREATE TABLE head (
@@ -146,6 +146,23 @@ ALTER TABLE executions ADD COLUMN undoes TEXT NOT NULL DEFAULT '';
 CREATE INDEX executions_undoes ON executions (undoes) WHERE undoes <> '';
 """
 
+# What an older healctl has moved to the archive it counted nowhere.
+_LEDGER_5 = """
+CREATE TABLE tallies (
+    name TEXT NOT NULL, stage TEXT NOT NULL, result TEXT NOT NULL,
+    body TEXT NOT NULL,
+    PRIMARY KEY (name, stage, result)
+) WITHOUT ROWID;
+INSERT INTO tallies
+SELECT name, stage, result, json_object('name', name, 'stage', stage, 'result', result, 'count', count(*))
+FROM (
+    SELECT json_extract(body, '$.name') AS name, json_extract(body, '$.stage') AS stage,
+        json_extract(body, '$.result') AS result
+    FROM metrics
+)
+GROUP BY name, stage, result;
+"""
+
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Brings the ledger to this program's schema. Raises LedgerUnusable when it is another program's, or a newer."""
@@ -172,6 +189,10 @@ def migrate(connection: sqlite3.Connection) -> None:
     @migrations(name="0004_orders")
     def _(db: Any) -> None:
         _run(db, _LEDGER_4)
+
+    @migrations(name="0005_tallies")
+    def _(db: Any) -> None:
+        _run(db, _LEDGER_5)
 
     # No plugins: what an operator installed beside us has no business on the ledger's connection.
     migrations.apply(Database(connection, recursive_triggers=False, execute_plugins=False))

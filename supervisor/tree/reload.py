@@ -37,6 +37,7 @@ HINT = "nothing was changed; correct the file and reload again, or restart healc
 # What a worker keeps for its whole life, so that it starts anew when it changes.
 READ_ONCE: tuple[tuple[str, Callable[[Config], object]], ...] = (
     ("notifier", lambda config: config.notify),
+    ("metrics", lambda config: config.metrics),
     ("store", lambda config: (config.notify.synapse, config.policy.auto_execute)),
 )
 

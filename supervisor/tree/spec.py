@@ -13,9 +13,10 @@ from collections.abc import Iterator
 
 from supervisor.config import Config, TreeSection
 from supervisor.errors import ConfigError
-from supervisor.targets import families, written
+from supervisor.targets import METRICS, families, written
 from supervisor.tree.kernel import backoff_s
 from supervisor.tree.model import Backoff, ChildSpec, GroupSpec, OnTrip, TreeSpec
+from supervisor.units import OFF
 from supervisor.worker import Factory, Worker
 
 LISTENER = "healer"
@@ -39,6 +40,9 @@ def healctl_tree(config: Config, holds: tuple[str, ...] = ()) -> TreeSpec:
         ("notifier", "supervisor.notifier.process:NotifierWorker", "hands"),
     ]
     workers += [(family, PROBE_WORKER, "probes") for family in families(config)]
+    if config.metrics.listen != OFF:
+        # Nothing that it has in work could be poison: like a probe family, it is counted and set aside alone.
+        workers.append((METRICS, "supervisor.scrape.process:MetricsWorker", "probes"))
     return tree_of(config.tree, workers, listener=LISTENER)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -58,9 +61,20 @@ def healed_once(daemon: Daemon, toy: Service, phone: SignalDouble) -> None:
     assert trail[-1]["state"] == "resolved"
     runs = [entry for entry in trail if entry["note"].startswith("running ")]
     assert 1 <= len(runs) <= 2
+    once = {name: 1 for name in ("anomaly_detected", "remediation_success", "escalation_fired", "signal_sent")}
+    events = {f"heal_{name}": count for name, count in {**once, "remediation_started": len(runs)}.items()}
+    until("FR-008: each event is one row", lambda: metrics_of(daemon) == events)
+    totals = daemon.ask("stats")["self_healing_status"]["metrics"]
+    assert {name: count for name, count in totals.items() if count} == events
 
 
-@pytest.mark.req("FR-004", "AC-011", "NFR-001")
+def metrics_of(daemon: Daemon) -> Counter[str]:
+    """How many rows heal_metrics has, by name."""
+    with contextlib.closing(sqlite3.connect(f"file:{daemon.state_dir / 'metrics.db'}?mode=ro", uri=True)) as db:
+        return Counter(name for (name,) in db.execute("SELECT task_id FROM heal_metrics"))
+
+
+@pytest.mark.req("FR-004", "FR-008", "AC-011", "NFR-001")
 @pytest.mark.parametrize(("worker", "point"), BOUNDARIES)
 def test_crash_at(here: Site, phone: SignalDouble, worker: str, point: str) -> None:
     # A program that ends is one that daemonizes; the others go on in the foreground.

@@ -18,6 +18,7 @@ NAMES = (
     "bench_fleet",
     "bench_integrity",
     "bench_engine",
+    "bench_metrics",
     "bench_learning",
 )
 

@@ -27,7 +27,8 @@ from supervisor.cli.client import Control
 from supervisor.config import parse
 from supervisor.errors import HealError
 from supervisor.incidents.readings import ProcessRef
-from supervisor.targets import families
+from supervisor.targets import METRICS, families
+from supervisor.units import OFF
 
 ROOT = Path(__file__).parents[2]
 TOY = ROOT / "tests/doubles/toy_service.py"
@@ -170,6 +171,7 @@ class Daemon:
             children = self.ask("tree", deadline_s=1.0)["children"]
             config = parse(self.config_file.read_text(), str(self.config_file))
             expected = {"store", "healer", "executor", "notifier", *families(config)}
+            expected |= {METRICS} if config.metrics.listen != OFF else set()
             return {
                 child["name"]
                 for child in children

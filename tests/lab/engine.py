@@ -241,6 +241,7 @@ class Lab:
             stages=tuple(world.stages.values()),
             halts=tuple(world.halts.values()),
             drafts=tuple(world.drafts.values()),
+            tallies=tuple(world.tallies.values()),
             requests=tuple(world.requests.values()),
             operator_pauses=tuple(world.operator_pauses.values()),
             known=tuple(PutKnown(name, ref, world.targets[name].sought) for name, ref in world.known.items()),

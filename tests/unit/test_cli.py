@@ -57,7 +57,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "ack": {"success": True, "incident_id": "inc_1", "acknowledged_at": "2026-02-18T09:30:00.000Z"},
     "stats": {"self_healing_status": {"open_incident_count": 1, "runbooks_by_mode": {"dry_run": 1, "auto_execute": 0},
                                       "last_remediation_at": None, "last_escalation_at": None,
-                                      "last_signal_sent_at": None}},
+                                      "last_signal_sent_at": None, "metrics": {"heal_signal_sent": 3}}},
     "tree": {"version": "0.1.0", "targets": 1, "breakers": [], "pauses": [], "halted": [HALT],
              "children": [{"name": "store", "state": "ready", "pid": 7, "restarts": 0, "last_exit": None,
                            "since": "2026-02-18T09:30:00.000Z"}],
