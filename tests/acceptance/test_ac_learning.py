@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import here as here
-from tests.lab.daemon import HEALCTL, Daemon, Service, Site, until
+from tests.lab.daemon import HEALCTL, Daemon, Site, until
 
 
 def drafts(daemon: Daemon) -> list[dict[str, Any]]:
@@ -27,20 +27,9 @@ def drafts(daemon: Daemon) -> list[dict[str, Any]]:
     return [dict(row) for row in rows]
 
 
-def down(here: Site) -> tuple[Daemon, Service, dict[str, Any]]:
-    toy = here.service("toy")
-    toy.start()
-    daemon = here.daemon(toy.toml(auto_restart=False))
-    daemon.start()
-    daemon.wait_known(toy)
-    toy.kill()
-    (row,) = daemon.wait_state("toy", "escalated")
-    return daemon, toy, row
-
-
 @pytest.mark.req("AC-006", "AC-007", "FR-006", "FR-007")
 def test_ac_006_a_fix_that_is_recorded_is_a_draft_in_dry_run_that_runs_once_approved(here: Site) -> None:
-    daemon, toy, row = down(here)
+    daemon, toy, row = here.down()
     toy.start()
     daemon.wait_state("toy", "self_resolved")
     command = shlex.join(toy.argv)
@@ -68,7 +57,7 @@ def test_ac_006_a_fix_that_is_recorded_is_a_draft_in_dry_run_that_runs_once_appr
 
 @pytest.mark.req("AC-006", "FR-006")
 def test_ac_006_by_the_hook_of_a_shell_alone(here: Site, tmp_path: Path) -> None:
-    daemon, toy, _ = down(here)
+    daemon, toy, _ = here.down()
     hook = subprocess.run(
         [str(HEALCTL), "-c", str(daemon.config_file), "capture", "hook", "bash"], capture_output=True, check=True
     ).stdout.decode()

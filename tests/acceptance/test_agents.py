@@ -42,13 +42,7 @@ def session(daemon: Daemon, work: Callable[[ClientSession, Call], Awaitable[None
 
 @pytest.mark.req("FR-007", "R15", "AC-009")
 def test_the_seven_actions_over_mcp_answer_json_and_approve_and_execute_wait_for_a_person(here: Site) -> None:
-    toy = here.service("toy")
-    toy.start()
-    daemon = here.daemon(toy.toml(auto_restart=False))
-    daemon.start()
-    daemon.wait_known(toy)
-    toy.kill()
-    daemon.wait_state("toy", "escalated")
+    daemon, toy, _ = here.down()
     runbook = {"runbook_id": "rb-restart-service", "target_id": "toy"}
 
     async def work(client: ClientSession, call: Call) -> None:

@@ -65,13 +65,7 @@ def calls(daemon: Daemon, *given: Any, **more: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.req("FR-007", "R11", "R15")
 def test_the_plugin_answers_json_to_good_and_bad_calls_and_only_asks_for_what_is_a_persons(here: Site) -> None:
-    toy = here.service("toy")
-    toy.start()
-    daemon = here.daemon(toy.toml(auto_restart=False))
-    daemon.start()
-    daemon.wait_known(toy)
-    toy.kill()
-    (row,) = daemon.wait_state("toy", "escalated")
+    daemon, toy, row = here.down()
     both = {"runbook_id": "rb-restart-service", "target_id": "toy"}
     status, books, plan, approve, execute, refused, dismissed = calls(
         daemon,

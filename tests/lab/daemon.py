@@ -312,6 +312,17 @@ class Site:
         self.daemons.append(daemon)
         return daemon
 
+    def down(self) -> tuple[Daemon, Service, dict[str, Any]]:
+        """A daemon, a service that it may not restart by itself and that has died, and its incident, which waits."""
+        toy = self.service("toy")
+        toy.start()
+        daemon = self.daemon(toy.toml(auto_restart=False))
+        daemon.start()
+        daemon.wait_known(toy)
+        toy.kill()
+        (row,) = daemon.wait_state("toy", "escalated")
+        return daemon, toy, row
+
     def close(self) -> None:
         for daemon in self.daemons:
             daemon.end()
