@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.config import Config, parse
+from supervisor.config import Config, accept, parse
 from supervisor.targets import families, targets
 
 FILE = Path(__file__).parents[2] / "etc/helios.toml"
@@ -66,3 +66,8 @@ def test_what_may_be_started_by_itself_is_what_the_ruling_names(helios: Config) 
 def test_a_command_in_the_home_directory_is_found_without_a_shell(helios: Config) -> None:
     (program,) = helios.pipeline["helios"].stage_done
     assert program == str(Path.home() / "bin/pipeline-stage-done")
+
+
+def test_it_is_a_good_configuration_where_it_stands() -> None:
+    """With what lies beside it: a folder of runbooks there would be read, too."""
+    assert dict(accept(FILE.read_text(), FILE).runbook) == {}

@@ -124,7 +124,7 @@ def test_the_directory_can_be_named(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.req("FR-003")
 def test_the_example_is_a_good_runbook(folder: Path) -> None:
-    put(folder, (ROOT / "etc/runbooks.d/example.toml").read_text(), "example.toml")
+    put(folder, (ROOT / "etc/examples/runbook.toml").read_text(), "example.toml")
     commands = "".join(
         f'[command.{name}]\nargv = ["/usr/local/bin/{name}"]\neffect = "{effect}"\n'
         for name, effect in (("save-cache-index", "observe"), ("purge-cache", "destroy"))
@@ -132,7 +132,7 @@ def test_the_example_is_a_good_runbook(folder: Path) -> None:
     (book,) = load(folder, commands).runbook.values()
     assert [step.step_id for step in book.steps] == ["copy", "purge"]
     assert Runbook.__struct_fields__  # every key of a file is shown in the example
-    text = (ROOT / "etc/runbooks.d/example.toml").read_text()
+    text = (ROOT / "etc/examples/runbook.toml").read_text()
     for kind in (files.RunbookTable, files.StepTable):
         for field in msgspec.structs.fields(kind):
             assert re.search(rf"^(?:# )?(?:\[\[)?{field.encode_name}\b", text, re.MULTILINE), field.encode_name
