@@ -312,7 +312,7 @@ class ProcessProbe(Probe):
         if process in known.zombies:
             return
         status = proc.same(process)
-        if status is None or status.state != "Z":
+        if status is None or not status.is_zombie:
             return
         if len(known.zombies) >= ZOMBIES_MAX:  # the oldest say most about the parent (R12)
             known.zombies.popitem()

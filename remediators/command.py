@@ -22,7 +22,7 @@ import msgspec
 from remediators import fence
 from remediators.base import StepFailed
 from remediators.launcher import Command, Held
-from supervisor import crashpoint, identify
+from supervisor import crashpoint, identify, redact
 from supervisor.incidents.model import Program, Recipe
 
 OUTPUT_END_BYTES = 32 * 1024  # kept of each end of an output: 64 KiB together
@@ -165,8 +165,8 @@ def exit_text(code: int | None) -> str:
 
 
 def words(argv: tuple[str, ...]) -> str:
-    """argv as one would type it; for people only, it is never run from this text."""
-    return shlex.join(argv)
+    """argv as one would type it, without secrets; for people only, it is never run from this text."""
+    return shlex.join(redact.words(argv))
 
 
 def clean_environment(recipe: Recipe) -> dict[str, str]:

@@ -37,11 +37,13 @@ class RestartGateway(Step):
     effect = Effect.CHANGE
 
     def plan(self, ctx: Context) -> StepPlan:
+        _must_be_gateway(ctx)
         problem = command.missing_program(ctx.recipe)
         text = f"run {command.words(ctx.recipe.argv)} to its end, at most {self.spec.timeout_s:g} s"
         return StepPlan(self.spec.step_id, f"{text}: this would fail: {problem}" if problem else text, not problem)
 
     async def run(self, ctx: Context) -> Outcome:
+        _must_be_gateway(ctx)
         if ctx.execution.authority is Authority.NOT_RUNNING:
             await _refuse_alive(ctx)
         code, output = await command.run_to_completion(ctx.programs, ctx.recipe)
@@ -59,6 +61,12 @@ class RestartGateway(Step):
         if answer is not None and answer.ok is False:
             raise StepFailed(said)
         return Outcome(said)
+
+
+def _must_be_gateway(ctx: Context) -> None:
+    """The recipe of anything else starts that service: run here it would be a second one, ended when its time is up."""
+    if ctx.target.family != "gateway":
+        raise StepFailed(f"{ctx.target.target_id} is no gateway; a service is restarted by stop-service, start-service")
 
 
 async def _refuse_alive(ctx: Context) -> None:

@@ -55,11 +55,12 @@ class ClearPhantom(Step):
         return StepPlan(self.spec.step_id, f"{text} in {section.trades_db}: {_named(rows)}", True)
 
     async def run(self, ctx: Context) -> Outcome:
+        until_s = self._until_s()  # from here on: looking takes its part of the step's time
         section = _section(ctx)
         rows = await asyncio.wrap_future(aside(lambda: _phantoms(ctx, section), "phantoms"))
         if not rows:
             return Outcome("no trade is a phantom any more: nothing was written", changed=False)
-        await self._write(ctx, rows)
+        await self._write(ctx, rows, until_s)
         done = msgspec.json.encode(_Done(rows)).decode()
         return Outcome(f"closed {_named(rows)} in {section.trades_db}", undo=done)
 
@@ -68,12 +69,15 @@ class ClearPhantom(Step):
         back = tuple(
             GuardedRow(row.key, {**row.expect, **row.put}, {name: row.expect[name] for name in row.put}) for row in rows
         )
-        await self._write(ctx, back)
+        await self._write(ctx, back, self._until_s())
         return Outcome(f"opened {_named(back)} again in {_section(ctx).trades_db}, as it was")
 
-    async def _write(self, ctx: Context, rows: tuple[GuardedRow, ...]) -> None:
+    def _until_s(self) -> float:
+        """No write of this step begins later."""
+        return clock.monotonic_s() + self.spec.timeout_s - LATEST_S
+
+    async def _write(self, ctx: Context, rows: tuple[GuardedRow, ...], until_s: float) -> None:
         """Returns when it stands. Raises StepFailed when it does not, and says so where nobody can tell."""
-        until_s = clock.monotonic_s() + self.spec.timeout_s - LATEST_S
         name = ctx.target.target_id.removesuffix(SUFFIX)
         wanted = GuardedWrite(name, positions.KEY, rows, until_s)
         while True:

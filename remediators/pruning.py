@@ -77,6 +77,7 @@ class Walk:
         self._entries = 0
         self._keep = frozenset(_keys(job.keep))
         self._device = 0
+        self._mount = ""
 
     def run(self) -> Report:
         said = ""
@@ -104,7 +105,7 @@ class Walk:
                 return
             if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
                 raise Unsafe("everybody may exchange what is in it")
-            self._device = status.st_dev
+            self._device, self._mount = status.st_dev, _mount_of(fd)
             self._folder(fd, place, 0)
         except Unsafe as error:
             self._trouble(place, error)
@@ -151,6 +152,8 @@ class Walk:
             now = os.fstat(below)
             if (now.st_dev, now.st_ino) != (seen.st_dev, seen.st_ino):
                 return  # it was exchanged
+            if _mount_of(below) != self._mount:
+                return  # another place of the same file system, bound here: not what was named
             self._folder(below, path, depth + 1)
         finally:
             os.close(below)
@@ -187,6 +190,12 @@ class Walk:
     def _trouble(self, path: str, error: Exception) -> None:
         text = error.strerror if isinstance(error, OSError) else str(error)
         self.troubles.append(f"{logfiles.printable(path)}: {text}")
+
+
+def _mount_of(fd: int) -> str:
+    """Which mount this descriptor is on (proc(5), fdinfo): a bind mount has the device of what it shows."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as lines:
+        return next(line for line in lines if line.startswith("mnt_id:"))
 
 
 def _keys(paths: tuple[str, ...]) -> Iterator[tuple[int, int]]:

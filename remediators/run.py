@@ -23,7 +23,7 @@ from remediators.evidence import snapshot
 from remediators.keeper import Nursery
 from remediators.launcher import Held
 from remediators.watches import Watches, tell
-from supervisor import clock, crashpoint, proc
+from supervisor import clock, crashpoint, proc, redact
 from supervisor.bus import Link
 from supervisor.config import Config
 from supervisor.errors import HealError
@@ -204,7 +204,7 @@ class Run:
         result = StepResult(
             step_id=step.spec.step_id,
             success=outcome is not None,
-            output=(outcome.output if outcome is not None else failure)[:OUTPUT_CHARS_MAX],
+            output=redact.text(outcome.output if outcome is not None else failure)[:OUTPUT_CHARS_MAX],
             duration_ms=(clock.monotonic_s() - began_s) * 1000,
             artifacts=outcome.artifacts if outcome is not None else (),
             process=outcome.process if outcome is not None else None,

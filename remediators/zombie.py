@@ -86,7 +86,7 @@ def zombies(ctx: Context) -> list[Found]:
 
 def _zombie(ref: ProcessRef) -> proc.Stat | None:
     status = proc.same(ref)
-    return status if status is not None and status.state == "Z" else None
+    return status if status is not None and status.is_zombie else None
 
 
 def _signal(one: Found) -> str:

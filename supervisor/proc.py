@@ -42,11 +42,18 @@ class Stat(msgspec.Struct, frozen=True):
     terminal: int = 0
     kernel: bool = False  # a thread of the kernel
     rss_bytes: int = 0
+    threads: int = 1
 
     @property
     def live(self) -> bool:
-        """Neither a zombie nor dead: it can still do work (R12)."""
-        return self.state not in "ZXx"
+        """Neither a zombie nor dead: it can still do work (R12). A main thread that has left while others work on
+        reads Z, too, with more than one thread: that process is alive."""
+        return self.state not in "ZXx" or self.threads > 1
+
+    @property
+    def is_zombie(self) -> bool:
+        """It has ended whole, and its parent has not reaped it."""
+        return self.state == "Z" and not self.live
 
     @property
     def ref(self) -> ProcessRef:
@@ -85,6 +92,7 @@ def stat(pid: int) -> Stat | None:
         terminal=int(fields[4]),
         kernel=bool(int(fields[6]) & PF_KTHREAD),
         rss_bytes=int(fields[21]) * PAGE_BYTES,
+        threads=int(fields[17]),
     )
 
 

@@ -112,6 +112,20 @@ def test_it_stays_on_its_file_system_and_out_of_what_everybody_may_exchange(tmp_
     assert prune(job(place)).files == 1
 
 
+@pytest.mark.req("FR-003", "NFR-001")
+def test_what_is_bound_into_a_place_from_the_same_file_system_is_not_of_that_place(tmp_path: Path) -> None:
+    place, home = tmp_path / "place", tmp_path / "home"
+    (place / "chroot" / "home").mkdir(parents=True)
+    home.mkdir()
+    (home / "letter").touch()
+    (place / "old").touch()
+    aged(home / "letter", place / "old")
+    with mounts.bound(home, place / "chroot" / "home"):
+        assert prune(job(place)).files == 1
+    assert (home / "letter").exists()
+    assert not (place / "old").exists()
+
+
 @pytest.mark.req("FR-003", "NFR-001", "R11")
 def test_names_of_any_bytes_are_only_names(tmp_path: Path) -> None:
     place = tmp_path / "place"
