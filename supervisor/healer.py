@@ -32,7 +32,6 @@ from supervisor.history import History
 from supervisor.house import MAY_WAIT, WAITING, beginning, corrupt, item_of, ledger_parts, policy_of, tree_view
 from supervisor.incidents import engine as e
 from supervisor.incidents import views
-from supervisor.incidents.agents import PREFIX as AGENT
 from supervisor.incidents.effects import (
     Answer,
     DeliverRow,
@@ -42,6 +41,7 @@ from supervisor.incidents.effects import (
     PlanExecution,
     SettleExecution,
 )
+from supervisor.incidents.model import AGENT
 from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.records import Record
 from supervisor.incidents.recover import rebuild

@@ -15,7 +15,8 @@ from supervisor.cli.heal import Answer, ask
 from supervisor.cli.options import settings, with_config, with_output
 
 TEXT_CHARS_MAX = 64 * 1024
-SHELLS = ("bash", "zsh", "openclaw")
+AGENTS = "openclaw"  # whose commands are an agent's, not a person's
+SHELLS = ("bash", "zsh", AGENTS)
 
 _BASH = r"""# healctl: report what is run while an incident is open. In ~/.bashrc:  eval "$(healctl capture hook bash)"
 __healctl_capture() {
@@ -94,6 +95,8 @@ def report(source: str) -> None:
     """Report one command line, read from standard input. Secrets are taken out of it before anything is kept."""
     from supervisor.incidents.matching import split
 
+    if source == AGENTS:
+        settings().actor = f"agent:{source}"
     text = sys.stdin.read(TEXT_CHARS_MAX)
     args: dict[str, Any] = {"commands": split(text), "source": source}
     ask("captured", args, _show)

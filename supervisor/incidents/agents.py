@@ -8,7 +8,7 @@ or into `status`, which agents read. `[mcp] trusted` lifts all of it.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -22,7 +22,6 @@ from supervisor.incidents.wording import clean
 if TYPE_CHECKING:
     from supervisor.incidents.world import Turn
 
-PREFIX = AGENT  # of an actor that is none of a person's
 FREE = frozenset({"status", "list_runbooks", "dry_run", "record_fix", "dismiss", "stats", "captured"})
 ASKED = frozenset({"approve", "execute"})  # become requests; everything else is a person's alone
 VALID_S = 86_400.0
@@ -37,7 +36,7 @@ class ConfirmArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def limited(turn: Turn, actor: str) -> bool:
-    return actor.startswith(PREFIX) and not turn.world.policy.agents_trusted
+    return actor.startswith(AGENT) and not turn.world.policy.agents_trusted
 
 
 def check(turn: Turn, action: str, actor: str) -> None:
@@ -78,7 +77,7 @@ def ask(turn: Turn, action: str, args: str, runbook: Runbook, target_id: str | N
 
 
 def take(turn: Turn, code: str) -> AgentRequest:
-    """The request of this code, which is spent by that. Raises Refused, UnknownId: nothing happens."""
+    """The request of this code, which is spent (`over`) once it is carried out. Raises Refused, UnknownId."""
     world, now = turn.world, turn.now
     world.wrong_codes = [at for at in world.wrong_codes if at > now.steady_s - WRONG_WINDOW_S]
     if len(world.wrong_codes) >= WRONG_MAX:
@@ -89,8 +88,8 @@ def take(turn: Turn, code: str) -> AgentRequest:
         world.wrong_codes.append(now.steady_s)
         raise UnknownId("no request waits for that code", "it may be used or expired: `healctl heal requests`")
     runbook = world.runbooks.get(request.runbook_id)
-    over(turn, request.id)
     if runbook is None or runbook.version() != request.version:
+        over(turn, request.id)
         raise Refused(f"{request.runbook_id} was changed since it was asked for; nothing was done", "let it ask again")
     return request
 
@@ -109,7 +108,8 @@ def pending(turn: Turn) -> Json:
 
 def _words(request: AgentRequest) -> str:
     where = f" for {clean(request.target_id, 60)}" if request.target_id else ""
-    return f"{request.action} {request.runbook_id}{where}"
+    revoke = msgspec.json.decode(request.args, type=dict[str, Any]).get("revoke")
+    return f"{'take back the approval of' if revoke else request.action} {request.runbook_id}{where}"
 
 
 def _json(request: AgentRequest) -> Json:

@@ -129,7 +129,9 @@ def _confirm(turn: Turn, token: str, args: agents.ConfirmArgs, actor: str) -> vi
         return _execute(turn, token, ExecuteArgs(known.runbook.id, known.target.target_id, True), actor)
     request = agents.take(turn, args.code)
     kind, run = TABLE[request.action]
-    return run(turn, token, msgspec.json.decode(request.args, type=kind), f"{actor} (asked by {request.by})")
+    body = run(turn, token, msgspec.json.decode(request.args, type=kind), f"{actor} (asked by {request.by})")
+    agents.over(turn, request.id)  # what was refused (a pause, a lock) can be confirmed again
+    return body
 
 
 def _status(turn: Turn, token: str, args: NoArgs, actor: str) -> views.Json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervisor.incidents import escalation, halts, learning, remedy, stages, verify, wording
+from supervisor.incidents import escalation, halts, ladder, learning, remedy, stages, verify, wording
 from supervisor.incidents.judge import Judge
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
@@ -191,7 +191,8 @@ def _diagnosing(
     """The fresh probe decides: clear means that nothing runs (AC-010), still firing means that policy is asked."""
     if not fresh:
         at_hand = reading is not None and reading.checked_mono_s is not None and verdict.status is Status.FIRING
-        if at_hand and not remedy.would_change(turn, incident):
+        first = next(iter(ladder.rest(turn.world, incident)), None)
+        if at_hand and first is not None and first.only_protects():
             remedy.consider(turn, incident, verdict, reading)  # a safeguard does not wait for a second long check (R7)
         elif verdict.status in (Status.FIRING, Status.CLEAR) and incident.target_id not in turn.world.asked:
             turn.ask_probe(incident.target_id, incident.family)  # what could not tell can tell now

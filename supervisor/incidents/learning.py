@@ -18,6 +18,7 @@ from supervisor.incidents import escalation, matching
 from supervisor.incidents.effects import Answer
 from supervisor.incidents.matching import Command
 from supervisor.incidents.model import (
+    AGENT,
     ActedBy,
     Channel,
     Incident,
@@ -29,6 +30,7 @@ from supervisor.incidents.model import (
     Target,
     Tier,
     TimerKind,
+    TrailEntry,
 )
 from supervisor.incidents.views import Json
 from supervisor.incidents.wording import clean, what
@@ -89,6 +91,7 @@ def captured(turn: Turn, token: str, args: CapturedArgs, actor: str) -> Json:
     """A hook's report: kept with the open incidents that it may be about, if it did more than look."""
     del token
     noted: dict[str, None] = {}
+    who = (AGENT if actor.startswith(AGENT) else "") + args.source
     for raw in args.commands:
         command = matching.harmless(raw)
         if not command or matching.looks_only(command):
@@ -97,18 +100,18 @@ def captured(turn: Turn, token: str, args: CapturedArgs, actor: str) -> Json:
         target_id = meaning.target_id if meaning is not None else ""
         concerned = _concerned(turn, target_id)
         if not concerned and meaning is not None:
-            noted |= dict.fromkeys(_late(turn, target_id, command))
+            noted |= dict.fromkeys(_late(turn, target_id, command, who))
         for incident in concerned:
             words = shlex.join(command)
             kept = StepResult("", True, msgspec.json.encode(command).decode(), 0.0)
-            incident = turn.note(incident, CAPTURE + args.source, f"{actor} ran: {clean(words)}", kept)
+            incident = turn.note(incident, CAPTURE + who, f"{actor} ran: {clean(words)}", kept)
             noted[incident.id] = None
             if meaning is not None:
                 _by_hand(turn, incident)
     return {"success": True, "noted_for": list(noted)}
 
 
-def _late(turn: Turn, target_id: str, command: Command) -> list[str]:
+def _late(turn: Turn, target_id: str, command: Command, who: str) -> list[str]:
     """A hook's report can come after the probe has seen the service back: its incident has just closed."""
     since = turn.now.wall_s - LATE_S
     just = [it for closed in turn.world.closed.values() for it in closed if (it.resolved_wall_s or 0.0) > since]
@@ -116,7 +119,7 @@ def _late(turn: Turn, target_id: str, command: Command) -> list[str]:
     found = [it for it in mine if target_id in _targets(turn, it)]
     for incident in found:
         if len(turn.world.drafts) < DRAFTS_MAX:
-            _propose(turn, incident, (command,), "", "capture")
+            _propose(turn, incident, (command,), "", who)
     return [incident.id for incident in found]
 
 
@@ -126,7 +129,9 @@ def closing(turn: Turn, incident: Incident) -> None:
         return
     commands = captured_for(turn, incident)
     if commands and len(turn.world.drafts) < DRAFTS_MAX:
-        _propose(turn, incident, commands, "", "capture")
+        sources = {it.actor.removeprefix(CAPTURE) for it in _captures(turn, incident)}
+        # What an agent had a hand in is an agent's: such a draft never graduates by itself (R4).
+        _propose(turn, incident, commands, "", min(sources, key=lambda source: (not source.startswith(AGENT), source)))
 
 
 def delivered(turn: Turn, row_id: str) -> None:
@@ -140,9 +145,11 @@ def receipt_due(turn: Turn, row_id: str) -> None:
 
 def captured_for(turn: Turn, incident: Incident) -> tuple[Command, ...]:
     """The commands that were captured while it was open, oldest first."""
-    entries = turn.world.trails.get(incident.id, ())
-    found = [it.output for it in entries if it.actor.startswith(CAPTURE) and it.output]
-    return tuple(msgspec.json.decode(text, type=Command) for text in found)
+    return tuple(msgspec.json.decode(it.output or "[]", type=Command) for it in _captures(turn, incident))
+
+
+def _captures(turn: Turn, incident: Incident) -> list[TrailEntry]:
+    return [it for it in turn.world.trails.get(incident.id, ()) if it.actor.startswith(CAPTURE) and it.output]
 
 
 def _propose(
@@ -173,11 +180,14 @@ def _words(incident: Incident, runbook: Runbook) -> str:
         f"Anomaly: {what(incident)} ({incident.anomaly}).",
         f"What was done: {clean(runbook.label, 200)}",
         f"Draft: {runbook.id}, in dry_run: {steps}",
-        f"Look: `healctl heal dry_run {runbook.id} --target {incident.target_id}`. "
-        f"Approve: `healctl heal approve {runbook.id} --target {incident.target_id}`.",
     ]
     if runbook.by_hand:
         lines.append("It has steps that only a person can do: it is kept as a note, and does not run by itself.")
+    else:
+        lines.append(
+            f"Look: `healctl heal dry_run {runbook.id} --target {incident.target_id}`. "
+            f"Approve: `healctl heal approve {runbook.id} --target {incident.target_id}`."
+        )
     return "\n".join(lines)
 
 

@@ -173,12 +173,6 @@ def repairs(execution: Execution) -> bool:
     return about and not execution.undoes
 
 
-def would_change(turn: Turn, incident: Incident) -> bool:
-    """Does the runbook that is next for it alter the system? Only such a one must wait for a fresh check."""
-    rest = ladder.rest(turn.world, incident)
-    return bool(rest) and changes(rest[0])
-
-
 def plan_due(turn: Turn, incident: Incident) -> None:
     """Its dry runs took too long, or the probe after them: a person is told now. What still comes counts all the same,
     and whatever may run by then does, after a fresh probe."""

@@ -117,7 +117,7 @@ def test_the_plugin_reports_what_an_agent_ran_while_an_incident_is_open(here: Si
         (row,) = daemon.incidents("toy")
         return [it["actor"] for it in row["audit_trail"] if it["actor"].startswith("capture:")]
 
-    until("the command in the trail", lambda: actors() == ["capture:openclaw"])
+    until("the command in the trail", lambda: actors() == ["capture:agent:openclaw"])
 
 
 @pytest.mark.soak

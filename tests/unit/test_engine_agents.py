@@ -163,3 +163,24 @@ def test_a_trusted_agent_orders_like_a_person() -> None:
     assert order(lab, "approve", **RESTART)["mode"] == Mode.AUTO_EXECUTE
     lab.advance(2)
     assert lab.only("web").state is State.RESOLVED
+
+
+@pytest.mark.req("R15")
+def test_a_code_is_spent_only_by_what_is_carried_out() -> None:
+    lab = lab_of()
+    order(lab, "execute", confirm=True, **RESTART)
+    secret = code(lab)
+    order(lab, "pause", actor="anna", target_id="web")
+    with pytest.raises(Refused):
+        order(lab, "confirm", actor="anna", code=secret)
+    order(lab, "resume", actor="anna", target_id="web")
+    order(lab, "confirm", actor="anna", token="again", code=secret)
+    assert len(lab.dispatched) == 1
+
+
+@pytest.mark.req("R15")
+def test_a_wish_to_take_an_approval_back_is_told_as_that() -> None:
+    lab = lab_of()
+    order(lab, "approve", revoke=True, **RESTART)
+    (request,) = order(lab, "requests", actor="anna")["requests"]
+    assert request["what"] == "take back the approval of rb-restart-service for web"

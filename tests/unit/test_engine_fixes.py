@@ -11,6 +11,7 @@ from supervisor.errors import HealError, UnknownId, UsageError
 from supervisor.incidents import engine as e
 from supervisor.incidents.matching import Meaning
 from supervisor.incidents.model import ActedBy, Mode, State
+from supervisor.incidents.policy import may_graduate
 from supervisor.incidents.records import AddAudit, PutOutbox, PutRunbook
 from tests.lab.engine import Lab, service
 
@@ -76,7 +77,7 @@ def test_ac_006_by_the_hook_alone_when_the_probe_clears_and_no_runbook_ran() -> 
     assert lab.only("web").state is State.RESOLVED, "a person has done it"
     (draft,) = lab.engine.world.drafts.values()
     assert [step.kind for step in draft.steps] == ["stop-service", "start-service"]
-    assert draft.author == "person:capture"
+    assert draft.author == "person:bash"
     assert len([row for row in lab.messages("synapse") if row.kind == "proposal"]) == 1
 
 
@@ -148,3 +149,14 @@ def test_without_a_receipt_the_answer_says_so() -> None:
     body = lab.answers["r"].body
     assert body is not None
     assert body["synapse_message_sent"] is False
+
+
+@pytest.mark.req("FR-006", "R4")
+def test_what_an_agent_had_a_hand_in_is_an_agents_draft_and_never_graduates() -> None:
+    lab = broken()
+    order(lab, "captured", commands=[list(RESTART)], source="bash")
+    lab.order("captured", actor="agent:openclaw", commands=[list(RESTART)], source="openclaw")
+    back(lab)
+    (draft,) = lab.engine.world.drafts.values()
+    assert draft.author == "person:agent:openclaw"
+    assert not may_graduate(draft)
