@@ -37,9 +37,7 @@ from supervisor.messages import (
     Claimed,
     LedgerTrouble,
     Nack,
-    PlanAnswer,
     ProgramStarted,
-    StepPlan,
     StepReport,
 )
 
@@ -258,26 +256,6 @@ def check_signal(execution: Execution, config: Config) -> None:
         return
     if written_wall_s > reading.taken_wall_s:
         raise Refusal("stale_grounds", "the live signal has been written since it was found stale")
-
-
-def plan(ties: Ties, execution: Execution) -> PlanAnswer:
-    """What every step would do now. Reads only: it starts, ends, creates and records nothing."""
-    plans: list[StepPlan] = []
-    programs = Programs("", _record_nothing, ties.nursery.take)
-    context = msgspec.structs.replace(ties.context(execution, programs), ask_healer=_ask_nobody, ask_store=_ask_nobody)
-    try:
-        plans.extend(registry.step_of(spec).plan(context) for spec in execution.steps)
-    except (HealError, OSError) as error:
-        return PlanAnswer(ok=False, steps=tuple(plans), error=str(error))
-    return PlanAnswer(ok=True, steps=tuple(plans))
-
-
-async def _record_nothing(program: Program) -> None:
-    raise StepFailed(f"a plan wanted to start {program.argv[0]}; a plan reads only")
-
-
-async def _ask_nobody(body: Body) -> Body:
-    raise StepFailed(f"a plan wanted to send a {type(body).__name__}; a plan reads only")
 
 
 def _words(answer: Body) -> str:
