@@ -35,11 +35,11 @@ class PruneFiles(Step):
     Params = PruneParams
 
     def plan(self, ctx: Context) -> StepPlan:
-        job = self._job(ctx, rotation.PLAN_S)
+        job = self._job(ctx, rotation.look_s(ctx))
         found = Walk(job, act=False).run()
         where = ", ".join(job.places) or "nowhere: [cleanup] names no place"
         text = f"remove old {job.what} files below {where}: {found.said}; this cannot be undone"
-        frees = found.freed_bytes + sum(_frees_before(ctx, self.spec.step_id))
+        frees = found.freed_bytes + _frees_before(ctx)
         return StepPlan(self.spec.step_id, text, rotation.disk_clears(ctx, frees), found.names, found.freed_bytes)
 
     async def run(self, ctx: Context) -> Outcome:
@@ -59,14 +59,13 @@ class PruneFiles(Step):
         return Job(what, places, tuple(_kept(ctx)), float(section.older_than), within_s, rotation.device_of(ctx))
 
 
-def _frees_before(ctx: Context, step_id: str) -> Iterator[int]:
-    """What the steps before this one would free: together they make the room."""
-    for spec in ctx.execution.runbook.steps:
-        if spec.step_id == step_id:
-            return
-        for kind in (rotation.RotateLogs, PruneFiles):
-            if kind.kind == spec.kind:
-                yield kind(spec).plan(ctx).frees_bytes
+_MAKE_ROOM = frozenset({rotation.RotateLogs.kind, PruneFiles.kind})
+
+
+def _frees_before(ctx: Context) -> int:
+    """What the steps before this one would free on disk: together they make the room."""
+    kinds = {spec.step_id: spec.kind for spec in ctx.execution.runbook.steps}
+    return sum(plan.frees_bytes for plan in ctx.planned if kinds[plan.step_id] in _MAKE_ROOM)
 
 
 def _kept(ctx: Context) -> Iterator[str]:

@@ -24,6 +24,7 @@ from supervisor.incidents.model import Execution, Program
 from supervisor.messages import Body, PlanAnswer, StepPlan
 
 ANSWER_S = 6.0  # well before the healer stops waiting for it
+LOOK_S = 5.0  # all steps together; what they have not looked at by then they say
 AT_WORK_MAX = 4  # each is a thread, and all of them together slow down what acts
 
 
@@ -64,9 +65,15 @@ def _plan(ties: Ties, execution: Execution) -> PlanAnswer:
     """Blocking; beside the event loop."""
     plans: list[StepPlan] = []
     programs = Programs("", _record_nothing, ties.nursery.take)
-    context = msgspec.structs.replace(ties.context(execution, programs), ask_healer=_ask_nobody, ask_store=_ask_nobody)
+    context = msgspec.structs.replace(
+        ties.context(execution, programs),
+        ask_healer=_ask_nobody,
+        ask_store=_ask_nobody,
+        look_until_mono_s=clock.monotonic_s() + LOOK_S,
+    )
     try:
-        plans.extend(registry.step_of(spec).plan(context) for spec in execution.steps)
+        for spec in execution.steps:
+            plans.append(registry.step_of(spec).plan(msgspec.structs.replace(context, planned=tuple(plans))))
     except (HealError, OSError) as error:
         return PlanAnswer(ok=False, steps=tuple(plans), error=str(error))
     return PlanAnswer(ok=True, steps=tuple(plans))

@@ -30,7 +30,7 @@ MODULE = "remediators.rotating"
 DISK = "disk:"
 SPARE = "rotation"  # in our state directory
 MARGIN_S = 5.0  # between the program's own end and the one that the executor puts to it
-PLAN_S = 2.0  # for looking at all the files
+PLAN_S = 2.0  # for one step's looking at all its files
 SAMPLED_MAX = 40  # files
 SAMPLE_BYTES = 64 * 1024
 JOB_BYTES_MAX = 100_000  # one argument has at most 128 KiB
@@ -54,7 +54,7 @@ class RotateLogs(Step):
         device = device_of(ctx)
         logs = _logs(ctx)
         written = {job.name: safe_dir.written_folders(job.paths) for job in logs}
-        choice = log_choice.choose(logs, device, written, clock.monotonic_s() + PLAN_S)
+        choice = log_choice.choose(logs, device, written, clock.monotonic_s() + look_s(ctx))
         frees = _estimate(choice.chosen)
         if not choice.chosen:
             return StepPlan(self.spec.step_id, "; ".join((_nothing(ctx), *choice.notes, *choice.too_large)), False)
@@ -107,8 +107,14 @@ def device_of(ctx: Context) -> int | None:
     return os.stat(name.removeprefix(DISK)).st_dev if name.startswith(DISK) else None
 
 
+def look_s(ctx: Context) -> float:
+    """How long a plan may look at files."""
+    return max(0.0, min(PLAN_S, ctx.look_until_mono_s - clock.monotonic_s()))
+
+
 def _nothing(ctx: Context) -> str:
-    where = f"on {ctx.target.target_id.removeprefix(DISK)} " if device_of(ctx) is not None else ""
+    name = ctx.target.target_id
+    where = f"on {name.removeprefix(DISK)} " if name.startswith(DISK) else ""
     return f"no configured log {where}is older than its archive_after or larger than its max_size"
 
 

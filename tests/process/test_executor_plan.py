@@ -30,7 +30,15 @@ class MayHang(lab.RunToEnd):
         return StepPlan(self.spec.step_id, command.words(ctx.recipe.argv), True)
 
 
-registry.KINDS = {**registry.KINDS, MayHang.kind: MayHang}
+class TellsBefore(lab.RunToEnd):
+    kind = "lab-tells-before"
+
+    def plan(self, ctx: Context) -> StepPlan:
+        before = " ".join(plan.step_id for plan in ctx.planned)
+        return StepPlan(self.spec.step_id, f"{before}; {ctx.look_until_mono_s}", True)
+
+
+registry.KINDS = {**registry.KINDS, MayHang.kind: MayHang, TellsBefore.kind: TellsBefore}
 STEP = msgspec.structs.replace(lab.COMMAND.steps[0], kind=MayHang.kind)
 RUNBOOK = msgspec.structs.replace(lab.COMMAND, steps=(STEP,))
 
@@ -110,5 +118,24 @@ def test_only_so_many_are_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
             refused = await planned(core, "another")
             assert not refused.ok
             assert "ask again later" in refused.error
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.req("FR-003")
+def test_the_steps_share_one_deadline_and_know_what_those_before_them_would_do() -> None:
+    assert planning.LOOK_S < planning.ANSWER_S, "else nobody hears what they have seen"
+    steps = tuple(msgspec.structs.replace(STEP, step_id=name, kind=TellsBefore.kind) for name in ("a", "b", "c"))
+    runbook = msgspec.structs.replace(RUNBOOK, steps=steps)
+
+    async def scenario() -> None:
+        async with lab.lab() as core:
+            began_s = clock.monotonic_s()
+            answer = await core.ask(PlanRequest(lab.execution(lab.target("t", ("true",)), runbook=runbook)))
+            assert isinstance(answer, PlanAnswer)
+            told = [plan.description.split("; ") for plan in answer.steps]
+            assert [before for before, _ in told] == ["", "a", "a b"]
+            (until,) = {until for _, until in told}
+            assert began_s + planning.LOOK_S <= float(until) <= clock.monotonic_s() + planning.LOOK_S
 
     asyncio.run(scenario())
