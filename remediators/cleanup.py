@@ -5,6 +5,7 @@ There is no undo: it destroys, and so waits for a person (R3). The work is done 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import msgspec
@@ -13,6 +14,7 @@ from remediators import rotation
 from remediators.base import Context, NoParams, Outcome, Step, StepFailed
 from remediators.pruning import Job, Report, Walk, What
 from supervisor import targets
+from supervisor.aside import aside
 from supervisor.config import dirs
 from supervisor.incidents.model import Effect
 from supervisor.messages import StepPlan
@@ -43,7 +45,7 @@ class PruneFiles(Step):
         return StepPlan(self.spec.step_id, text, rotation.disk_clears(ctx, frees), found.names, found.freed_bytes)
 
     async def run(self, ctx: Context) -> Outcome:
-        job = self._job(ctx, rotation.within_s(self.spec))
+        job = await asyncio.wrap_future(aside(lambda: self._job(ctx, rotation.within_s(self.spec)), "places"))
         if not job.places:
             return Outcome("[cleanup] names no place for it", changed=False)
         words = msgspec.json.encode(job).decode()
@@ -53,6 +55,7 @@ class PruneFiles(Step):
         return Outcome(report.said, report.names, changed=report.files > 0)
 
     def _job(self, ctx: Context, within_s: float) -> Job:
+        """Blocking."""
         assert isinstance(self.params, PruneParams)
         section, what = ctx.config.cleanup, self.params.what
         places = section.tmp_dirs if what is What.TMP else section.pycache_dirs

@@ -6,6 +6,7 @@ else. The plan looks at the same files in the same way and touches none.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import sys
@@ -20,6 +21,7 @@ from remediators.log_choice import Chosen, LogsJob
 from remediators.rotating import TOLD_MAX, Job, Report
 from remediators.unrotating import Undo
 from supervisor import clock, logfiles, targets
+from supervisor.aside import aside
 from supervisor.incidents.judge import size
 from supervisor.incidents.model import Effect, Recipe, StepResult, StepSpec
 from supervisor.incidents.resources import disk_clears_below
@@ -67,7 +69,8 @@ class RotateLogs(Step):
 
     async def run(self, ctx: Context) -> Outcome:
         run = int.from_bytes(hashlib.sha256(f"{ctx.execution.id} {self.spec.step_id}".encode()).digest()[:8], "big")
-        job = Job(_logs(ctx), run, within_s(self.spec), str(ctx.state_dir / SPARE), device_of(ctx))
+        device = await asyncio.wrap_future(aside(lambda: device_of(ctx), "device"))
+        job = Job(_logs(ctx), run, within_s(self.spec), str(ctx.state_dir / SPARE), device)
         report = await run_program(ctx, MODULE, msgspec.json.encode(job).decode(), Report)
         needed = isinstance(self.params, RotateParams) and self.params.needed
         if not report.files and not report.settled and (needed or report.chosen):
@@ -103,6 +106,7 @@ def _logs(ctx: Context) -> tuple[LogsJob, ...]:
 
 
 def device_of(ctx: Context) -> int | None:
+    """Blocking: a mount may hang. Raises OSError."""
     name = ctx.target.target_id
     return os.stat(name.removeprefix(DISK)).st_dev if name.startswith(DISK) else None
 
