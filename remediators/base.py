@@ -6,6 +6,7 @@ process without a fence, or report success for something it did not see happen: 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -49,6 +50,7 @@ class Context(msgspec.Struct, frozen=True):
     `execution.reading` is evidence, not ground truth: what a step acts on it looks up itself, and nothing in a reading
     ever becomes a part of a command but as R11 allows. `config` is the operator's own text. `ask_healer`, `ask_store`:
     a message and its answer, asked again until it is there; a plan asks nobody.
+    For a plan alone: `planned`, what the steps before it would do, and `look_until_mono_s`, when it must have looked.
     """
 
     execution: Execution
@@ -58,6 +60,8 @@ class Context(msgspec.Struct, frozen=True):
     config: Config
     ask_healer: Ask
     ask_store: Ask
+    planned: tuple[StepPlan, ...] = ()
+    look_until_mono_s: float = math.inf
 
     @property
     def target(self) -> Target:
@@ -119,6 +123,7 @@ class Step(ABC):
     def plan(self, ctx: Context) -> StepPlan:
         """The dry run: reads only. `predicts_clear` is False when something seen now would make the step fail.
 
+        It is called in a thread, beside other plans and runs, and is to end by `ctx.look_until_mono_s`.
         Raises StepFailed when no plan can be made at all.
         """
 

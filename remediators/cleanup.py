@@ -5,6 +5,7 @@ There is no undo: it destroys, and so waits for a person (R3). The work is done 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import msgspec
@@ -13,6 +14,7 @@ from remediators import rotation
 from remediators.base import Context, NoParams, Outcome, Step, StepFailed
 from remediators.pruning import Job, Report, Walk, What
 from supervisor import targets
+from supervisor.aside import aside
 from supervisor.config import dirs
 from supervisor.incidents.model import Effect
 from supervisor.messages import StepPlan
@@ -35,15 +37,15 @@ class PruneFiles(Step):
     Params = PruneParams
 
     def plan(self, ctx: Context) -> StepPlan:
-        job = self._job(ctx, rotation.PLAN_S)
+        job = self._job(ctx, rotation.look_s(ctx))
         found = Walk(job, act=False).run()
         where = ", ".join(job.places) or "nowhere: [cleanup] names no place"
         text = f"remove old {job.what} files below {where}: {found.said}; this cannot be undone"
-        frees = found.freed_bytes + sum(_frees_before(ctx, self.spec.step_id))
+        frees = found.freed_bytes + _frees_before(ctx)
         return StepPlan(self.spec.step_id, text, rotation.disk_clears(ctx, frees), found.names, found.freed_bytes)
 
     async def run(self, ctx: Context) -> Outcome:
-        job = self._job(ctx, rotation.within_s(self.spec))
+        job = await asyncio.wrap_future(aside(lambda: self._job(ctx, rotation.within_s(self.spec)), "places"))
         if not job.places:
             return Outcome("[cleanup] names no place for it", changed=False)
         words = msgspec.json.encode(job).decode()
@@ -53,20 +55,20 @@ class PruneFiles(Step):
         return Outcome(report.said, report.names, changed=report.files > 0)
 
     def _job(self, ctx: Context, within_s: float) -> Job:
+        """Blocking."""
         assert isinstance(self.params, PruneParams)
         section, what = ctx.config.cleanup, self.params.what
         places = section.tmp_dirs if what is What.TMP else section.pycache_dirs
         return Job(what, places, tuple(_kept(ctx)), float(section.older_than), within_s, rotation.device_of(ctx))
 
 
-def _frees_before(ctx: Context, step_id: str) -> Iterator[int]:
-    """What the steps before this one would free: together they make the room."""
-    for spec in ctx.execution.runbook.steps:
-        if spec.step_id == step_id:
-            return
-        for kind in (rotation.RotateLogs, PruneFiles):
-            if kind.kind == spec.kind:
-                yield kind(spec).plan(ctx).frees_bytes
+_MAKE_ROOM = frozenset({rotation.RotateLogs.kind, PruneFiles.kind})
+
+
+def _frees_before(ctx: Context) -> int:
+    """What the steps before this one would free on disk: together they make the room."""
+    kinds = {spec.step_id: spec.kind for spec in ctx.execution.runbook.steps}
+    return sum(plan.frees_bytes for plan in ctx.planned if kinds[plan.step_id] in _MAKE_ROOM)
 
 
 def _kept(ctx: Context) -> Iterator[str]:

@@ -12,6 +12,8 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,13 @@ from remediators import command, processes, service
 from remediators.base import Context, StepFailed
 from remediators.processes import Memory, Process
 from supervisor import clock, config, crashpoint, identify, proc, redact
+from supervisor.aside import aside
 from supervisor.incidents.readings import DiskData, LogsData
 
 FOLDER = "evidence"
 WITHIN_S = 2.0  # no repair waits longer for its evidence
 FILE_BYTES_MAX = 256 * 1024
+WRITING_MAX = 16  # at once: one for each execution at work, and as many that hang
 FILES_MAX = 500
 FEWER = 50  # so many are removed at once, the oldest first
 COMMAND_CHARS_MAX = 500
@@ -33,6 +37,7 @@ LARGEST_MAX = 20
 AVAILABLE = "MemAvailable"
 MEMINFO = "/proc/meminfo"
 PRESSURE = "/proc/pressure/memory"
+_writing: set[Future[Path]] = set()  # those that hang among them
 
 
 class Largest(msgspec.Struct, frozen=True):
@@ -44,13 +49,23 @@ async def snapshot(ctx: Context) -> Path:
     """Writes the file and returns it. Raises StepFailed when it could not be written in time."""
     try:
         async with asyncio.timeout(WITHIN_S):
-            path = await asyncio.to_thread(_write, ctx)
+            path = await asyncio.wrap_future(_begun(ctx))
     except TimeoutError as error:
         raise StepFailed(f"the evidence could not be written within {WITHIN_S:g} s") from error
     except OSError as error:
         raise StepFailed(f"the evidence could not be written: {error.strerror or error}") from error
     crashpoint.reach("evidence.after")
     return path
+
+
+def _begun(ctx: Context) -> Future[Path]:
+    """In a thread that keeps nobody from ending. Raises StepFailed while too many before it hang."""
+    _writing.difference_update([future for future in _writing if future.done()])
+    if len(_writing) >= WRITING_MAX:
+        raise StepFailed(f"the evidence could not be written: {WRITING_MAX} before it have not come to an end")
+    future = aside(partial(_write, ctx), "evidence")
+    _writing.add(future)
+    return future
 
 
 def _write(ctx: Context) -> Path:

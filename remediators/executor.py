@@ -19,7 +19,8 @@ import zmq
 
 from remediators.base import StepFailed
 from remediators.keeper import Nursery
-from remediators.run import Refusal, Run, Ties, plan
+from remediators.planning import Planner
+from remediators.run import Refusal, Run, Ties
 from remediators.settle import settle
 from remediators.watches import Watches, tell
 from supervisor import bus, clock
@@ -55,6 +56,7 @@ class ExecutorWorker(Worker):
         self._answering: dict[str, set[str]] = {}  # what is being answered -> the frames that asked for it
         self._slots = asyncio.Semaphore(RUNNING_MAX)
         self._suspicion = asyncio.Lock()
+        self._planner = Planner()
 
     async def start(self) -> None:
         boot = self.boot
@@ -112,7 +114,7 @@ class ExecutorWorker(Worker):
             elif isinstance(body, Settle):
                 self._answer(f"settle:{body.execution.id}", frame, self._settle(body.execution))
             elif isinstance(body, PlanRequest):
-                self._answer(f"plan:{frame.id}", frame, self._plan(body.execution))
+                self._answer(f"plan:{frame.id}", frame, self._planner.plan(self._ties, body.execution))
             else:
                 self._unexpected([("", frame)])
 
@@ -193,9 +195,6 @@ class ExecutorWorker(Worker):
         if execution.id in self._runs:
             return Nack("refused", f"execution {execution.id} is not interrupted: this executor is working on it")
         return await settle(execution, self._ties.exclude)
-
-    async def _plan(self, execution: Execution) -> Body:
-        return plan(self._ties, execution)
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.create_task(work)

@@ -70,6 +70,9 @@ def choose(logs: tuple[LogsJob, ...], device: int | None, written: dict[str, tup
         notes += [f"{job.name}: {found.cut_short}"] if found.cut_short else []
         notes += [f"{len(found.denied)} of {job.name} could not be looked at"] if found.denied else []
         for key, file in found.files.items():
+            if clock.monotonic_s() > end_s:
+                notes.append(f"{job.name}: there was no time to look into all of them")
+                break
             if key in chosen or (device is not None and key[0] != device):
                 continue
             how = _how(file, job, now_wall_s)

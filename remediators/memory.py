@@ -6,6 +6,7 @@ moment; only with the evidence written before; through a fence, and only if it s
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from remediators import command, evidence, fence, processes, victim
 from remediators.base import Context, Outcome, Step, StepFailed
 from remediators.processes import Process
 from supervisor import proc, redact
+from supervisor.aside import aside
 from supervisor.incidents.judge import size
 from supervisor.incidents.model import Effect
 from supervisor.incidents.readings import MemoryData
@@ -51,7 +53,7 @@ class RecordMemory(Step):
 
     async def run(self, ctx: Context) -> Outcome:
         path = await evidence.snapshot(ctx)
-        return Outcome(_state(), (str(path),))
+        return Outcome(await asyncio.wrap_future(aside(_state, "memory")), (str(path),))
 
 
 class EndLargest(Step):
@@ -76,10 +78,11 @@ class EndLargest(Step):
         return StepPlan(self.spec.step_id, f"{text}{_over(chosen)}", enough, frees_bytes=one.memory.freed_bytes)
 
     async def run(self, ctx: Context) -> Outcome:
-        short = shortage(ctx)
+        """Who holds what is asked aside: it waits for each process's own lock, long where memory thrashes."""
+        short = await asyncio.wrap_future(aside(lambda: shortage(ctx), "shortage"))
         if short.missing_bytes <= 0:
             return Outcome(f"{_had(short)}: nothing was ended", changed=False)
-        chosen = _choose(ctx, short)
+        chosen = await asyncio.wrap_future(aside(lambda: _choose(ctx, short), "victim"))
         if chosen.victim is None:
             raise StepFailed(_nobody(short, chosen))
         one = chosen.victim
@@ -87,7 +90,10 @@ class EndLargest(Step):
         if held is None:
             raise StepFailed(f"{_named(one.process)} has just ended by itself; nothing else was ended")
         with held:
-            if proc.command_line(one.process.pid) != one.process.words:
+            if (
+                await asyncio.wrap_future(aside(lambda: proc.command_line(one.process.pid), "words"))
+                != one.process.words
+            ):
                 raise StepFailed(f"process {one.process.pid} has just become another program; nothing was ended")
             try:
                 ending = await fence.end([one.process.ref], self._grace_s())

@@ -6,6 +6,7 @@ else. The plan looks at the same files in the same way and touches none.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import sys
@@ -20,6 +21,7 @@ from remediators.log_choice import Chosen, LogsJob
 from remediators.rotating import TOLD_MAX, Job, Report
 from remediators.unrotating import Undo
 from supervisor import clock, logfiles, targets
+from supervisor.aside import aside
 from supervisor.incidents.judge import size
 from supervisor.incidents.model import Effect, Recipe, StepResult, StepSpec
 from supervisor.incidents.resources import disk_clears_below
@@ -30,7 +32,7 @@ MODULE = "remediators.rotating"
 DISK = "disk:"
 SPARE = "rotation"  # in our state directory
 MARGIN_S = 5.0  # between the program's own end and the one that the executor puts to it
-PLAN_S = 2.0  # for looking at all the files
+PLAN_S = 2.0  # for one step's looking at all its files
 SAMPLED_MAX = 40  # files
 SAMPLE_BYTES = 64 * 1024
 JOB_BYTES_MAX = 100_000  # one argument has at most 128 KiB
@@ -54,7 +56,7 @@ class RotateLogs(Step):
         device = device_of(ctx)
         logs = _logs(ctx)
         written = {job.name: safe_dir.written_folders(job.paths) for job in logs}
-        choice = log_choice.choose(logs, device, written, clock.monotonic_s() + PLAN_S)
+        choice = log_choice.choose(logs, device, written, clock.monotonic_s() + look_s(ctx))
         frees = _estimate(choice.chosen)
         if not choice.chosen:
             return StepPlan(self.spec.step_id, "; ".join((_nothing(ctx), *choice.notes, *choice.too_large)), False)
@@ -67,7 +69,8 @@ class RotateLogs(Step):
 
     async def run(self, ctx: Context) -> Outcome:
         run = int.from_bytes(hashlib.sha256(f"{ctx.execution.id} {self.spec.step_id}".encode()).digest()[:8], "big")
-        job = Job(_logs(ctx), run, within_s(self.spec), str(ctx.state_dir / SPARE), device_of(ctx))
+        device = await asyncio.wrap_future(aside(lambda: device_of(ctx), "device"))
+        job = Job(_logs(ctx), run, within_s(self.spec), str(ctx.state_dir / SPARE), device)
         report = await run_program(ctx, MODULE, msgspec.json.encode(job).decode(), Report)
         needed = isinstance(self.params, RotateParams) and self.params.needed
         if not report.files and not report.settled and (needed or report.chosen):
@@ -103,12 +106,19 @@ def _logs(ctx: Context) -> tuple[LogsJob, ...]:
 
 
 def device_of(ctx: Context) -> int | None:
+    """Blocking: a mount may hang. Raises OSError."""
     name = ctx.target.target_id
     return os.stat(name.removeprefix(DISK)).st_dev if name.startswith(DISK) else None
 
 
+def look_s(ctx: Context) -> float:
+    """How long a plan may look at files."""
+    return max(0.0, min(PLAN_S, ctx.look_until_mono_s - clock.monotonic_s()))
+
+
 def _nothing(ctx: Context) -> str:
-    where = f"on {ctx.target.target_id.removeprefix(DISK)} " if device_of(ctx) is not None else ""
+    name = ctx.target.target_id
+    where = f"on {name.removeprefix(DISK)} " if name.startswith(DISK) else ""
     return f"no configured log {where}is older than its archive_after or larger than its max_size"
 
 

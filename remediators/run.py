@@ -24,6 +24,7 @@ from remediators.keeper import Nursery
 from remediators.launcher import Held
 from remediators.watches import Watches, tell
 from supervisor import clock, crashpoint, proc, redact
+from supervisor.aside import aside
 from supervisor.bus import Link
 from supervisor.config import Config
 from supervisor.errors import HealError
@@ -37,15 +38,14 @@ from supervisor.messages import (
     Claimed,
     LedgerTrouble,
     Nack,
-    PlanAnswer,
     ProgramStarted,
-    StepPlan,
     StepReport,
 )
 
 log = logging.getLogger(__name__)
 
 GROUNDS_S_MAX = 5.0  # DESIGN §2.3: an older reading is no grounds for an action
+SIGNAL_S = 2.0  # for a look at a file that may lie on a dead mount
 CLAIM_AGAIN_S = 0.25  # between claims while the ledger is in trouble
 OUTPUT_CHARS_MAX = 96 * 1024  # a command's both ends, and the words around them
 _CHANGES = frozenset({Effect.CHANGE, Effect.DESTROY})
@@ -112,8 +112,8 @@ class Run:
     async def _run(self) -> None:
         check(self.execution)
         await self._claim()
-        check_grounds(self.execution)  # the store may have kept us waiting; still nothing has run
-        check_signal(self.execution, self._ties.config())
+        await check_signal(self.execution, self._ties.config())
+        check_grounds(self.execution)  # the store or the signal may have kept us waiting; still nothing has run
         # Not awaited: the work is ours by the ledger; that the healer knows it too can come later.
         tell(self._ties.healer, Claimed(self.execution.id, self._ties.incarnation))
         specs = self.execution.steps
@@ -246,38 +246,24 @@ def check_grounds(execution: Execution) -> None:
         raise Refusal("stale_grounds", f"the reading it rests on is {age_s:.1f} s old, at most {GROUNDS_S_MAX:g} s")
 
 
-def check_signal(execution: Execution, config: Config) -> None:
+async def check_signal(execution: Execution, config: Config) -> None:
     """A live signal that was written since it was judged stale may be fresh: nothing is ended, a new look decides."""
     reading = execution.reading
     name = execution.target.target_id.rpartition("-")[0]
     if execution.authority is Authority.PERSON or reading is None or not isinstance(reading.data, SignalData):
         return
-    try:
-        written_wall_s = os.stat(config.trading[name].signal_file).st_mtime
-    except (KeyError, OSError):  # it is watched no more, or cannot be seen: then it is not known to be fresh
+    section = config.trading.get(name)
+    if section is None:  # it is watched no more
         return
-    if written_wall_s > reading.taken_wall_s:
-        raise Refusal("stale_grounds", "the live signal has been written since it was found stale")
-
-
-def plan(ties: Ties, execution: Execution) -> PlanAnswer:
-    """What every step would do now. Reads only: it starts, ends, creates and records nothing."""
-    plans: list[StepPlan] = []
-    programs = Programs("", _record_nothing, ties.nursery.take)
-    context = msgspec.structs.replace(ties.context(execution, programs), ask_healer=_ask_nobody, ask_store=_ask_nobody)
     try:
-        plans.extend(registry.step_of(spec).plan(context) for spec in execution.steps)
-    except (HealError, OSError) as error:
-        return PlanAnswer(ok=False, steps=tuple(plans), error=str(error))
-    return PlanAnswer(ok=True, steps=tuple(plans))
-
-
-async def _record_nothing(program: Program) -> None:
-    raise StepFailed(f"a plan wanted to start {program.argv[0]}; a plan reads only")
-
-
-async def _ask_nobody(body: Body) -> Body:
-    raise StepFailed(f"a plan wanted to send a {type(body).__name__}; a plan reads only")
+        async with asyncio.timeout(SIGNAL_S):
+            status = await asyncio.wrap_future(aside(lambda: os.stat(section.signal_file), "signal file"))
+    except TimeoutError as error:
+        raise Refusal("stale_grounds", "the live signal could not be looked at in time") from error
+    except OSError:  # it cannot be seen: then it is not known to be fresh
+        return
+    if status.st_mtime > reading.taken_wall_s:
+        raise Refusal("stale_grounds", "the live signal has been written since it was found stale")
 
 
 def _words(answer: Body) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -76,6 +77,36 @@ def test_a_repair_goes_on_without_its_evidence_and_says_so(
     asyncio.run(scenario())
 
 
+@pytest.mark.req("FR-003", "NFR-002")
+def test_a_disk_that_hangs_keeps_no_executor_from_ending_and_takes_only_so_many_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go = threading.Event()
+    hanging: list[threading.Thread] = []
+
+    def hang(folder: Path) -> None:
+        hanging.append(threading.current_thread())
+        let_go.wait(lab.DEADLINE_S)
+
+    monkeypatch.setattr(evidence, "WITHIN_S", 0.1)
+    monkeypatch.setattr(evidence, "WRITING_MAX", 2)
+    monkeypatch.setattr(evidence, "_writing", set())
+    monkeypatch.setattr(evidence, "_sync", hang)
+    try:
+        for _ in range(evidence.WRITING_MAX):
+            with pytest.raises(StepFailed, match="within"):
+                asyncio.run(evidence.snapshot(context(tmp_path)))
+        with pytest.raises(StepFailed, match="2 before it have not come to an end"):
+            asyncio.run(evidence.snapshot(context(tmp_path)))
+        assert [thread.daemon for thread in hanging] == [True, True]
+    finally:
+        let_go.set()
+    for thread in hanging:
+        thread.join(lab.DEADLINE_S)
+    monkeypatch.undo()
+    assert asyncio.run(evidence.snapshot(context(tmp_path))).exists()
+
+
 @pytest.mark.req("R10")
 def test_before_what_only_protects_nothing_is_gathered(tmp_path: Path) -> None:
     async def scenario() -> None:
@@ -91,7 +122,7 @@ def test_before_what_only_protects_nothing_is_gathered(tmp_path: Path) -> None:
 def context(state_dir: Path, **changes: object) -> Context:
     nothing: object = None
     execution = msgspec.structs.replace(lab.execution(lab.target("t", ("true",))), **changes)
-    return Context(execution, nothing, state_dir, frozenset(), Config())  # type: ignore[arg-type]
+    return Context(execution, nothing, state_dir, frozenset(), Config(), nothing, nothing)  # type: ignore[arg-type]
 
 
 def test_the_folder_and_each_file_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

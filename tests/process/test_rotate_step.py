@@ -18,7 +18,7 @@ from remediators.rotation import RotateLogs
 from remediators.runbooks import RUNBOOKS
 from supervisor.config import parse
 from supervisor.incidents.model import Authority, Program, Runbook, StepResult, Target
-from supervisor.messages import Body
+from supervisor.messages import Body, StepPlan
 from tests.lab import mounts
 from tests.lab.logs import MIB, archives, text, unpacked, write
 from tests.process.executorlab import execution
@@ -147,13 +147,27 @@ def test_the_emergency_s_steps_make_room_on_a_full_disk_and_its_plan_says_how_mu
         section = msgspec.structs.replace(ctx.config.cleanup, older_than=0.0)  # its files were changed just now
         ctx = msgspec.structs.replace(ctx, config=msgspec.structs.replace(ctx.config, cleanup=section))
         steps = [step_of(spec) for spec in CLEANUP.steps]
-        plans = [step.plan(ctx) for step in steps]
+        plans: list[StepPlan] = []
+        for step in steps:
+            plans.append(step.plan(msgspec.structs.replace(ctx, planned=tuple(plans))))
         assert plans[1].frees_bytes == plans[2].frees_bytes == 2 * MIB
         assert plans[-1].predicts_clear, "all three together"
         for step in steps:
             run(ctx, step.run)
         assert os.listdir(disk / "tmp") == os.listdir(disk / "src") == []
         assert b"".join(map(unpacked, archives(disk / "logs"))) == text(2 * MIB)
+
+
+@pytest.mark.req("FR-003")
+def test_a_plan_says_what_it_had_no_time_to_look_at(tmp_path: Path) -> None:
+    write(tmp_path / "a.log", text(MIB), days_old=8)
+    config = f'[logs.app]\npaths = ["{tmp_path}/a.log"]\n[cleanup]\ntmp_dirs = ["{tmp_path}"]\n'
+    ctx = context("app", config, tmp_path / "state", CLEANUP)
+    late = msgspec.structs.replace(ctx, look_until_mono_s=0.0)
+    assert "there was no time to look into all of them" in step_of(ROTATE.steps[0]).plan(late).description
+    prune = next(spec for spec in CLEANUP.steps if dict(spec.params).get("what") == "tmp")
+    assert "the time was over" in step_of(prune).plan(late).description
+    assert "archive 1 logs" in step_of(ROTATE.steps[0]).plan(ctx).description
 
 
 @pytest.mark.req("FR-003")
