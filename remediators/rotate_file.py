@@ -9,7 +9,6 @@ It never follows a link, never touches a file with a second name, and never trun
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -192,11 +191,9 @@ class Rotation:
             record = self._fill(fd, log, base)
             same_owner(fd, status)
             crashpoint.reach("rotate.written")
-            os.rename(part, f".{name}{PENDING}", src_dir_fd=folder.archive_fd, dst_dir_fd=folder.archive_fd)
-            os.fsync(folder.archive_fd)
+            folder.name_part(fd, part, f".{name}{PENDING}")
         except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(part, dir_fd=folder.archive_fd)
+            folder.drop_part(fd, part)
             raise
         finally:
             os.close(fd)
