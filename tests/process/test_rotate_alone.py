@@ -1,10 +1,13 @@
-"""Two rotations at once, and a log that changes under one: what they share, and what neither may take for its own."""
+"""A rotation that is not alone: beside another one, beside writers that it cannot see, and with a log that changes."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +18,8 @@ from remediators.rotate_file import Log, Rotation
 from remediators.rotate_spare import HOME
 from remediators.safe_dir import Unsafe
 from tests.lab import mounts
-from tests.lab.logs import MIB, archives, text, write
-from tests.process.test_rotate import fill_up, job, rotate
+from tests.lab.logs import MIB, archives, everything, text, write
+from tests.process.test_rotate import ARGV, fill_up, job, rotate
 
 BUSY = "another rotation is at work there"
 
@@ -88,3 +91,57 @@ def test_an_archive_that_another_one_exchanged_is_never_taken_for_the_whole(tmp_
     assert (tmp_path / "app.log").read_bytes() == content
     assert part.read_bytes() == b"half of another", "nor removed"
     assert archives(tmp_path) == []
+
+
+UNPRIVILEGED = ("setpriv", "--bounding-set", "-lease,-sys_ptrace", "--")
+OTHER_UID = 65_534
+
+
+@contextlib.contextmanager
+def open_in_another_s_process(path: Path) -> Iterator[None]:
+    """It has the file open for writing, and belongs to a user into whose processes root needs a capability to look."""
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("needs root and setpriv")
+    with path.open("ab") as file:
+        process = subprocess.Popen(["sleep", "600"], stdout=file, user=OTHER_UID)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.req("FR-003")
+def test_a_log_stays_in_its_place_where_nobody_can_say_whether_it_is_written(tmp_path: Path) -> None:
+    log, content = tmp_path / "app.log", text(MIB)
+    write(log, content, days_old=8)
+    os.chown(log, OTHER_UID, -1)
+    before = log.stat().st_ino
+    with open_in_another_s_process(log):
+        done = subprocess.run(
+            [*UNPRIVILEGED, *ARGV, job(f"{tmp_path}/*.log", spare=tmp_path / "spare")], capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        assert log.exists(), "its writer would write into what is gone"
+        assert log.stat().st_ino == before
+    assert len(archives(tmp_path)) == 1, "what stands in it is archived all the same"
+    assert everything(tmp_path, log) == content
+
+
+@pytest.mark.req("FR-003")
+def test_where_there_are_no_leases_a_process_that_cannot_be_looked_at_may_be_a_writer(tmp_path: Path) -> None:
+    """A pipe has none, as little as a file on some file systems."""
+    said = "import os; from remediators import holes\nwith holes.unwritten(os.pipe()[0]): pass"
+    look = (sys.executable, "-P", "-c", said)
+    unlisted = 'mount -t proc -o hidepid=2,gid=65533 proc /proc && exec "$@"'
+    with open_in_another_s_process(tmp_path / "other"):
+        seen = _said("unshare", "--fork", "--pid", "--mount-proc", *look)
+        unseen = _said(*UNPRIVILEGED, *look)
+        hidden = _said("unshare", "--mount", "sh", "-c", unlisted, "sh", *UNPRIVILEGED, *look)
+    assert seen == b"", "alone in its world it sees everybody"
+    assert b"HasWriter" in unseen
+    assert b"HasWriter" in hidden
+
+
+def _said(*argv: str) -> bytes:
+    return subprocess.run(argv, capture_output=True, check=False, timeout=60).stderr
