@@ -18,7 +18,7 @@ from remediators.rotate_file import Log, Rotation
 from remediators.rotate_spare import HOME
 from remediators.safe_dir import Unsafe
 from tests.lab import mounts
-from tests.lab.logs import MIB, archives, everything, text, write
+from tests.lab.logs import MIB, archives, everything, leftovers, text, unpacked, write
 from tests.process.test_rotate import ARGV, fill_up, job, rotate
 
 BUSY = "another rotation is at work there"
@@ -91,6 +91,31 @@ def test_an_archive_that_another_one_exchanged_is_never_taken_for_the_whole(tmp_
     assert (tmp_path / "app.log").read_bytes() == content
     assert part.read_bytes() == b"half of another", "nor removed"
     assert archives(tmp_path) == []
+
+
+@pytest.mark.req("FR-003")
+@pytest.mark.parametrize("size", [2 * MIB, 5 * MIB])
+@pytest.mark.parametrize("new_size", [MIB, 9 * MIB])
+def test_a_log_that_was_cut_off_and_written_anew_while_it_was_read_is_left_alone(
+    tmp_path: Path, size: int, new_size: int
+) -> None:
+    """As `logrotate` does with copytruncate: by its size alone it looks as if it had grown."""
+    log, old, new = tmp_path / "app.log", text(size, 1), text(new_size, 2)
+    write(log, old)
+    part = tmp_path / ".archive" / f".app.log.gz{PART}"
+
+    def cut_off() -> None:
+        if log.stat().st_size == size and part.stat().st_size > MIB // 20:  # the first member stands in it
+            write(log, new)
+
+    with Folder(str(tmp_path), (str(tmp_path),)) as folder:
+        folder.open_archive(make=True)
+        with Log(folder, "app.log") as held, pytest.raises(Unsafe, match="cut off while it was"):
+            Rotation(folder, 7, cut_off).part(held, 0)
+    assert log.read_bytes() == new
+    assert leftovers(tmp_path) == []
+    assert all(unpacked(path)[:MIB] == old[:MIB] for path in archives(tmp_path)), "and what was read is kept"
+    assert bool(archives(tmp_path)) == (new_size >= size), "where all of it could be read"
 
 
 UNPRIVILEGED = ("setpriv", "--bounding-set", "-lease,-sys_ptrace", "--")
