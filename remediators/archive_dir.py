@@ -5,7 +5,7 @@
     .NAME.gz.part          incomplete: worth nothing
     .NAME.taken            a log on its way out, whose pending archive is complete
 
-One rotation at a time works in a folder; another one is refused.
+One rotation at a time works in a folder, wherever its archives are made; another one is refused.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import os
 import stat
+from pathlib import Path
 from types import TracebackType
 
 from remediators import safe_dir
@@ -46,9 +47,10 @@ class Folder:
                 os.close(fd)
 
     def open_archive(self, *, make: bool) -> bool:
-        """Opens and locks `.archive`; False when there is none, and none is to be made. Raises Unsafe, OSError."""
+        """Opens `.archive`, for us alone; False when there is none, and none is to be made. Raises Unsafe, OSError."""
         if self.archive_fd >= 0:
             return True
+        lock_alone(self.fd)  # not `.archive`: who makes archives elsewhere works on the same logs
         fd = self._open_archive(make=make)
         if fd is None:
             return False
@@ -58,15 +60,16 @@ class Folder:
                 raise Unsafe(f"{NAME} lies on another file system")
             if status.st_uid not in (0, os.geteuid(), self.status.st_uid) or status.st_mode & 0o022:
                 raise Unsafe(f"others may write {NAME}")
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Unsafe("another rotation is at work there") from error
         except BaseException:
             os.close(fd)
             raise
         self.archive_fd = fd
         return True
+
+    def archive_elsewhere(self, place: Path) -> None:
+        """A folder of ours stands in for `.archive`. Raises Unsafe, OSError."""
+        lock_alone(self.fd)
+        self.archive_fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def _open_archive(self, *, make: bool) -> int | None:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -98,6 +101,26 @@ class Folder:
         for name in self.entries(PART):
             os.unlink(name, dir_fd=self.archive_fd)
 
+    def name_part(self, fd: int, part: str, name: str) -> None:
+        """The finished `part`, open as `fd`, gets its name; what another one has put there does not. Raises Unsafe,
+        OSError."""
+        if not self._is(fd, part):
+            raise Unsafe("its unfinished archive was exchanged for another")
+        os.rename(part, name, src_dir_fd=self.archive_fd, dst_dir_fd=self.archive_fd)
+        os.fsync(self.archive_fd)
+
+    def drop_part(self, fd: int, part: str) -> None:
+        """Removes it, if it is still the one that is open as `fd`."""
+        if self._is(fd, part):
+            os.unlink(part, dir_fd=self.archive_fd)
+
+    def _is(self, fd: int, name: str) -> bool:
+        try:
+            found = os.stat(name, dir_fd=self.archive_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(found, os.fstat(fd))
+
     def fresh_name(self, log: str) -> str:
         """A name for its archive under which nothing stands yet."""
         kept = shortened(log)
@@ -108,6 +131,14 @@ class Folder:
             if not {choice, f".{choice}{PENDING}"} & taken:
                 return choice
         raise Unsafe("it has too many archives of this second")
+
+
+def lock_alone(fd: int) -> None:
+    """This folder is ours until it is closed. Raises Unsafe."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise Unsafe("another rotation is at work there") from error
 
 
 def shortened(log: str) -> str:

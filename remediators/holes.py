@@ -67,16 +67,20 @@ def block_bytes(fd: int) -> int:
 
 
 class Openers(msgspec.Struct, frozen=True):
-    """Who else has a file open for writing, as far as may be seen. `append_only`: there are some, and each appends."""
+    """Who else has a file open for writing, as far as may be seen. `append_only`: there are some, and each appends.
+    `unseen`: so many processes, or more, could not be looked at."""
 
     writers: int
     append_only: bool
+    unseen: int
 
 
 def openers(status: os.stat_result) -> Openers:
     """Looks at every descriptor of every process. A writer that is not seen loses nothing either (see `collapse`)."""
     key, writers, append_only = (status.st_dev, status.st_ino), 0, True
-    for pid in proc.pids():
+    pids = proc.pids()
+    unseen = int(1 not in pids)  # then those of others are not even listed (proc(5), hidepid)
+    for pid in pids:
         if pid == os.getpid():
             continue
         try:
@@ -84,9 +88,11 @@ def openers(status: os.stat_result) -> Openers:
                 if flags & os.O_ACCMODE:
                     writers += 1
                     append_only = append_only and bool(flags & os.O_APPEND)
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # it has ended, or may not be looked at
-    return Openers(writers, append_only and writers > 0)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
+        except PermissionError:
+            unseen += 1
+    return Openers(writers, append_only and writers > 0, unseen)
 
 
 def _flags_on(process: str, key: tuple[int, int]) -> Iterator[int]:
@@ -114,7 +120,7 @@ def is_open_elsewhere(fd: int) -> bool:
 
 
 class HasWriter(Exception):
-    """Somebody has the file open for writing."""
+    """Somebody has the file open for writing, or it cannot be known that nobody has."""
 
 
 @contextmanager
@@ -128,11 +134,12 @@ def unwritten(fd: int) -> Iterator[None]:
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
-        if error.errno == errno.EAGAIN:
+        if error.errno in (errno.EAGAIN, errno.EACCES, errno.EPERM):
             raise HasWriter from error
-        if error.errno not in (*CANNOT, errno.ENOLCK, errno.EACCES, errno.EPERM):
+        if error.errno not in (*CANNOT, errno.ENOLCK):
             raise
-        if openers(os.fstat(fd)).writers:
+        found = openers(os.fstat(fd))
+        if found.writers or found.unseen:
             raise HasWriter from error
         yield
         return

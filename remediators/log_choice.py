@@ -1,7 +1,7 @@
 """Which logs does a rotation take? FR-003: what is older than `archive_after`; R13: and what has grown past `max_size`.
 
 Reads only, for the dry run and for the real one alike. Left alone: compressed files (they are archives already), links,
-and what only looks like a log: journald's files, wtmp and its kin, databases.
+and what only looks like a log: journald's files, wtmp and its kin, databases and what they wrote ahead.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from remediators import archive_dir, holes, safe_dir
 from supervisor import clock, logfiles
 
 _NOT_TEXT = re.compile(
-    r"(?:^(?:lastlog|faillog|tallylog|[bwu]tmp)(?:[.-].*)?$|\.journal~?$|\.(?:db|sqlite3?)(?:-wal|-shm|-journal)?$|^mysql-bin\.)"
+    r"(?:^(?:lastlog|faillog|tallylog|[bwu]tmp)(?:[.-].*)?$|\.journal~?$|\.(?:db|sqlite3?)(?:-wal|-shm|-journal)?$|^mysql-bin\."
+    r"|^\d{5,20}\.log$)"  # what LevelDB, RocksDB and Kafka wrote ahead: their data, not about them
 )
+_OF_A_DATABASE = re.compile(r"^(?:CURRENT$|MANIFEST-)")  # beside the logs that LevelDB or RocksDB is made of
 _MAGIC = (b"SQLite format 3\0", b"LPKSHHRH", b"\xfebin")
 JOURNAL_HINT = "journald's own files are left alone: `journalctl --vacuum-size=` shortens them"
 
@@ -62,6 +64,7 @@ class Choice(msgspec.Struct, frozen=True):
 def choose(logs: tuple[LogsJob, ...], device: int | None, written: dict[str, tuple[str, ...]], end_s: float) -> Choice:
     """`device`: only what lies there. `end_s` (monotonic): what has not been looked at by then is not chosen."""
     chosen: dict[tuple[int, int], Chosen] = {}
+    databases = _Databases()
     too_large: list[str] = []
     notes: list[str] = []
     now_wall_s = clock.wall_s()
@@ -75,19 +78,40 @@ def choose(logs: tuple[LogsJob, ...], device: int | None, written: dict[str, tup
                 break
             if key in chosen or (device is not None and key[0] != device):
                 continue
-            how = _how(file, job, now_wall_s)
+            how = _how(file, job, now_wall_s, databases)
             if how is not None:
                 chosen[key] = Chosen(file.path, file.bytes, how, job.max_bytes, written[job.name])
             elif file.bytes > job.max_bytes and not logfiles.rotated(file.path):
-                too_large.append(f"{logfiles.printable(file.path)} is not rotated by healctl: {_why_not(file)}")
+                why = _why_not(file, databases)
+                too_large.append(f"{logfiles.printable(file.path)} is not rotated by healctl: {why}")
     if any(".journal" in text for text in too_large):
         notes.append(JOURNAL_HINT)
     ordered = sorted(chosen.values(), key=lambda file: (file.bytes, file.path))
     return Choice(tuple(ordered), tuple(too_large), tuple(notes))
 
 
-def _how(file: logfiles.Found, job: LogsJob, now_wall_s: float) -> How | None:
-    if _why_not(file):
+class _Databases:
+    """Which folders are databases: each is looked at once, and again by the next choice."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, bool] = {}
+
+    def holds(self, path: str) -> bool:
+        folder = os.path.dirname(path)
+        if folder not in self._known:
+            self._known[folder] = any(_OF_A_DATABASE.match(name) for name in _names(folder))
+        return self._known[folder]
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:  # gone, or not ours to read: opening it to rotate what is in it will say so
+        return []
+
+
+def _how(file: logfiles.Found, job: LogsJob, now_wall_s: float, databases: _Databases) -> How | None:
+    if _why_not(file, databases):
         return None
     try:
         status = os.lstat(file.path)
@@ -102,7 +126,7 @@ def _how(file: logfiles.Found, job: LogsJob, now_wall_s: float) -> How | None:
     return None
 
 
-def _why_not(file: logfiles.Found) -> str:
+def _why_not(file: logfiles.Found, databases: _Databases) -> str:
     name = os.path.basename(file.path)
     if file.is_link:
         return "it is a link"
@@ -110,6 +134,8 @@ def _why_not(file: logfiles.Found) -> str:
         return "it is compressed"
     if archive_dir.NAME in file.path.split("/"):
         return "it is an archive"
+    if databases.holds(file.path):
+        return "its folder is a database's"
     return "it is no text" if _NOT_TEXT.search(name) or _head(file.path).startswith(_MAGIC) else ""
 
 

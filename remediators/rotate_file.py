@@ -9,7 +9,6 @@ It never follows a link, never touches a file with a second name, and never trun
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -41,6 +40,21 @@ class Done(msgspec.Struct, frozen=True):
     freed_bytes: int
     whole: bool
     note: str = ""
+
+
+class _Ends(msgspec.Struct, frozen=True):
+    """The first and the last member of what was archived, as it was read: up to 2 MiB that is all of it."""
+
+    first: bytes
+    last: bytes
+
+    def stand_in(self, log: Log, record: Record) -> bool:
+        """Does the log hold them still? Then nobody cut it off and wrote it anew meanwhile."""
+        size = os.fstat(log.fd).st_size
+        return size >= record.end and all(
+            os.pread(log.fd, len(data), at) == data
+            for at, data in ((record.start, self.first), (record.end - len(self.last), self.last))
+        )
 
 
 class _Tally:
@@ -140,11 +154,11 @@ class Rotation:
         with work:
             while not work.whole:
                 start = holes.first_data(log.fd, log.status.st_size)
-                name, record = self._archive(log, start, log.status.st_size, whole=True)
+                name, record, ends = self._archive(log, start, log.status.st_size, whole=True)
                 if record.whole:
                     self._remove(log, name, record)
                 else:  # the disk is full: what has been archived makes room for the rest
-                    work.note = self._free_part(log, name, record)
+                    work.note = self._free_part(log, name, record, ends)
                     log.status = os.fstat(log.fd)
                 work.add(name, record)
         return work.done()
@@ -162,14 +176,14 @@ class Rotation:
                 end = end if at_most is None else min(end, start + at_most // block * block)
                 if end <= start:
                     break
-                name, record = self._archive(log, start, end, whole=False)
-                work.note = self._free_part(log, name, record)
+                name, record, ends = self._archive(log, start, end, whole=False)
+                work.note = self._free_part(log, name, record, ends)
                 work.add(name, record)
                 if taken_bytes(log.fd) <= enough_bytes or at_most is not None:
                     break
         return work.done()
 
-    def _archive(self, log: Log, start: int, end: int, *, whole: bool) -> tuple[str, Record]:
+    def _archive(self, log: Log, start: int, end: int, *, whole: bool) -> tuple[str, Record, _Ends]:
         """A pending archive of [start, end), or of as much of it as the disk has room for: never less than a member."""
         folder, status = self._folder, log.status
         name = folder.fresh_name(log.name)
@@ -189,23 +203,22 @@ class Rotation:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(part, flags, 0o600, dir_fd=folder.archive_fd)
         try:
-            record = self._fill(fd, log, base)
+            record, ends = self._fill(fd, log, base)
             same_owner(fd, status)
             crashpoint.reach("rotate.written")
-            os.rename(part, f".{name}{PENDING}", src_dir_fd=folder.archive_fd, dst_dir_fd=folder.archive_fd)
-            os.fsync(folder.archive_fd)
+            folder.name_part(fd, part, f".{name}{PENDING}")
         except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(part, dir_fd=folder.archive_fd)
+            folder.drop_part(fd, part)
             raise
         finally:
             os.close(fd)
         crashpoint.reach("rotate.pending")
-        return name, record
+        return name, record, ends
 
-    def _fill(self, fd: int, log: Log, base: Record) -> Record:
+    def _fill(self, fd: int, log: Log, base: Record) -> tuple[Record, _Ends]:
         writer = gzip_members.Writer(fd, base)
         at, end = base.start, base.end
+        first = last = b""
         while at < end:
             self._late()
             chunk = os.pread(log.fd, min(MEMBER_BYTES, end - at), at)
@@ -218,10 +231,11 @@ class Rotation:
                     raise
                 break
             at += len(chunk)
+            first, last = first or chunk, chunk
             crashpoint.reach("rotate.member")
         record = msgspec.structs.replace(base, end=at, crc=writer.crc, whole=base.whole and at == end)
         writer.close(record)
-        return record
+        return record, _Ends(first, last)
 
     def _remove(self, log: Log, name: str, record: Record) -> None:
         """Takes the log out of its folder, if it still is the very file that stands in the archive."""
@@ -232,10 +246,10 @@ class Rotation:
             raise
         publish(self._folder, name)
 
-    def _free_part(self, log: Log, name: str, record: Record) -> str:
-        if os.fstat(log.fd).st_size < record.end:
-            os.unlink(f".{name}{PENDING}", dir_fd=self._folder.archive_fd)
-            raise Unsafe("it was cut off while it was archived")
+    def _free_part(self, log: Log, name: str, record: Record, ends: _Ends) -> str:
+        if not ends.stand_in(log, record):  # the archive may be all that is left of what stood there
+            publish(self._folder, name)
+            raise Unsafe(f"it was cut off while it was archived, and is left alone; what was read stands in {name}")
         free_part(log, record)
         publish(self._folder, name)
         return close_up(log)

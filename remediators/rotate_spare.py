@@ -2,7 +2,8 @@
 
 On another disk an archive is made there, the log's room is given back, and the archive then goes home. On the same disk
 a few megabytes are held in reserve, and let go of for as long as the rotation takes. What lies here is complete or
-nothing, and each run begins by bringing home what an earlier one has left.
+nothing, and each run begins by bringing home what an earlier one has left. All runs share it, whichever logs they are
+for: one at a time makes archives here or brings them home (`alone`).
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from remediators import gzip_members, rotate_settle
+from remediators import archive_dir, gzip_members, rotate_settle
 from remediators.archive_dir import PART, Folder
 from remediators.gzip_members import NoArchive
 from remediators.rotate_file import same_owner
@@ -28,6 +30,17 @@ class Spare:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other rotation makes archives here meanwhile, settles them or brings them home. Raises Unsafe, OSError."""
+        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            archive_dir.lock_alone(fd)
+            yield
+        finally:
+            os.close(fd)
 
     def hold(self) -> None:
         """Takes the reserve, where the disk has plenty. Raises OSError."""
@@ -56,8 +69,8 @@ class Spare:
         return True
 
     def beside(self, folder: Folder) -> bool:
-        """Makes a folder here stand in for its `.archive`; False: this is the same disk. Raises OSError."""
-        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Within `alone`: makes a folder here stand in for its `.archive`; False: this is the same disk. Raises Unsafe,
+        OSError."""
         if self._path.stat().st_dev == folder.status.st_dev:
             return False
         place = self._path / hashlib.sha256(os.fsencode(folder.path)).hexdigest()[:16]
@@ -67,24 +80,27 @@ class Spare:
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.rename(place / HOME)
-        folder.archive_fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        folder.archive_elsewhere(place)
         return True
 
     def places(self) -> list[tuple[Path, str]]:
-        """What an earlier run has left here: where it lies, and the folder whose it is."""
+        """What an earlier run has left here: where it lies, and the folder whose it is. Outside of `alone` it may be
+        what another one is at work on."""
         with contextlib.suppress(FileNotFoundError):
             return [(home.parent, os.fsdecode(home.read_bytes())) for home in sorted(self._path.glob(f"*/{HOME}"))]
         return []
 
 
 def settle(place: Path, folder: Folder) -> None:
-    """Finishes what was begun here for this folder; its archives are then complete. Raises OSError, Unsafe."""
-    folder.archive_fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """Within `Spare.alone`: finishes what was begun here for this folder; its archives are then complete. Raises
+    OSError, Unsafe."""
+    folder.archive_elsewhere(place)
     rotate_settle.settle(folder)
 
 
 def bring_home(place: Path, folder: Folder) -> int:
-    """Its archives go to their folder's own `.archive`, which is open; how many. Raises OSError: no room yet."""
+    """Within `Spare.alone`: its archives go to their folder's own `.archive`, which is open; how many. Raises OSError:
+    no room yet."""
     count = 0
     for archive in sorted(path for path in place.iterdir() if path.name.endswith(".gz") and path.name[0] != "."):
         fd = os.open(archive, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -115,11 +131,9 @@ def _copy_home(fd: int, folder: Folder) -> None:
             at += os.pwrite(out, os.pread(fd, 1024**2, at), at)
         same_owner(out, os.fstat(fd))
         os.fsync(out)
-        os.rename(part, name, src_dir_fd=folder.archive_fd, dst_dir_fd=folder.archive_fd)
-        os.fsync(folder.archive_fd)
+        folder.name_part(out, part, name)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(part, dir_fd=folder.archive_fd)
+        folder.drop_part(out, part)
         raise
     finally:
         os.close(out)

@@ -89,20 +89,27 @@ class _Work:
         """No archive fits at all: our own reserve makes room, or another disk takes the first ones."""
         for file in chosen:
             before = len(self.done)
-            with self._trouble(file.path), Folder(file.folder, file.written) as folder:
-                if self.spare.release(folder.status.st_dev):
+            with self._trouble(file.path), self.spare.alone():
+                with Folder(file.folder, file.written) as folder:
+                    if self.spare.release(folder.status.st_dev):
+                        return True
+                    if self.spare.beside(folder):
+                        with Log(folder, os.path.basename(file.path)) as log:
+                            rotation = Rotation(folder, self.job.run, self._check_time)
+                            done = rotation.part(log, 0, rotate_spare.LOG_BYTES_MAX)
+                            self.done += [(file, done)] if done.archives else []
+                if len(self.done) > before and self._bring_home():
                     return True
-                if self.spare.beside(folder):
-                    with Log(folder, os.path.basename(file.path)) as log:
-                        rotation = Rotation(folder, self.job.run, self._check_time)
-                        done = rotation.part(log, 0, rotate_spare.LOG_BYTES_MAX)
-                        self.done += [(file, done)] if done.archives else []
-            if len(self.done) > before and self.come_home():
-                return True
         return False
 
     def come_home(self) -> int:
         """What lies in our own folder goes where it belongs, as far as there is room; how many archives."""
+        if self.spare.places():
+            with self._trouble(self.job.spare), self.spare.alone():
+                return self._bring_home()
+        return 0
+
+    def _bring_home(self) -> int:
         count = 0
         written = tuple(folder for folders in self.written.values() for folder in folders)
         for place, path in self.spare.places():

@@ -62,6 +62,8 @@ def test_what_is_old_moves_to_the_archive_as_it_was_and_nothing_else_does(tmp_pa
     write(tmp_path / "wtmp", content, days_old=90)
     write(tmp_path / "state.log", b"SQLite format 3\0" + content, days_old=90)
     write(tmp_path / "system.journal", content, days_old=90)
+    for name in ("000123.log", "00000000000000000000.log", "12345.log"):
+        write(tmp_path / name, content, days_old=90)
     os.link(tmp_path / "young.log", tmp_path / "second-name.log")
     os.utime(tmp_path / "young.log", (0, 0))
     report = rotate(job(f"{tmp_path}/*"))
@@ -73,15 +75,28 @@ def test_what_is_old_moves_to_the_archive_as_it_was_and_nothing_else_does(tmp_pa
     after = archive.stat()
     assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
     assert after.st_mtime_ns == before.st_mtime_ns
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        (".archive", "young.log", "second-name.log", "old.log.2.gz", "empty.log", "wtmp", "state.log", "system.journal")
-    )
+    left = {".archive", "young.log", "second-name.log", "old.log.2.gz", "empty.log", "wtmp", "state.log"}
+    left |= {"system.journal", "000123.log", "00000000000000000000.log", "12345.log"}
+    assert {path.name for path in tmp_path.iterdir()} == left
     assert "it has a second name" in report.said
     assert report.freed_bytes > 2 * MIB
     assert rotate(job(f"{tmp_path}/*")).files == 0, "a second run finds nothing to do"
     write(tmp_path / "old.log", content, days_old=8)
     assert rotate(job(f"{tmp_path}/*")).files == 1
     assert len(archives(tmp_path)) == 2, "the second archive of a name gets one of its own"
+
+
+@pytest.mark.req("FR-003", "R13")
+@pytest.mark.parametrize("mark", ["CURRENT", "MANIFEST-000007"])
+def test_what_lies_in_a_database_s_folder_is_its_own(tmp_path: Path, mark: str) -> None:
+    for name in ("database/1.log", "database/2.log", "logs/1.log"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, text(2 * MIB), days_old=8)
+    write(tmp_path / "database" / mark, b"MANIFEST-000007")
+    report = rotate(job(f"{tmp_path}/*/*.log", max_bytes=MIB))
+    assert report.archives == (f"{tmp_path}/logs/.archive/1.log.gz",)
+    assert f"{tmp_path}/database/1.log is not rotated by healctl: its folder is a database's" in report.said
+    assert {path.name for path in (tmp_path / "database").iterdir()} == {"1.log", "2.log", mark}
 
 
 @pytest.mark.req("FR-003", "R13")
