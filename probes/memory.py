@@ -19,6 +19,8 @@ import msgspec
 from probes.base import Began
 from probes.hanging import Hanging, Hangs
 from probes.mounts import Mount, MountTable, read_table, read_text, upwards
+from supervisor import cgroups
+from supervisor.cgroups import V1, V2, Room
 from supervisor.config import MemorySection
 from supervisor.incidents.readings import HealthReading, MemoryData, Unavailable
 
@@ -39,30 +41,10 @@ class BadData(Exception):
     """A file of the kernel does not hold what it should."""
 
 
-class Room(msgspec.Struct, frozen=True):
-    """What can still be had of what there is, by whose account (a file)."""
-
-    available_bytes: int
-    total_bytes: int
-    limited_by: str = "MemAvailable"
-
-
 class _Look(msgspec.Struct, frozen=True):
     room: Room
     stalled_share: float | None
     detail: str
-
-
-class _Group(msgspec.Struct, frozen=True):
-    """A version of control groups: its files, and the line of memory.stat that counts what is given back."""
-
-    limit: str
-    usage: str
-    inactive: str
-
-
-V1 = _Group("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-V2 = _Group("memory.max", "memory.current", "inactive_file")
 
 
 class Memory:
@@ -156,7 +138,7 @@ def groups(own_groups: str, table: MountTable, details: list[str]) -> Iterator[R
             continue
         for folder in _folders(mount, path):
             try:
-                room = _room(folder, version)
+                room = cgroups.room(f"{folder}/{version.limit}")
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except (OSError, ValueError) as error:
@@ -183,19 +165,6 @@ def _folders(mount: Mount, path: str) -> Iterator[str]:
     inside = "/" if "/../" in path + "/" else os.path.normpath(path or "/")
     for part in upwards(inside):
         yield mount.point.rstrip("/") + part.rstrip("/")
-
-
-def _room(folder: str, version: _Group) -> Room | None:
-    """None: no limit. Raises OSError, ValueError."""
-    limit_file = f"{folder}/{version.limit}"
-    text = read_text(limit_file).strip()
-    if text == "max":
-        return None
-    limit = int(text)
-    usage = int(read_text(f"{folder}/{version.usage}"))
-    lines = (line.split() for line in read_text(f"{folder}/memory.stat").splitlines())
-    inactive = next((int(words[1]) for words in lines if len(words) == 2 and words[0] == version.inactive), 0)
-    return Room(max(0, limit - max(0, usage - inactive)), limit, limit_file)
 
 
 def stalled() -> float | None:

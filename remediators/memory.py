@@ -15,7 +15,7 @@ import msgspec
 from remediators import command, evidence, fence, processes, victim
 from remediators.base import Context, Outcome, Step, StepFailed
 from remediators.processes import Process
-from supervisor import proc, redact
+from supervisor import cgroups, proc, redact
 from supervisor.aside import aside
 from supervisor.incidents.judge import size
 from supervisor.incidents.model import Effect
@@ -109,14 +109,16 @@ class EndLargest(Step):
 
 
 def shortage(ctx: Context) -> Shortage:
-    """By what the probe went by (our control group's limit, or the machine's MemAvailable, read anew), up to where the
+    """By what the probe went by (our control group's limit, or the machine's MemAvailable), read anew, up to where the
     anomaly would clear. Raises StepFailed when it cannot be told."""
     data = ctx.execution.reading.data if ctx.execution.reading is not None else None
     wanted = ctx.config.memory.critical * MEMORY_CLEAR_ABOVE
     try:
         if isinstance(data, MemoryData) and data.limited_by.startswith("/"):
-            group = Path(data.limited_by).parent
-            return Shortage(data.available_bytes, wanted, _members(group), data.limited_by)
+            room = cgroups.room(data.limited_by)
+            if room is None:
+                raise ValueError(f"{data.limited_by} sets no limit any more")
+            return Shortage(room.available_bytes, wanted, _members(Path(data.limited_by).parent), data.limited_by)
         return Shortage(evidence.meminfo()[evidence.AVAILABLE], wanted)
     except (OSError, ValueError) as error:
         raise StepFailed(f"cannot tell how much memory is missing: {error}; nothing was ended") from error

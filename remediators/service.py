@@ -22,7 +22,7 @@ import msgspec
 from remediators import command, fence
 from remediators.base import Context, Fenced, Outcome, Step, StepFailed
 from supervisor import identify, proc, redact
-from supervisor.incidents.model import Authority, Effect
+from supervisor.incidents.model import Authority, Effect, Recipe
 from supervisor.incidents.readings import ProcessRef
 from supervisor.messages import StepPlan
 
@@ -195,7 +195,7 @@ def _refuse_to_end(ctx: Context, live: list[ProcessRef]) -> None:
             "only a person's execute, or an approved runbook, may end a live process",
         )
     _refuse_strangers(ctx, live)
-    if _is_managed(ctx) and (outside := [ref for ref in live if not _runs_under(ctx, ref)]):
+    if _is_managed(ctx) and (outside := [ref for ref in live if not runs_under(ctx.recipe, ref)]):
         raise Fenced(
             f"fence: {_in_full(outside)} is alive, but {ctx.recipe.manager} does not run it; its restart would start "
             f"{ctx.target.service_id} a second time",
@@ -216,9 +216,8 @@ def _refuse_strangers(ctx: Context, live: list[ProcessRef]) -> None:
         )
 
 
-def _runs_under(ctx: Context, ref: ProcessRef) -> bool:
+def runs_under(recipe: Recipe, ref: ProcessRef) -> bool:
     """Is it one of the service manager's own: in its unit's control group, or descended from its PM2?"""
-    recipe = ctx.recipe
     if recipe.manager == "systemd":
         unit = recipe.argv[-1] if "." in recipe.argv[-1] else f"{recipe.argv[-1]}.service"
         try:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from probes.memory import V1, V2, _folders, _hierarchy
+from probes.memory import _folders, _hierarchy
 from probes.mounts import read_table
 from supervisor import proc
+from supervisor.cgroups import V1, V2
 
 REMOVED_WITHIN_S = 20.0
 

@@ -16,7 +16,7 @@ import pytest
 
 from remediators import evidence
 from remediators.runbooks import RUNBOOKS
-from supervisor import clock, proc
+from supervisor import cgroups, clock, proc
 from supervisor.config import parse
 from supervisor.incidents.model import Authority, Execution, Runbook, Target
 from supervisor.incidents.readings import HealthReading, MemoryData, ProcessRef
@@ -240,24 +240,58 @@ def reading(available: int, limited_by: str) -> HealthReading:
     return HealthReading("system-memory", "host", now_s, clock.wall_s(), 1.0, 1000, True, data)
 
 
+def limited(folder: Path, available_mib: int, version: cgroups.Version = cgroups.V2) -> tuple[Execution, Path]:
+    """An execution whose stored reading says 100 MiB, and the group that had it; its files say `available_mib`."""
+    group = folder / "group"
+    (group / "below").mkdir(parents=True)
+    (group / version.limit).write_text(f"{8192 * MIB}\n")
+    (group / version.usage).write_text(f"{(8192 - available_mib + 50) * MIB}\n")
+    (group / "memory.stat").write_text(f"{version.inactive} {50 * MIB}\n")
+    seen = reading(100 * MIB, f"{group}/{version.limit}")
+    return msgspec.structs.replace(execution(), reading=seen), group
+
+
 @pytest.mark.req("FR-003")
 def test_where_a_control_group_s_limit_is_reached_only_its_members_would_help(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     if not pidns.inside(request):
         return
-    group = tmp_path / "group"
-    (group / "below").mkdir(parents=True)
+    order, group = limited(tmp_path, 100)
 
     async def scenario() -> None:
         async with short(tmp_path, available_mib=4000) as (core, hogs):
             await hogs.start("outside", 300)
             member = await hogs.start("member", 200)
             (group / "below" / "cgroup.procs").write_text(f"{member.pid}\n")
-            limited = msgspec.structs.replace(execution(), reading=reading(100 * MIB, f"{group}/memory.max"))
-            (result,) = await core.execute(limited)
+            (result,) = await core.execute(order)
             assert result.success, result.output
             assert "not in the control group whose limit is reached" in result.output
             assert hogs.alive() == {"outside"}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.req("FR-003", "R7")
+@pytest.mark.parametrize("version", [cgroups.V1, cgroups.V2])
+def test_a_limit_of_a_control_group_is_read_anew_and_the_stored_reading_ends_nothing(
+    request: pytest.FixtureRequest, tmp_path: Path, version: cgroups.Version
+) -> None:
+    if not pidns.inside(request):
+        return
+    order, group = limited(tmp_path, 4000, version)
+
+    async def scenario() -> None:
+        async with short(tmp_path, available_mib=4000) as (core, hogs):
+            member = await hogs.start("member", 200)
+            (group / "cgroup.procs").write_text(f"{member.pid}\n")
+            (result,) = await core.execute(order)
+            assert result.success, result.output
+            assert "nothing was ended" in result.output
+            (group / version.usage).unlink()
+            *_, second = await core.execute(msgspec.structs.replace(execution(), reading=order.reading))
+            assert not second.success
+            assert "cannot tell how much memory is missing" in second.output
+            assert hogs.alive() == {"member"}
 
     asyncio.run(scenario())

@@ -9,8 +9,9 @@ import pytest
 
 from probes import memory
 from probes.growth import SAMPLES_MAX, Growth
-from probes.memory import Room, groups, machine
+from probes.memory import groups, machine
 from probes.mounts import CHROOT, Mount, MountTable, parse, unescaped, upwards
+from supervisor.cgroups import Room
 
 GIB = 1024**3
 TABLE = r"""

@@ -76,12 +76,15 @@ def test_what_is_declared_is_known_by_its_program_and_by_what_protect_names() ->
         '[memory]\nprotect = ["^/usr/lib/postgresql/"]\n'
     )
     config = parse(toml, "x")
-    assert "[process.bot]" in why(process(600, words=("/opt/bot", "--run")), config=config)
-    assert "[process.bot]" in why(process(600, words=("/usr/bin/python3", "/opt/bot", "--run")), config=config)
-    assert "[process.bot]" in why(process(600, parent=601), process(601, words=("/opt/bot", "--run")), config=config)
+    gateway = process(700, words=("openclaw-gateway",))
+    started = process(601, words=("/opt/bot", "--run"))
+    server = process(600, words=("/usr/lib/postgresql/15/bin/postgres",))
+    assert "[process.bot]" in why(process(600, words=("/opt/bot", "--run")), gateway, config=config)
+    assert "[process.bot]" in why(process(600, words=("/usr/bin/python3", "/opt/bot", "--run")), gateway, config=config)
+    assert "[process.bot]" in why(process(600, parent=601), started, gateway, config=config)
     assert "[gateway.gw]" in why(process(600, words=("openclaw-gateway",)), config=config)
-    assert "[memory] protect" in why(process(600, words=("/usr/lib/postgresql/15/bin/postgres",)), config=config)
-    assert why(process(600, words=("/usr/bin/node", "/srv/web.js")), config=config) == ""
+    assert "[memory] protect" in why(server, gateway, config=config)
+    assert why(process(600, words=("/usr/bin/node", "/srv/web.js")), gateway, config=config) == ""
 
 
 def test_the_largest_that_may_be_ended_is_chosen_and_the_larger_are_named() -> None:
