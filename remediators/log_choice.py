@@ -18,7 +18,7 @@ from supervisor import clock, logfiles
 
 _NOT_TEXT = re.compile(
     r"(?:^(?:lastlog|faillog|tallylog|[bwu]tmp)(?:[.-].*)?$|\.journal~?$|\.(?:db|sqlite3?)(?:-wal|-shm|-journal)?$|^mysql-bin\."
-    r"|^\d{5,20}\.log$)"  # what LevelDB, RocksDB and Kafka wrote ahead: their data, not about them
+    r"|^(?:\d{6,7}|\d{20})\.log$)"  # what LevelDB, RocksDB and Kafka wrote ahead: their data, not about them
 )
 _OF_A_DATABASE = re.compile(r"^(?:CURRENT$|MANIFEST-)")  # beside the logs that LevelDB or RocksDB is made of
 _MAGIC = (b"SQLite format 3\0", b"LPKSHHRH", b"\xfebin")
