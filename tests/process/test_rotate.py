@@ -62,7 +62,7 @@ def test_what_is_old_moves_to_the_archive_as_it_was_and_nothing_else_does(tmp_pa
     write(tmp_path / "wtmp", content, days_old=90)
     write(tmp_path / "state.log", b"SQLite format 3\0" + content, days_old=90)
     write(tmp_path / "system.journal", content, days_old=90)
-    for name in ("000123.log", "00000000000000000000.log", "12345.log"):
+    for name in ("000123.log", "00000000000000000000.log", "1234567.log"):
         write(tmp_path / name, content, days_old=90)
     os.link(tmp_path / "young.log", tmp_path / "second-name.log")
     os.utime(tmp_path / "young.log", (0, 0))
@@ -76,7 +76,7 @@ def test_what_is_old_moves_to_the_archive_as_it_was_and_nothing_else_does(tmp_pa
     assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
     assert after.st_mtime_ns == before.st_mtime_ns
     left = {".archive", "young.log", "second-name.log", "old.log.2.gz", "empty.log", "wtmp", "state.log"}
-    left |= {"system.journal", "000123.log", "00000000000000000000.log", "12345.log"}
+    left |= {"system.journal", "000123.log", "00000000000000000000.log", "1234567.log"}
     assert {path.name for path in tmp_path.iterdir()} == left
     assert "it has a second name" in report.said
     assert report.freed_bytes > 2 * MIB
