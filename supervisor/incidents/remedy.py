@@ -13,7 +13,7 @@ from supervisor.incidents import dryruns, graduation, halts, ladder, pauses, sto
 from supervisor.incidents.effects import (
     DispatchExecution,
 )
-from supervisor.incidents.escalation import escalate
+from supervisor.incidents.escalation import escalate, restate
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
     ActedBy,
@@ -230,11 +230,14 @@ def _stop(
     reading: HealthReading | None = None,
     runbook_id: str | None = None,
 ) -> None:
-    """Nothing may run: a person decides. One that already waits for a person just goes on waiting."""
+    """Nothing may run: a person decides. One that already waits for a person is told of anew when the reason is
+    another; what comes after a rung that failed, the message about that failure has said."""
     turn.world.rerun.discard(incident.id)
     turn.drop_timer(TimerKind.RECHECK, incident.id)
     if incident.state is State.DIAGNOSING:
         escalate(turn, incident, reason, note, reading=reading, runbook_id=runbook_id)
+    elif incident.tier_reason not in ladder.CLIMBS or reason in (TierReason.BREAKER_OPEN, TierReason.PAUSED):
+        restate(turn, incident, reason, note, reading=reading, runbook_id=runbook_id)
 
 
 def _wait(turn: Turn, incident: Incident, why: str) -> None:
