@@ -1,8 +1,9 @@
 """Several runbooks for one anomaly are a ladder, climbed in the registry's order (R2, R3, R10). Pure.
 
-A rung is spent for an incident once it ran and did not end it: it failed, or it only told or protected. The next one
-runs when R3 lets it, and is proposed when not. A rung that may not run is passed over only by a later one that was
-approved, or has graduated; and by one that destroys only if it was approved while this very incident was open.
+A rung is spent for an incident once it ran and did not end it: it failed, or it only told or protected; and while its
+breaker is open. The next one runs when R3 lets it, and is proposed when not. A rung that may not run is passed over
+only by a later one that was approved, or has graduated; and by one that destroys only if it was approved while this
+very incident was open.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from supervisor.incidents import breaker as breakers
 from supervisor.incidents.model import Authority, Incident, Runbook, RunbookState, State, Target, TierReason
-from supervisor.incidents.policy import Permission, destroys, ladder, permission, state_for
+from supervisor.incidents.policy import Permission, destroys, ladder, permission, resource_of, state_for
 from supervisor.incidents.world import World
 
 # A rung is spent, and the next one follows.
@@ -74,10 +76,14 @@ def choose(world: World, incident: Incident, rungs: Sequence[Runbook], *, not_ru
 
 
 def following(world: World, incident: Incident) -> Rung | None:
-    """What comes when that which runs now, or has run last, does not end it; None when there is nothing more."""
+    """What comes when that which runs now, or has run last, does not end it; None when there is nothing more: a rung
+    whose breaker stands is none."""
     target = world.target(incident.target_id)
+    if target is None:
+        return None
     now = incident.runbook_id if incident.state in _UNDER_WAY else None
     rungs = [runbook for runbook in rest(world, incident) if fits(runbook, target) and runbook.id != now]
+    rungs = [it for it in rungs if breakers.standing(world, it.id, resource_of(it, target)) is None]
     if incident.state is State.DIAGNOSING:
         first = choose(world, incident, rungs, not_running=True)
         if first is not None and first.runs:

@@ -190,9 +190,8 @@ def plan_due(turn: Turn, incident: Incident) -> None:
     turn.want_run(turn.world.incidents[incident.id])
 
 
-def spend(turn: Turn, incident: Incident, execution: Execution) -> Incident:
-    """It ran and did not end the incident: the next rung is another one."""
-    runbook_id = execution.runbook.id
+def spend(turn: Turn, incident: Incident, runbook_id: str) -> Incident:
+    """It ran and did not end the incident, or its breaker lets it run no more: the next rung is another one."""
     return incident if runbook_id in incident.spent else turn.update(incident, spent=(*incident.spent, runbook_id))
 
 
@@ -259,7 +258,9 @@ def _breaker_forbids(turn: Turn, incident: Incident, runbook: Runbook, resource:
     if opened is None:
         return False
     note = f"breaker open: {opened.reason}; one more try in {(opened.half_open_steady_s - now.steady_s) / 60:.0f} min"
-    _stop(turn, incident, TierReason.BREAKER_OPEN, note)
+    incident = spend(turn, incident, runbook.id)  # until it half-opens (`try_again`)
+    _stop(turn, incident, TierReason.BREAKER_OPEN, note, runbook_id=runbook.id)
+    climb(turn, turn.world.incidents[incident.id])
     return True
 
 
@@ -316,7 +317,7 @@ def half_open_due(turn: Turn, subject: str) -> None:
     for incident in list(turn.world.incidents.values()):
         target = turn.world.target(incident.target_id)
         stopped = incident.state is State.ESCALATED and incident.tier_reason is TierReason.BREAKER_OPEN
-        if not stopped or incident.runbook_id != runbook_id or target is None:
+        if not stopped or not runbook.suits(incident.anomaly, incident.target_id) or target is None:
             continue
         if resource in (breakers.WHOLE_RUNBOOK, resource_of(runbook, target)):
             try_again(turn, incident, runbook_id)

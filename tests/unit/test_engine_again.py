@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.incidents.model import State, Tier, TierReason
-from tests.lab.engine import Lab
+from remediators.runbooks import ladder
+from supervisor.incidents.model import AnomalyType, Effect, Runbook, State, StepSpec, Tier, TierReason
+from tests.lab.engine import Lab, service
+
+MINE = Runbook(
+    id="rb-mine",
+    label="Mine",
+    applies_to=(AnomalyType.PROCESS_DEAD,),
+    steps=(StepSpec("look", "run-command", Effect.CHANGE, params=(("argv", ("/bin/true",)),)),),
+    resource="service:{service}",
+    author="file:mine.toml",
+)
 
 
 def flapping(times: int = 3) -> Lab:
@@ -39,6 +49,55 @@ def test_a_breaker_that_opens_when_a_pause_ends_is_paged_once_and_gets_its_one_t
     lab.poll("web")
     lab.advance(60)
     assert len(lab.messages()) == told
-    lab.advance(lab.policy.breaker_window_s + 60)
+    lab.advance(lab.policy.breaker_window_s + 180)
     assert len(lab.dispatched) == 4
+    assert lab.incidents("web")[-1].state is State.RESOLVED
+
+
+@pytest.mark.req("R1", "R3")
+def test_the_breaker_of_a_later_rung_names_that_rung_and_gives_it_its_one_try() -> None:
+    lab = Lab(targets=(service("web", auto_restart=False),), runbooks=ladder((MINE,)))
+    lab.order("approve", runbook_id="rb-mine", target_id="web")
+    for _ in range(3):
+        lab.kill("web")
+        lab.advance(120)
+    lab.kill("web")
+    incident = lab.incidents("web")[-1]
+    assert (incident.tier_reason, incident.runbook_id) == (TierReason.BREAKER_OPEN, "rb-mine")
+    (page,) = [row for row in lab.messages("signal") if row.incident_id == incident.id]
+    assert "by itself" not in page.body
+    lab.advance(lab.policy.breaker_window_s + 180)
+    assert [execution.runbook.id for execution in lab.dispatched] == ["rb-mine"] * 4
+    assert lab.incidents("web")[-1].state is State.RESOLVED
+
+
+@pytest.mark.req("R1", "NFR-003")
+def test_the_page_of_an_open_breaker_asks_for_no_approval_that_would_run_nothing() -> None:
+    lab = flapping()
+    lab.kill("web")
+    incident = lab.incidents("web")[-1]
+    assert incident.tier_reason is TierReason.BREAKER_OPEN
+    (page,) = [row for row in lab.messages("signal") if row.incident_id == incident.id]
+    assert "heal approve" not in page.body
+    assert "one more try comes within the hour" in page.body
+    assert "`healctl heal execute rb-restart-service --target web --confirm`" in page.body
+
+
+@pytest.mark.req("R1", "R3")
+def test_behind_a_rung_whose_breaker_is_open_the_next_one_that_is_approved_runs() -> None:
+    lab = Lab("web", runbooks=ladder((MINE,)))
+    for _ in range(3):
+        lab.kill("web")
+        lab.advance(120)
+    lab.kill("web")
+    incident = lab.incidents("web")[-1]
+    assert incident.tier_reason is TierReason.BREAKER_OPEN
+    (page,) = [row for row in lab.messages("signal") if row.incident_id == incident.id]
+    assert "Decide: let healctl go on with `healctl heal approve rb-mine --target web`" in page.body
+    answer = lab.order("approve", runbook_id="rb-mine", target_id="web")
+    assert answer is not None
+    assert answer.body is not None
+    assert answer.body["running_for"] == [incident.id]
+    lab.advance(120)
+    assert lab.dispatched[-1].runbook.id == "rb-mine"
     assert lab.incidents("web")[-1].state is State.RESOLVED
