@@ -27,7 +27,12 @@ CLIMBS = frozenset(
     }
 )
 # Escalated for one of these, an incident goes on as soon as one of its rungs may run.
-GOES_ON = CLIMBS | {TierReason.NEEDS_APPROVAL, TierReason.NO_RUNBOOK, TierReason.PAUSED}
+GOES_ON = CLIMBS | {
+    TierReason.NEEDS_APPROVAL,
+    TierReason.NO_RUNBOOK,
+    TierReason.CANNOT_EXECUTE,
+    TierReason.PAUSED,
+}
 _UNDER_WAY = frozenset({State.REMEDIATING, State.VERIFYING})
 
 
@@ -89,6 +94,12 @@ def following(world: World, incident: Incident) -> Rung | None:
         if first is not None and first.runs:
             rungs.remove(first.runbook)
     return choose(world, incident, rungs, not_running=False)
+
+
+def goes_on(world: World, incident: Incident) -> bool:
+    """It waits for a person, and would go on with one of its rungs if that might run."""
+    waits = incident.state is State.ESCALATED and incident.tier_reason in GOES_ON
+    return waits and bool(rest(world, incident))
 
 
 def waits_for(world: World, incident: Incident, runbook: Runbook) -> bool:

@@ -197,7 +197,7 @@ def spend(turn: Turn, incident: Incident, runbook_id: str) -> Incident:
 
 def climb(turn: Turn, incident: Incident) -> None:
     """To the next rung, if there is one: it is probed afresh first, and R3 decides whether it runs or is proposed."""
-    if incident.tier_reason in ladder.GOES_ON and ladder.rest(turn.world, incident):
+    if ladder.goes_on(turn.world, incident):
         turn.want_run(incident)
 
 
