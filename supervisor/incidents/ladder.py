@@ -103,8 +103,9 @@ def goes_on(world: World, incident: Incident) -> bool:
 
 
 def waits_for(world: World, incident: Incident, runbook: Runbook) -> bool:
-    """Would this escalated incident go on with this runbook, were it not spent?"""
-    if incident.state is not State.ESCALATED or incident.tier_reason not in GOES_ON:
+    """Would this incident go on with this runbook, were it not spent? One that is escalated, or is looked at still."""
+    escalated = incident.state is State.ESCALATED and incident.tier_reason in GOES_ON
+    if not escalated and incident.state is not State.DIAGNOSING:
         return False
     unspent = unspend(incident, runbook.id)
     target = world.target(incident.target_id)

@@ -34,6 +34,7 @@ from supervisor.incidents.model import (
 from supervisor.incidents.policy import changes, resource_of
 from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.world import (
+    RECHECK_S,
     Turn,
 )
 
@@ -180,14 +181,18 @@ def would_change(turn: Turn, incident: Incident) -> bool:
 
 
 def plan_due(turn: Turn, incident: Incident) -> None:
-    """Its dry runs took too long, or the probe after them: a person is told now. What still comes counts all the same,
-    and whatever may run by then does, after a fresh probe."""
-    rest = ladder.rest(turn.world, incident)
-    if incident.state is not State.DIAGNOSING or not rest:
+    """Its dry runs took too long, or the probe after them: a person is told now, unless something may run by now.
+    What still comes counts all the same, and whatever may run by then does, after a fresh probe."""
+    world, target = turn.world, turn.world.target(incident.target_id)
+    rungs = [runbook for runbook in ladder.rest(world, incident) if ladder.fits(runbook, target)]
+    if incident.state is not State.DIAGNOSING:
         return
     incident = dryruns.overdue(turn, incident)
-    _stop(turn, incident, TierReason.NEEDS_APPROVAL, f"{rest[0].id} may not run by itself; its dry run took too long")
-    turn.want_run(turn.world.incidents[incident.id])
+    rung = ladder.choose(world, incident, rungs, not_running=False)
+    if rung is not None and not rung.runs:
+        note = f"{rung.runbook.id} may not run by itself; its dry run took too long"
+        _stop(turn, incident, TierReason.NEEDS_APPROVAL, note, runbook_id=rung.runbook.id)
+    _look_again(turn, world.incidents[incident.id])
 
 
 def spend(turn: Turn, incident: Incident, runbook_id: str) -> Incident:
@@ -202,10 +207,19 @@ def climb(turn: Turn, incident: Incident) -> None:
 
 
 def try_again(turn: Turn, incident: Incident, runbook_id: str) -> None:
-    """An escalated incident goes on with this runbook, even if that has failed before."""
+    """It goes on with this runbook, even if that has failed before."""
     if runbook_id in incident.spent:
         incident = turn.update(incident, spent=ladder.unspend(incident, runbook_id).spent)
-    turn.want_run(incident)
+    _look_again(turn, incident)
+
+
+def _look_again(turn: Turn, incident: Incident) -> None:
+    """A fresh probe comes first; `rerun` is for those that are escalated already."""
+    if incident.state is State.ESCALATED:
+        turn.want_run(incident)
+    else:
+        turn.set_timer(TimerKind.RECHECK, incident.id, RECHECK_S)
+        turn.ask_probe(incident.target_id, incident.family)
 
 
 def _paused(turn: Turn, incident: Incident, target: Target) -> bool:

@@ -101,3 +101,50 @@ def test_behind_a_rung_whose_breaker_is_open_the_next_one_that_is_approved_runs(
     lab.advance(120)
     assert lab.dispatched[-1].runbook.id == "rb-mine"
     assert lab.incidents("web")[-1].state is State.RESOLVED
+
+
+def planning() -> Lab:
+    """A service whose restart must be approved, and whose dry run is awaited."""
+    lab = Lab(targets=(service("web", auto_restart=False),), runbooks=ladder((MINE,)))
+    lab.hold_plans = True
+    lab.kill("web")
+    assert lab.only("web").state is State.DIAGNOSING
+    return lab
+
+
+@pytest.mark.req("R3", "R4", "AC-007")
+@pytest.mark.parametrize("runbook_id", ["rb-restart-service", "rb-mine"])
+def test_what_is_approved_while_its_plan_is_awaited_runs_and_nobody_is_asked(runbook_id: str) -> None:
+    lab = planning()
+    answer = lab.order("approve", runbook_id=runbook_id, target_id="web")
+    assert answer is not None
+    assert answer.body is not None
+    assert answer.body["running_for"] == [lab.only("web").id]
+    lab.advance(30)
+    assert [execution.runbook.id for execution in lab.dispatched] == [runbook_id]
+    assert lab.only("web").state is State.RESOLVED
+    assert "approval" not in [row.kind for row in lab.messages()]
+    assert TierReason.NEEDS_APPROVAL not in {lab.only("web").tier_reason}
+
+
+@pytest.mark.req("R3", "R4")
+def test_no_page_asks_to_approve_what_is_approved_when_the_probe_is_slower_than_the_plan_may_be() -> None:
+    lab = planning()
+    lab.silent.add("web")
+    lab.order("approve", runbook_id="rb-mine", target_id="web")
+    lab.advance(20)
+    incident = lab.only("web")
+    assert (incident.state, incident.tier_reason) == (State.DIAGNOSING, None)
+    lab.silent.clear()
+    lab.advance(30)
+    assert [execution.runbook.id for execution in lab.dispatched] == ["rb-mine"]
+
+
+@pytest.mark.req("R1", "R4")
+def test_a_plan_that_is_late_proposes_the_rung_that_fits() -> None:
+    lab = Lab(targets=(service("web", recipe=False),), runbooks=ladder((MINE,)))
+    lab.hold_plans = True
+    lab.kill("web")
+    lab.advance(20)
+    incident = lab.only("web")
+    assert (incident.tier_reason, incident.runbook_id) == (TierReason.NEEDS_APPROVAL, "rb-mine")
