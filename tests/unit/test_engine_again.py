@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from remediators.runbooks import ladder
+from remediators.runbooks import RUNBOOKS, ladder
 from supervisor.incidents.model import AnomalyType, Effect, Runbook, State, StepSpec, Tier, TierReason
 from tests.lab.engine import Lab, service
 
@@ -148,3 +149,39 @@ def test_a_plan_that_is_late_proposes_the_rung_that_fits() -> None:
     lab.advance(20)
     incident = lab.only("web")
     assert (incident.tier_reason, incident.runbook_id) == (TierReason.NEEDS_APPROVAL, "rb-mine")
+
+
+@pytest.mark.req("R1", "NFR-001", "AC-007")
+def test_an_approval_promises_no_run_that_a_breaker_forbids_and_the_breaker_is_told_of() -> None:
+    lab = Lab(targets=(service("web", auto_restart=False),), runbooks=ladder((MINE,)))
+    lab.order("approve", runbook_id="rb-mine", target_id="web")
+    for _ in range(3):
+        lab.kill("web")
+        lab.advance(120)
+    lab.order("approve", runbook_id="rb-mine", target_id="web", revoke=True)
+    lab.kill("web")
+    incident = lab.incidents("web")[-1]
+    assert incident.tier_reason is TierReason.NEEDS_APPROVAL
+    for _ in range(2):  # the breaker is due to open; then it stands
+        answer = lab.order("approve", runbook_id="rb-mine", target_id="web")
+        assert answer is not None
+        assert answer.body is not None
+        assert answer.body["running_for"] == []
+        assert lab.incidents("web")[-1].tier_reason is TierReason.BREAKER_OPEN
+    assert len([row for row in lab.messages("signal") if row.incident_id == incident.id]) == 1
+    lab.advance(lab.policy.breaker_window_s + 180)
+    assert len(lab.dispatched) == 4
+
+
+@pytest.mark.req("NFR-001")
+def test_restarts_by_a_draft_count_for_the_breaker_of_the_service() -> None:
+    restart = RUNBOOKS[0]
+    draft = msgspec.structs.replace(restart, id="rb-draft", starts_service=False, author="matthew")
+    lab = Lab("web", runbooks=ladder((draft,)))
+    for _ in range(3):
+        lab.order("execute", runbook_id="rb-draft", target_id="web", confirm=True)
+        lab.advance(120)
+    assert [execution.runbook.id for execution in lab.dispatched] == ["rb-draft"] * 3
+    lab.kill("web")
+    assert lab.incidents("web")[-1].tier_reason is TierReason.BREAKER_OPEN
+    assert len(lab.dispatched) == 3
