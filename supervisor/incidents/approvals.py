@@ -33,6 +33,7 @@ def approve(turn: Turn, token: str, args: ApproveArgs, actor: str) -> views.Json
     else:
         _allow(turn, runbook, scope)
         waiting = [i for i in turn.world.incidents.values() if _waits(turn, i, runbook, scope)]
+    free = [incident.id for incident in waiting if not _stopped(turn, incident, runbook)]
     for incident in waiting:
         remedy.try_again(turn, turn.note(incident, actor, f"{runbook.id} approved"), runbook.id)
     state = turn.world.runbook_states[runbook.id, scope]
@@ -43,7 +44,7 @@ def approve(turn: Turn, token: str, args: ApproveArgs, actor: str) -> views.Json
         "approved_at": views.stamp(state.approved_at_wall_s),
         "target_id": args.target_id,
         "version": runbook.version(),
-        "running_for": [incident.id for incident in waiting],
+        "running_for": free,
     }
 
 
@@ -78,9 +79,13 @@ def _revoke(turn: Turn, runbook: Runbook, scope: str) -> None:
 
 
 def _waits(turn: Turn, incident: Incident, runbook: Runbook, scope: str) -> bool:
-    """May it run now? An approval for all does not lift a target's own demotion, and none an open breaker."""
-    world, target = turn.world, turn.world.target(incident.target_id)
-    if target is None or scope not in (EVERY_TARGET, incident.target_id):
-        return False
-    stopped = breakers.standing(world, runbook.id, resource_of(runbook, target)) is not None
-    return not stopped and ladder.waits_for(world, incident, runbook)
+    """Does it go on with that? An approval for all does not lift a target's own demotion."""
+    return scope in (EVERY_TARGET, incident.target_id) and ladder.waits_for(turn.world, incident, runbook)
+
+
+def _stopped(turn: Turn, incident: Incident, runbook: Runbook) -> bool:
+    """An approval lifts no breaker: then that is said, and the breaker's one try comes in its time."""
+    target = turn.world.target(incident.target_id)
+    if target is None:
+        return True
+    return breakers.forbids(turn.world, turn.now.steady_s, runbook.id, resource_of(runbook, target))

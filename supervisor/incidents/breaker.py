@@ -10,6 +10,7 @@ from supervisor.incidents.world import (
 )
 
 WHOLE_RUNBOOK = "*"
+STARTS = frozenset({"start-service", "restart-gateway"})  # kinds of steps
 
 
 def began(world: World, execution: Execution) -> None:
@@ -41,7 +42,8 @@ def count(world: World, now_steady_s: float, runbook_id: str, resource: str) -> 
 
 
 def _alike(world: World, runbook_id: str) -> set[str]:
-    restarts = {runbook.id for runbook in world.runbooks.values() if runbook.starts_service}
+    every = world.runbooks.values()
+    restarts = {runbook.id for runbook in every if any(step.kind in STARTS for step in runbook.steps)}
     return restarts if runbook_id in restarts else {runbook_id}
 
 
@@ -66,6 +68,15 @@ def exhausted(world: World, now_steady_s: float, runbook_id: str, resource: str)
 def standing(world: World, runbook_id: str, resource: str) -> Breaker | None:
     """The breaker that forbids an automatic run now."""
     return next((breaker for breaker in _of(world, runbook_id, resource) if not breaker.half_open), None)
+
+
+def forbids(world: World, now_steady_s: float, runbook_id: str, resource: str) -> bool:
+    """Would an automatic run be stopped now, by a breaker that stands or by one that is due to open?"""
+    if standing(world, runbook_id, resource) is not None:
+        return True
+    return half_open(world, runbook_id, resource) is None and (
+        exhausted(world, now_steady_s, runbook_id, resource) is not None
+    )
 
 
 def half_open(world: World, runbook_id: str, resource: str) -> Breaker | None:

@@ -75,6 +75,31 @@ def escalate(
     return tell(turn, incident, "page" if tier is Tier.PAGE else wording.KIND[tier])
 
 
+def restate(
+    turn: Turn,
+    incident: Incident,
+    reason: TierReason,
+    note: str,
+    *,
+    grouped: bool = False,
+    reading: HealthReading | None = None,
+    runbook_id: str | None = None,
+) -> Incident:
+    """It is escalated already, and waits for something else from now on: that is said, once. A page that went out
+    stands, so that its tier does not fall."""
+    if incident.tier_reason is reason:
+        return incident
+    tier = tier_of(reason, incident.severity)
+    if incident.page_id is not None:
+        tier = Tier.PAGE
+    incident = turn.update(
+        incident, tier=tier, tier_reason=reason, waiting_for="", runbook_id=runbook_id or incident.runbook_id
+    )
+    incident = turn.note(incident, "engine", note, reading=reading)
+    fired(turn, incident.id, tier)
+    return incident if grouped else tell(turn, incident, wording.KIND[tier])
+
+
 def _may_be_one_of_many(incident: Incident) -> bool:
     """Its family's targets are likely to fail together, one after another as they are looked at: that is one page."""
     page = incident.tier is Tier.PAGE and incident.severity is not Severity.CRITICAL

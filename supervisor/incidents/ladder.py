@@ -1,8 +1,9 @@
 """Several runbooks for one anomaly are a ladder, climbed in the registry's order (R2, R3, R10). Pure.
 
-A rung is spent for an incident once it ran and did not end it: it failed, or it only told or protected. The next one
-runs when R3 lets it, and is proposed when not. A rung that may not run is passed over only by a later one that was
-approved, or has graduated; and by one that destroys only if it was approved while this very incident was open.
+A rung is spent for an incident once it ran and did not end it: it failed, or it only told or protected; and while its
+breaker is open. The next one runs when R3 lets it, and is proposed when not. A rung that may not run is passed over
+only by a later one that was approved, or has graduated; and by one that destroys only if it was approved while this
+very incident was open.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from supervisor.incidents import breaker as breakers
 from supervisor.incidents.model import Authority, Incident, Runbook, RunbookState, State, Target, TierReason
-from supervisor.incidents.policy import Permission, destroys, ladder, permission, state_for
+from supervisor.incidents.policy import Permission, destroys, ladder, permission, resource_of, state_for
 from supervisor.incidents.world import World
 
 # A rung is spent, and the next one follows.
@@ -25,7 +27,12 @@ CLIMBS = frozenset(
     }
 )
 # Escalated for one of these, an incident goes on as soon as one of its rungs may run.
-GOES_ON = CLIMBS | {TierReason.NEEDS_APPROVAL, TierReason.NO_RUNBOOK, TierReason.PAUSED}
+GOES_ON = CLIMBS | {
+    TierReason.NEEDS_APPROVAL,
+    TierReason.NO_RUNBOOK,
+    TierReason.CANNOT_EXECUTE,
+    TierReason.PAUSED,
+}
 _UNDER_WAY = frozenset({State.REMEDIATING, State.VERIFYING})
 
 
@@ -74,10 +81,14 @@ def choose(world: World, incident: Incident, rungs: Sequence[Runbook], *, not_ru
 
 
 def following(world: World, incident: Incident) -> Rung | None:
-    """What comes when that which runs now, or has run last, does not end it; None when there is nothing more."""
+    """What comes when that which runs now, or has run last, does not end it; None when there is nothing more: a rung
+    whose breaker stands is none."""
     target = world.target(incident.target_id)
+    if target is None:
+        return None
     now = incident.runbook_id if incident.state in _UNDER_WAY else None
     rungs = [runbook for runbook in rest(world, incident) if fits(runbook, target) and runbook.id != now]
+    rungs = [it for it in rungs if breakers.standing(world, it.id, resource_of(it, target)) is None]
     if incident.state is State.DIAGNOSING:
         first = choose(world, incident, rungs, not_running=True)
         if first is not None and first.runs:
@@ -85,9 +96,16 @@ def following(world: World, incident: Incident) -> Rung | None:
     return choose(world, incident, rungs, not_running=False)
 
 
+def goes_on(world: World, incident: Incident) -> bool:
+    """It waits for a person, and would go on with one of its rungs if that might run."""
+    waits = incident.state is State.ESCALATED and incident.tier_reason in GOES_ON
+    return waits and bool(rest(world, incident))
+
+
 def waits_for(world: World, incident: Incident, runbook: Runbook) -> bool:
-    """Would this escalated incident go on with this runbook, were it not spent?"""
-    if incident.state is not State.ESCALATED or incident.tier_reason not in GOES_ON:
+    """Would this incident go on with this runbook, were it not spent? One that is escalated, or is looked at still."""
+    escalated = incident.state is State.ESCALATED and incident.tier_reason in GOES_ON
+    if not escalated and incident.state is not State.DIAGNOSING:
         return False
     unspent = unspend(incident, runbook.id)
     target = world.target(incident.target_id)

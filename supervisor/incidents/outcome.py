@@ -88,7 +88,7 @@ def told(turn: Turn, execution: Execution, note: str) -> None:
     a person hears of it (R1), unless a page for many has said it."""
     incident = incident_of(turn, execution)
     if incident is not None:
-        incident = remedy.spend(turn, incident, execution)
+        incident = remedy.spend(turn, incident, execution.runbook.id)
         more = ladder.following(turn.world, incident)
         asks = more is not None and not more.runs and incident.severity is not Severity.CRITICAL
         incident = escalation.escalate(
@@ -121,7 +121,7 @@ def give_up(turn: Turn, execution: Execution, reason: TierReason, note: str) -> 
     if incident is not None:
         why = f"breaker open: {breaker.reason}" if breaker is not None else "a person must look"
         reason = TierReason.BREAKER_OPEN if breaker is not None else reason
-        incident = remedy.spend(turn, incident, execution)
+        incident = remedy.spend(turn, incident, execution.runbook.id)
         incident = escalation.escalate(turn, incident, reason, why, grouped=grouped)
         remedy.climb(turn, incident)
     answer(turn, execution)

@@ -5,7 +5,7 @@ Pure. Our own parts are targets like any other, told by the healer's process ins
 
 from __future__ import annotations
 
-from supervisor.incidents import detect, graduation, halts, keeping, remedy
+from supervisor.incidents import detect, graduation, halts, keeping, ladder, remedy
 from supervisor.incidents.effects import DeliverRow
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.matching import Meaning
@@ -49,7 +49,9 @@ def reconfigured(
 ) -> None:
     """DESIGN §7: what is no longer watched is forgotten, what has changed is known anew, the rest goes on."""
     world = turn.world
-    world.runbooks = {runbook.id: runbook for runbook in runbooks} | world.drafts
+    files = {runbook.id: runbook for runbook in runbooks}
+    world.drafts = {draft_id: draft for draft_id, draft in world.drafts.items() if draft_id not in files}
+    world.runbooks = files | world.drafts
     world.meanings = meanings
     before, world.targets = world.targets, {target.target_id: target for target in targets}
     world.open_families, world.policy = open_families, policy
@@ -76,6 +78,9 @@ def reconfigured(
     for runbook in world.runbooks.values():  # the whitelist may be another
         turn.records.append(PutRunbook(runbook, runbook.version()))
     graduation.refit(turn)
+    for incident in list(world.incidents.values()):  # a recipe or a runbook may be new, as after a restart
+        if incident.family != detect.OWN_FAMILY and ladder.goes_on(world, incident):
+            turn.want_run(incident)
 
 
 def dismiss_gone(turn: Turn) -> None:

@@ -30,10 +30,15 @@ class PauseArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def standing(world: World, target: Target) -> OperatorPause | None:
     """The pause that this target is under, the narrowest; None when there is none."""
-    for scope, name in ((Scope.TARGET, target.target_id), (Scope.FAMILY, target.family), (Scope.ALL, "")):
-        if (found := world.operator_pauses.get(f"{scope}:{name}")) is not None:
-            return found
-    return None
+    return next((found for key in _keys(world, target) if (found := world.operator_pauses.get(key)) is not None), None)
+
+
+def _keys(world: World, target: Target) -> list[str]:
+    """The pauses that hold for it: its own, and those of the service behind it, which its repair would touch."""
+    service = world.targets.get(target.service_id, target)
+    families = [target.family, service.family]
+    names = [f"{Scope.TARGET}:{name}" for name in (target.target_id, target.service_id)]
+    return [*names, *(f"{Scope.FAMILY}:{family}" for family in families), f"{Scope.ALL}:"]
 
 
 def words(pause: OperatorPause) -> str:
@@ -119,13 +124,8 @@ def _end(turn: Turn, pause: OperatorPause, actor: str, note: str) -> list[str]:
 
 def _under(world: World, pause: OperatorPause) -> list[Incident]:
     def concerns(incident: Incident) -> bool:
-        match pause.scope:
-            case Scope.TARGET:
-                return incident.target_id == pause.name
-            case Scope.FAMILY:
-                return incident.family == pause.name
-            case Scope.ALL:
-                return True
+        target = world.target(incident.target_id) or Target(incident.target_id, incident.family)
+        return pause.key in _keys(world, target)
 
     return [incident for incident in list(world.incidents.values()) if concerns(incident)]
 

@@ -83,8 +83,6 @@ def _go_on(world: World) -> None:
     """What lets an incident go on (an approval, the rung before) is durable before its next rung runs: a crash in
     between must not lose the run. A fresh probe comes first, and R3 decides."""
     for incident in world.incidents.values():
-        if incident.state is not State.ESCALATED:
-            continue
-        goes_on = incident.tier_reason in ladder.GOES_ON and ladder.rest(world, incident)
-        if goes_on or pauses.held(world, incident):
+        held = incident.state is State.ESCALATED and pauses.held(world, incident)
+        if held or ladder.goes_on(world, incident):
             world.rerun.add(incident.id)

@@ -13,7 +13,7 @@ from supervisor.incidents import dryruns, graduation, halts, ladder, pauses, sto
 from supervisor.incidents.effects import (
     DispatchExecution,
 )
-from supervisor.incidents.escalation import escalate
+from supervisor.incidents.escalation import escalate, restate
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
     ActedBy,
@@ -34,6 +34,7 @@ from supervisor.incidents.model import (
 from supervisor.incidents.policy import changes, resource_of
 from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.world import (
+    RECHECK_S,
     Turn,
 )
 
@@ -174,33 +175,45 @@ def repairs(execution: Execution) -> bool:
 
 
 def plan_due(turn: Turn, incident: Incident) -> None:
-    """Its dry runs took too long, or the probe after them: a person is told now. What still comes counts all the same,
-    and whatever may run by then does, after a fresh probe."""
-    rest = ladder.rest(turn.world, incident)
-    if incident.state is not State.DIAGNOSING or not rest:
+    """Its dry runs took too long, or the probe after them: a person is told now, unless something may run by now.
+    What still comes counts all the same, and whatever may run by then does, after a fresh probe."""
+    world, target = turn.world, turn.world.target(incident.target_id)
+    rungs = [runbook for runbook in ladder.rest(world, incident) if ladder.fits(runbook, target)]
+    if incident.state is not State.DIAGNOSING:
         return
     incident = dryruns.overdue(turn, incident)
-    _stop(turn, incident, TierReason.NEEDS_APPROVAL, f"{rest[0].id} may not run by itself; its dry run took too long")
-    turn.want_run(turn.world.incidents[incident.id])
+    rung = ladder.choose(world, incident, rungs, not_running=False)
+    if rung is not None and not rung.runs:
+        note = f"{rung.runbook.id} may not run by itself; its dry run took too long"
+        _stop(turn, incident, TierReason.NEEDS_APPROVAL, note, runbook_id=rung.runbook.id)
+    _look_again(turn, world.incidents[incident.id])
 
 
-def spend(turn: Turn, incident: Incident, execution: Execution) -> Incident:
-    """It ran and did not end the incident: the next rung is another one."""
-    runbook_id = execution.runbook.id
+def spend(turn: Turn, incident: Incident, runbook_id: str) -> Incident:
+    """It ran and did not end the incident, or its breaker lets it run no more: the next rung is another one."""
     return incident if runbook_id in incident.spent else turn.update(incident, spent=(*incident.spent, runbook_id))
 
 
 def climb(turn: Turn, incident: Incident) -> None:
     """To the next rung, if there is one: it is probed afresh first, and R3 decides whether it runs or is proposed."""
-    if incident.tier_reason in ladder.GOES_ON and ladder.rest(turn.world, incident):
+    if ladder.goes_on(turn.world, incident):
         turn.want_run(incident)
 
 
 def try_again(turn: Turn, incident: Incident, runbook_id: str) -> None:
-    """An escalated incident goes on with this runbook, even if that has failed before."""
+    """It goes on with this runbook, even if that has failed before."""
     if runbook_id in incident.spent:
         incident = turn.update(incident, spent=ladder.unspend(incident, runbook_id).spent)
-    turn.want_run(incident)
+    _look_again(turn, incident)
+
+
+def _look_again(turn: Turn, incident: Incident) -> None:
+    """A fresh probe comes first; `rerun` is for those that are escalated already."""
+    if incident.state is State.ESCALATED:
+        turn.want_run(incident)
+    else:
+        turn.set_timer(TimerKind.RECHECK, incident.id, RECHECK_S)
+        turn.ask_probe(incident.target_id, incident.family)
 
 
 def _paused(turn: Turn, incident: Incident, target: Target) -> bool:
@@ -224,11 +237,14 @@ def _stop(
     reading: HealthReading | None = None,
     runbook_id: str | None = None,
 ) -> None:
-    """Nothing may run: a person decides. One that already waits for a person just goes on waiting."""
+    """Nothing may run: a person decides. One that already waits for a person is told of anew when the reason is
+    another; what comes after a rung that failed, the message about that failure has said."""
     turn.world.rerun.discard(incident.id)
     turn.drop_timer(TimerKind.RECHECK, incident.id)
     if incident.state is State.DIAGNOSING:
         escalate(turn, incident, reason, note, reading=reading, runbook_id=runbook_id)
+    elif incident.tier_reason not in ladder.CLIMBS or reason in (TierReason.BREAKER_OPEN, TierReason.PAUSED):
+        restate(turn, incident, reason, note, reading=reading, runbook_id=runbook_id)
 
 
 def _wait(turn: Turn, incident: Incident, why: str) -> None:
@@ -250,7 +266,9 @@ def _breaker_forbids(turn: Turn, incident: Incident, runbook: Runbook, resource:
     if opened is None:
         return False
     note = f"breaker open: {opened.reason}; one more try in {(opened.half_open_steady_s - now.steady_s) / 60:.0f} min"
-    _stop(turn, incident, TierReason.BREAKER_OPEN, note)
+    incident = spend(turn, incident, runbook.id)  # until it half-opens (`try_again`)
+    _stop(turn, incident, TierReason.BREAKER_OPEN, note, runbook_id=runbook.id)
+    climb(turn, turn.world.incidents[incident.id])
     return True
 
 
@@ -307,7 +325,7 @@ def half_open_due(turn: Turn, subject: str) -> None:
     for incident in list(turn.world.incidents.values()):
         target = turn.world.target(incident.target_id)
         stopped = incident.state is State.ESCALATED and incident.tier_reason is TierReason.BREAKER_OPEN
-        if not stopped or incident.runbook_id != runbook_id or target is None:
+        if not stopped or not runbook.suits(incident.anomaly, incident.target_id) or target is None:
             continue
         if resource in (breakers.WHOLE_RUNBOOK, resource_of(runbook, target)):
             try_again(turn, incident, runbook_id)

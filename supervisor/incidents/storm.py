@@ -14,6 +14,7 @@ from supervisor.incidents.model import (
     Incident,
     State,
     TierReason,
+    TimerKind,
 )
 from supervisor.incidents.policy import PAUSED_IN_A_STORM
 from supervisor.incidents.world import (
@@ -98,9 +99,9 @@ def pause(turn: Turn, family: str, why: str) -> None:
     turn.put_pause(FamilyPause(family, turn.now.wall_s, why))
     turn.world.storms.pop(family, None)
     mine = [i for i in turn.world.incidents.values() if i.family == family and not i.outside]
-    hit = [i for i in mine if i.state is not State.ESCALATED]
-    for incident in [i for i in hit if i.state is State.DIAGNOSING]:
-        escalation.escalate(turn, incident, TierReason.CANARY_FAILED, f"{family} is paused: {why}", grouped=True)
+    hit = [i for i in mine if i.state is not State.ESCALATED or i.id in turn.world.rerun]
+    for incident in hit:
+        _give_up(turn, incident, f"{family} is paused: {why}", grouped=True)
     if hit:
         current = [turn.incident(i.id) or i for i in hit]
         escalation.grouped_page(turn, current, why)
@@ -109,7 +110,7 @@ def pause(turn: Turn, family: str, why: str) -> None:
 def over(turn: Turn, family: str) -> None:
     """Ends the storm, and the pause, once nothing of the family is left to settle."""
     mine = [i for i in turn.world.incidents.values() if i.family == family]
-    if not any(i.state in _UNSETTLED for i in mine):
+    if not any(_unsettled(turn.world, i) for i in mine):
         turn.world.storms.pop(family, None)
     if not mine:
         turn.drop_pause(family)
@@ -122,9 +123,9 @@ def _storm(turn: Turn, incident: Incident) -> Storm | None:
     if storm is not None:
         return storm
     since = turn.now.steady_s - world.policy.canary_window_s
-    unsettled = [i for i in world.incidents.values() if i.family == incident.family and i.state in _UNSETTLED]
+    unsettled = [i for i in world.incidents.values() if i.family == incident.family and _unsettled(world, i)]
     mine = [i for i in unsettled if not i.outside]  # what only others say makes no storm
-    at_once = sum(1 for i in mine if i.detected_steady_s >= since)
+    at_once = sum(1 for i in mine if i.detected_steady_s >= since or i.id in world.rerun)
     if at_once < world.policy.canary_from and not any(i.held_as_canary for i in mine):
         return None
     ids = {i.execution_id for i in mine}
@@ -136,6 +137,20 @@ def _storm(turn: Turn, incident: Incident) -> Storm | None:
 
 def _covered(turn: Turn, incident: Incident) -> None:
     """A later one of a paused family: escalated with a page of its own, since the grouped one has left."""
+    _give_up(turn, incident, f"{incident.family} is paused: {turn.world.pauses[incident.family].reason}")
+
+
+def _unsettled(world: World, incident: Incident) -> bool:
+    """It is being repaired, or is about to be: an approval, or the end of a pause, lets many go on at once, too."""
+    return incident.state in _UNSETTLED or incident.id in world.rerun
+
+
+def _give_up(turn: Turn, incident: Incident, note: str, *, grouped: bool = False) -> None:
+    """Nothing of its family is repaired for now: what was going to be waits for a person, and is probed for it no
+    more. What runs is seen to its end."""
     if incident.state is State.DIAGNOSING:
-        why = turn.world.pauses[incident.family].reason
-        escalation.escalate(turn, incident, TierReason.CANARY_FAILED, f"{incident.family} is paused: {why}")
+        escalation.escalate(turn, incident, TierReason.CANARY_FAILED, note, grouped=grouped)
+    elif incident.state is State.ESCALATED:
+        turn.world.rerun.discard(incident.id)
+        turn.drop_timer(TimerKind.RECHECK, incident.id)
+        escalation.restate(turn, incident, TierReason.CANARY_FAILED, note, grouped=grouped)

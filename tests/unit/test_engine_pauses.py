@@ -8,6 +8,7 @@ from supervisor.errors import Refused, UnknownId, UsageError
 from supervisor.incidents.model import State, Tier, TierReason
 from supervisor.incidents.records import AddAudit, AddTrail
 from tests.lab.engine import Lab, service
+from tests.unit.test_engine_restarts import SIGNALS, behind, stale
 
 SCOPES = [{"target_id": "web"}, {"family": "process"}, {"all": True}]
 
@@ -190,3 +191,24 @@ def test_a_critical_incident_pages_although_it_is_paused() -> None:
     lab.kill("web")
     assert lab.only("web").tier is Tier.PAGE
     assert [row.channel.value for row in lab.messages("signal")] == ["signal"]
+
+
+@pytest.mark.req("R15", "NFR-001")
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_paused_service_is_not_restarted_for_the_signal_behind_which_it_stands(scope: dict[str, object]) -> None:
+    lab = Lab(targets=(service("web"), behind("web")))
+    lab.silent.add(SIGNALS)
+    lab.poll("web")
+    lab.order("approve", runbook_id="rb-restart-augur", target_id=SIGNALS)
+    lab.order("pause", **scope)
+    stale(lab)
+    assert (lab.dispatched, lab.only(SIGNALS).tier_reason) == ([], TierReason.PAUSED)
+    refused = lab.order("execute", runbook_id="rb-restart-augur", target_id=SIGNALS, confirm=True)
+    assert refused is not None
+    assert isinstance(refused.error, Refused)
+    answer = lab.order("resume", **scope)
+    assert answer is not None
+    assert answer.body is not None
+    assert answer.body["running_for"] == [lab.only(SIGNALS).id]
+    stale(lab)
+    assert [execution.runbook.id for execution in lab.dispatched] == ["rb-restart-augur"]

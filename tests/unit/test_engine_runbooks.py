@@ -203,3 +203,35 @@ def test_two_pid_files_of_one_process_keep_it_from_ending_that_too() -> None:
     assert answer is not None
     assert "is known as db too" in str(answer.error)
     assert at.dispatched == []
+
+
+@pytest.mark.req("FR-003", "R3")
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_could_not_be_restarted_is_once_a_recipe_is_configured(restart: bool) -> None:
+    at = Lab(targets=(service("web", recipe=False),))
+    at.kill("web")
+    assert at.only("web").tier_reason is TierReason.CANNOT_EXECUTE
+    reload(at)
+    at.advance(10)
+    assert at.dispatched == []
+    told = len(at.messages())
+    at.targets = (service("web"),)
+    if restart:
+        at.crash()
+        at.poll("web")
+    else:
+        at.feed(e.Reconfigured(at.targets, OPEN, at.policy, at.runbooks))
+    at.advance(10)
+    assert ran(at) == [("rb-restart-service", Authority.NOT_RUNNING)]
+    assert at.only("web").state is State.RESOLVED
+    assert len(at.messages()) == told + 2, "that it is over, on either channel"
+
+
+@pytest.mark.req("FR-003", "FR-006")
+def test_an_operators_file_takes_the_place_of_a_draft_with_its_id_at_once() -> None:
+    at = lab()
+    draft = change(OWN, author="matthew", label="Draft")
+    at.engine.world.drafts[draft.id] = at.engine.world.runbooks[draft.id] = draft
+    reload(at, OWN)
+    assert at.engine.world.runbooks[OWN.id] == OWN
+    assert at.engine.world.drafts == {}

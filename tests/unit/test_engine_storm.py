@@ -7,7 +7,7 @@ import pytest
 
 from supervisor.incidents import engine as e
 from supervisor.incidents import wording
-from supervisor.incidents.model import AnomalyType, Channel, Execution, State, StepResult, Target, TierReason
+from supervisor.incidents.model import AnomalyType, Channel, Execution, State, StepResult, Target, TierReason, TimerKind
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.readings import FleetData, HealthReading, ProcessData, ProcessRef, Unavailable, Zombie
 from tests.lab.engine import Lab
@@ -298,3 +298,43 @@ def test_nobody_is_told_to_execute_a_runbook_where_there_is_none() -> None:
     body = wording.body(lab.engine.world, found, Channel.SIGNAL, "repeat")
     assert "None" not in body
     assert "repair it by hand (only its parent can reap it" in body
+
+
+def resumed(heals: bool) -> Lab:
+    """Twenty that died one after another while everything was paused, and may all go on now."""
+    lab = Lab(*NAMES, policy=Policy(settle_s=0.0))
+    lab.order("pause", all=True)
+    for name in NAMES:
+        lab.heals[name] = heals
+        lab.kill(name)
+        lab.advance(60)
+    lab.hold_dispatch = True
+    lab.order("resume", all=True)
+    lab.advance(5)
+    assert len(lab.dispatched) == 3, "the first must verify before the rest"
+    lab.hold_dispatch = False
+    for execution in list(lab.dispatched):
+        lab.run(execution)
+    return lab
+
+
+@pytest.mark.req("R8", "R15")
+def test_what_may_go_on_all_at_once_has_canaries_too() -> None:
+    lab = resumed(heals=True)
+    lab.advance(60)
+    assert {i.state for i in lab.incidents()} == {State.RESOLVED}
+    assert len(lab.dispatched) == 20
+
+
+@pytest.mark.req("R8", "R1")
+def test_escalated_ones_that_waited_for_canaries_which_failed_are_told_once_and_left_alone() -> None:
+    lab = resumed(heals=False)
+    lab.advance(120)
+    assert len(lab.dispatched) == 3
+    assert {i.state for i in lab.incidents()} == {State.ESCALATED}
+    waited = [i for i in lab.incidents() if i.tier_reason is TierReason.CANARY_FAILED]
+    assert len(waited) >= 17
+    (page,) = [row for row in lab.messages("signal") if row.kind == "grouped"]
+    assert {i.id for i in waited} <= set(page.covers)
+    assert not lab.engine.world.rerun
+    assert TimerKind.RECHECK not in {kind for kind, _ in lab.engine.world.timers}, "no probe is asked for them"
