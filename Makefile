@@ -19,7 +19,7 @@ test: $(STAMP)
 	$(MAKE) check
 
 check: lint
-	$(PY) -m pytest -q -m "not soak and not bench"
+	$(PY) -m pytest -q -n 3 --dist loadfile -m "not soak and not bench"
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

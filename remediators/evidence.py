@@ -103,11 +103,14 @@ def _sync(folder: Path) -> None:
 
 
 def _forget_oldest(folder: Path) -> None:
-    files = [entry for entry in os.scandir(folder) if entry.name.endswith((".json", ".new"))]
-    if len(files) > FILES_MAX:
-        files.sort(key=lambda entry: entry.stat().st_mtime)
-        for entry in files[: len(files) - FILES_MAX + FEWER]:
-            os.unlink(entry)
+    found = []
+    for entry in os.scandir(folder):
+        if entry.name.endswith((".json", ".new")):
+            with contextlib.suppress(FileNotFoundError):  # another execution has just given it its name
+                found.append((entry.stat().st_mtime, entry.path))
+    for _, path in sorted(found)[: len(found) - FILES_MAX + FEWER if len(found) > FILES_MAX else 0]:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def encoded(gathered: dict[str, Any]) -> bytes:

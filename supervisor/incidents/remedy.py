@@ -184,7 +184,7 @@ def plan_due(turn: Turn, incident: Incident) -> None:
     incident = dryruns.overdue(turn, incident)
     rung = ladder.choose(world, incident, rungs, not_running=False)
     if rung is not None and not rung.runs:
-        note = f"{rung.runbook.id} may not run by itself; its dry run took too long"
+        note = f"{rung.runbook.id} may not run by itself: {rung.allowed.why}; its dry run took too long"
         _stop(turn, incident, TierReason.NEEDS_APPROVAL, note, runbook_id=rung.runbook.id)
     _look_again(turn, world.incidents[incident.id])
 

@@ -90,7 +90,7 @@ def test_memory_pressure_is_written_down_and_told_by_itself(request: pytest.Fixt
         (file,) = (daemon.state_dir / "evidence").iterdir()
         assert large.pid in [one["pid"] for one in msgspec.json.decode(file.read_bytes())["facts"]["processes"]]
         memory.says(4096)
-        row_of(daemon, "memory_pressure", "resolved")
+        row_of(daemon, "memory_pressure", "self_resolved")
 
 
 @pytest.mark.req("FR-003", "R2", "R3", "R6", "FR-006")

@@ -64,7 +64,8 @@ def test_an_empty_configuration_is_healthy_idle_and_says_how_to_add_a_target(her
             "halted": [],
             "paused": [],
             "open_incidents": [],
-            "runbook_summary": {"total": len(RUNBOOKS), "auto_execute": 0, "dry_run": len(RUNBOOKS)},
+            # NFR-001's whitelist: rb-rotate-logs and rb-gc-trigger
+            "runbook_summary": {"total": len(RUNBOOKS), "auto_execute": 2, "dry_run": len(RUNBOOKS) - 2},
         },
     )
     daemon.stop()

@@ -15,6 +15,8 @@ from tests.lab.daemon import HEALCTL, Site
 
 WORDS = {
     "db": ["db", "status"],
+    "capture": ["capture", "hook", "bash"],
+    "mcp": ["mcp", "--help"],
     "heal": ["heal", "status"],
     "ack": ["ack", "inc_1"],
     "events": ["events"],

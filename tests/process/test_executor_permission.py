@@ -46,7 +46,7 @@ def as_nobody(execution: Execution, state_dir: Path, index: int = 0) -> str:
 
 def _run(execution: Execution, state_dir: Path, index: int) -> str:
     nothing: object = None
-    context = Context(execution, nothing, state_dir, frozenset(), Config())  # type: ignore[arg-type]
+    context = Context(execution, nothing, state_dir, frozenset(), Config(), nothing, nothing)  # type: ignore[arg-type]
     try:
         return asyncio.run(step_of(execution.runbook.steps[index]).run(context)).output
     except (StepFailed, OSError) as error:
