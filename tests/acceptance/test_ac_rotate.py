@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from typing import Any
 
 import pytest
@@ -96,3 +97,41 @@ def test_ac_003_a_log_that_grows_for_ever_is_rotated_under_its_writer(here: Site
     assert len(kept) == count * len(line(0)), "not a byte was lost or doubled"
     assert kept == b"".join(line(number) for number in range(count))
     assert [sent.text for sent in phone.sent] == []
+
+
+@pytest.mark.soak  # nothing that is younger than a minute is ever removed
+@pytest.mark.timeout(240)
+@pytest.mark.req("AC-004", "FR-003", "R2", "R3")
+def test_an_almost_full_disk_pages_at_once_and_is_cleaned_up_once_a_person_approves(
+    here: Site, phone: SignalDouble
+) -> None:
+    with mounts.tmpfs(here.folder / "disk", "size=32m,mode=755") as disk:
+        place, logs = disk / "tmp", disk / "logs"
+        place.mkdir()
+        logs.mkdir()
+        (place / "app.pid").write_text("1\n")
+        mounts.fill(place, round(0.97 * _size(disk)))
+        old = max(path.stat().st_ctime for path in place.iterdir())
+        daemon = here.daemon(
+            f'[disk]\nmounts = ["{disk}"]\ndiscover = false\ninterval = "1s"\n'
+            f'[logs.app]\npaths = ["{logs}/*.log*"]\ninterval = "1h"\n'
+            f'[cleanup]\ntmp_dirs = ["{place}"]\nolder_than = "1m"\n{signal_toml(phone)}'
+        )
+        daemon.start()
+        (page,) = phone.wait_for(1, 20)
+        assert "nearly full" in page.text
+        (row,) = daemon.wait_state(f"disk:{disk}", "escalated")
+        assert row["anomaly_type"] == "disk_critical"
+        assert _used(disk) > 0.95, "nothing was removed on nobody's word"
+        until("its files are a minute old", lambda: time.time() - old > 61, 90)
+        code, plan = daemon.cli("heal", "dry_run", "rb-emergency-cleanup", "--target", f"disk:{disk}", "--json")
+        assert (code, plan["steps"][-1]["predicts_clear"]) == (0, True), plan
+        assert _used(disk) > 0.95, "a dry run changes nothing"
+        code, approved = daemon.cli("heal", "approve", "rb-emergency-cleanup", "--target", f"disk:{disk}", "--json")
+        assert (code, approved["running_for"]) == (0, [row["id"]])
+        (row,) = daemon.wait_state(f"disk:{disk}", "resolved")
+        assert row["runbook_id"] == "rb-emergency-cleanup"
+        assert sorted(path.name for path in place.iterdir()) == ["app.pid"]
+        pages = phone.wait_for(2, 20)
+        assert "Over:" in pages[-1].text
+        daemon.stop()
