@@ -6,7 +6,6 @@ decision is durable. A wrong id is an error, never a success (SITE.md).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -123,7 +122,7 @@ def _requests(turn: Turn, token: str, args: NoArgs, actor: str) -> views.Json:
 def _confirm(turn: Turn, token: str, args: agents.ConfirmArgs, actor: str) -> views.Json | None:
     """R15: a person confirms what an agent asked for. The same request sent again runs nothing twice: `execute` is
     idempotent by the token, and the code is spent."""
-    execution_id = _execution_id(turn, token)
+    execution_id = turn.id_of("exe", token)
     if execution_id in turn.world.executions or execution_id in turn.world.ended:
         known = turn.world.ended.get(execution_id) or turn.world.executions[execution_id]
         return _execute(turn, token, ExecuteArgs(known.runbook.id, known.target.target_id, True), actor)
@@ -159,7 +158,7 @@ def _execute(turn: Turn, token: str, args: ExecuteArgs, actor: str) -> views.Jso
     runbook, target = runbook_of(turn, args.runbook_id), target_of(turn, args.target_id)
     if not args.confirm:
         raise NeedsConfirm("Safety check: must pass confirm=true to force-execute a runbook")
-    execution_id = _execution_id(turn, token)
+    execution_id = turn.id_of("exe", token)
     known = world.executions.get(execution_id) or world.ended.get(execution_id)
     if known is not None and execution_id in world.ended:
         return views.execution_answer(known)
@@ -177,14 +176,8 @@ def _execute(turn: Turn, token: str, args: ExecuteArgs, actor: str) -> views.Jso
         incident = _incident_for(turn, runbook, target)
         note = f"{runbook.id} executed by {actor}"
         remedy.begin(turn, runbook, target, Authority.PERSON, None, incident, note, execution_id, actor)
-    tokens = world.waiters.setdefault(execution_id, [])
-    if token not in tokens:
-        tokens.append(token)
+    turn.await_execution(execution_id, token)
     return None
-
-
-def _execution_id(turn: Turn, token: str) -> str:
-    return "exe_" + hashlib.sha256(f"{turn.world.ledger_id}:{token}".encode()).hexdigest()[:12]
 
 
 def _refuse_anothers(turn: Turn, runbook: Runbook, target: Target) -> None:

@@ -67,6 +67,16 @@ class Putting:
         seed = f"{self.world.ledger_id}:{self.world.epoch}:{self.world.counter}"
         return f"{prefix}_{hashlib.sha256(seed.encode()).hexdigest()[:12]}"
 
+    def id_of(self, prefix: str, token: str) -> str:
+        """Of what one request leads to: the same request, sent again, gets the same."""
+        return f"{prefix}_{hashlib.sha256(f'{self.world.ledger_id}:{token}'.encode()).hexdigest()[:12]}"
+
+    def await_execution(self, execution_id: str, token: str) -> None:
+        """Whoever asked under this token is answered when the execution is over."""
+        tokens = self.world.waiters.setdefault(execution_id, [])
+        if token not in tokens:
+            tokens.append(token)
+
     def set_timer(self, kind: TimerKind, subject: str, after_s: float) -> None:
         timer = Timer(kind, subject, self.now.steady_s + after_s)
         self.world.arm(timer)
@@ -147,8 +157,7 @@ class Putting:
 
     def audit(self, token: str, actor: str, action: str, args: str) -> None:
         """One line for one order; the same order again leaves no second one."""
-        digest = hashlib.sha256(f"{self.world.ledger_id}:{token}".encode()).hexdigest()[:12]
-        self.records.append(AddAudit(AuditEntry(f"ord_{digest}", self.now.wall_s, actor, action, args)))
+        self.records.append(AddAudit(AuditEntry(self.id_of("ord", token), self.now.wall_s, actor, action, args)))
 
     def metric(self, name: str, stage: str, result: str, incident_id: str | None = None) -> None:
         """FR-008, in SITE.md's form; and one more of its kind, in the same transaction."""

@@ -9,8 +9,6 @@ more, until it is approved: a person has said that it should not have.
 
 from __future__ import annotations
 
-import hashlib
-
 import msgspec
 
 from supervisor.errors import Refused, StoreError, UnknownId
@@ -29,12 +27,12 @@ class UndoArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def order(turn: Turn, token: str, args: UndoArgs, actor: str) -> Json | None:
     """The ledger is asked for the execution, however old; `found` or `unknown` goes on. Sent twice, it acts once."""
-    undo_id = _id(turn, token)
+    undo_id = turn.id_of("exe", token)
     known = turn.world.executions.get(undo_id) or turn.world.ended.get(undo_id)
     if known is not None and is_over(known):
         return execution_answer(known)
     if known is not None:
-        _wait(turn, undo_id, token)
+        turn.await_execution(undo_id, token)
         return None
     turn.world.undo_asked.setdefault(args.execution_id, []).append((token, actor))
     turn.effects.append(FetchExecutionState(args.execution_id))
@@ -112,11 +110,11 @@ def _begin(turn: Turn, token: str, actor: str, original: Execution, undone_by: s
         verifies=False,
         author=original.runbook.author,
     )
-    undo_id = _id(turn, token)
+    undo_id = turn.id_of("exe", token)
     remedy.begin(
         turn, runbook, original.target, Authority.PERSON, None, None, "", undo_id, actor, undoes=original, back=back
     )
-    _wait(turn, undo_id, token)
+    turn.await_execution(undo_id, token)
 
 
 def _left(original: Execution) -> str:
@@ -126,13 +124,3 @@ def _left(original: Execution) -> str:
 
 def _line(result: StepResult) -> str:
     return f"{result.step_id}: {'done' if result.success else 'failed'}"
-
-
-def _wait(turn: Turn, undo_id: str, token: str) -> None:
-    tokens = turn.world.waiters.setdefault(undo_id, [])
-    if token not in tokens:
-        tokens.append(token)
-
-
-def _id(turn: Turn, token: str) -> str:
-    return "exe_" + hashlib.sha256(f"{turn.world.ledger_id}:{token}".encode()).hexdigest()[:12]
