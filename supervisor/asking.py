@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from supervisor.bus import Hub, Link
-from supervisor.incidents import engine as e
+from supervisor.incidents import events as e
 from supervisor.incidents.effects import AskProbe, PlanExecution
 from supervisor.incidents.model import Execution
 from supervisor.incidents.readings import HealthReading

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from remediators.runbooks import ladder
+from supervisor import messages as m
 from supervisor import proc
 from supervisor.asking import Asking
 from supervisor.bus import Hub, Link, Publisher, nack_of
@@ -30,7 +31,7 @@ from supervisor.fresh import Fresh
 from supervisor.halted import Halted
 from supervisor.history import History
 from supervisor.house import MAY_WAIT, WAITING, beginning, corrupt, item_of, ledger_parts, policy_of, tree_view
-from supervisor.incidents import engine as e
+from supervisor.incidents import events as e
 from supervisor.incidents import views
 from supervisor.incidents.effects import (
     Answer,
@@ -41,6 +42,7 @@ from supervisor.incidents.effects import (
     PlanExecution,
     SettleExecution,
 )
+from supervisor.incidents.engine import Engine
 from supervisor.incidents.model import AGENT
 from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.records import Record
@@ -49,31 +51,6 @@ from supervisor.incidents.seed import parts as seed_parts
 from supervisor.incidents.world import Decision, World
 from supervisor.lookup import LOOKUPS, look_up
 from supervisor.meanings import meanings
-from supervisor.messages import (
-    Ack,
-    Claimed,
-    DeliveryReport,
-    Dispatch,
-    EpochOpened,
-    ExecutionRefused,
-    FetchMetrics,
-    Frame,
-    Hello,
-    Known,
-    Listening,
-    MetricsFound,
-    OpenEpoch,
-    ProbeNow,
-    ProgramExited,
-    Readings,
-    ReadNow,
-    Reloaded,
-    Request,
-    Resync,
-    StepReport,
-    StoreStatus,
-    TreeEvent,
-)
 from supervisor.metering import Metering
 from supervisor.newsdesk import NewsDesk
 from supervisor.outgoing import Outgoing
@@ -97,11 +74,11 @@ class HealerWorker(Worker):
         super().__init__(boot, uplink)
         self._waking = Waking(lambda: self._decide(e.TimersDue()), lambda: self._clock.now().steady_s)
         self._tree = TreeTable()
-        self._store_status: StoreStatus | None = None
+        self._store_status: m.StoreStatus | None = None
         self._skipped: set[str] = set()
         self._limit_told = False
         self._strange: dict[str, HealthReading] = {}  # of targets that we do not know
-        self._reloaded: Reloaded | None = None
+        self._reloaded: m.Reloaded | None = None
         self._listening = False
         self._desk = Desk(self._order, {"tree": self._tree_view, "snapshot": self._snapshot})
 
@@ -113,7 +90,7 @@ class HealerWorker(Worker):
         # By its bare name: a store that starts anew must find us without a word from us.
         self._store = Link(self._context, endpoint(boot.runtime_dir, "store"), "healer", self._on_store)
         policy = policy_of(config)
-        wanted = OpenEpoch(boot.incarnation, policy.breaker_window_s, policy.reopen_window_s)
+        wanted = m.OpenEpoch(boot.incarnation, policy.breaker_window_s, policy.reopen_window_s)
         opened = await open_epoch(self._store, wanted, self.alarm)
         snapshot = opened.snapshot
         trails = await trails_of(self._store, tuple(incident.id for incident in snapshot.open_incidents))
@@ -122,7 +99,7 @@ class HealerWorker(Worker):
         books = ladder(config.runbook.values())
         world = rebuild(snapshot, proc.this_boot(), policy, books, self._targets, open_families(config), trails)
         world.meanings = meanings(config)
-        self._engine = e.Engine(world)
+        self._engine = Engine(world)
         self._capturing = Capturing(boot.runtime_dir)
         self._metering = Metering(snapshot.tallies)
         self._halted = Halted(snapshot.halts, self._tell)
@@ -131,7 +108,7 @@ class HealerWorker(Worker):
             snapshot.epoch,
             self._durable,
             self.fail,
-            reopen=lambda: OpenEpoch(f"{boot.incarnation}.{self._news.seq}", 0.0, 0.0, self._clock.anchor()),
+            reopen=lambda: m.OpenEpoch(f"{boot.incarnation}.{self._news.seq}", 0.0, 0.0, self._clock.anchor()),
             seed=self._seed,
             alarm=self.alarm,
         )
@@ -156,7 +133,7 @@ class HealerWorker(Worker):
             self._decide(event)
         self._tell_known()
         for family in families(config):
-            self._hub.request(family, Resync())
+            self._hub.request(family, m.Resync())
 
     async def stop(self) -> None:
         await self._committer.flush(FLUSH_WITHIN_S)
@@ -233,7 +210,7 @@ class HealerWorker(Worker):
             match effect:
                 case DispatchExecution(execution):
                     reach("dispatch.before")
-                    self._hub.request("executor", Dispatch(execution))
+                    self._hub.request("executor", m.Dispatch(execution))
                     reach("dispatch.after")
                 case SettleExecution(execution):
                     self._asking.settle(execution)
@@ -248,37 +225,37 @@ class HealerWorker(Worker):
 
     # -- what comes in --
 
-    def _on_worker(self, batch: list[tuple[str, Frame]]) -> None:
+    def _on_worker(self, batch: list[tuple[str, m.Frame]]) -> None:
         for source, frame in batch:
             self._from_worker(source, frame)
 
-    def _from_worker(self, source: str, frame: Frame) -> None:
-        ack = partial(self._hub.answer, source, frame, Ack())
+    def _from_worker(self, source: str, frame: m.Frame) -> None:
+        ack = partial(self._hub.answer, source, frame, m.Ack())
         match frame.body:
-            case Readings(readings):
+            case m.Readings(readings):
                 self._readings(readings)
                 ack()
                 if doubted := corrupt(readings, self.boot.state_dir / "ledger.db"):
-                    self._store.post(ProbeNow(doubted))
-            case Claimed(execution_id, incarnation):
+                    self._store.post(m.ProbeNow(doubted))
+            case m.Claimed(execution_id, incarnation):
                 self._decide(e.ExecutionClaimed(execution_id, incarnation), ack)
-            case StepReport(execution_id, index, result, last):
+            case m.StepReport(execution_id, index, result, last):
                 known = self._engine.world.executions.get(execution_id)
                 if known is None or index <= len(known.results):  # else the report before it is still to come
                     self._decide(e.StepEnded(execution_id, index, result, last), ack)
-            case ExecutionRefused(execution_id, code, message):
+            case m.ExecutionRefused(execution_id, code, message):
                 self._decide(e.ExecutionNotRun(execution_id, code, message), ack)
-            case ProgramExited(execution_id, step_id, exit_text, output):
+            case m.ProgramExited(execution_id, step_id, exit_text, output):
                 self._decide(e.ProgramEnded(execution_id, step_id, exit_text, output), ack)
-            case DeliveryReport(row_id, attempts, receipt, error):
+            case m.DeliveryReport(row_id, attempts, receipt, error):
                 self._decide(e.Delivered(row_id, attempts, receipt, error), ack)
-            case ReadNow(target_id):
+            case m.ReadNow(target_id):
                 self._fresh.ask_for_step(frame.id, target_id, partial(self._hub.answer, source, frame))
-            case FetchMetrics():
-                self._hub.answer(source, frame, MetricsFound(self._metering.families(*self._standing())))
-            case Listening():
+            case m.FetchMetrics():
+                self._hub.answer(source, frame, m.MetricsFound(self._metering.families(*self._standing())))
+            case m.Listening():
                 self._metering.listening = frame.body
-            case Hello(name):  # the bus has already sent what waited for it; the tree says who is who
+            case m.Hello(name):  # the bus has already sent what waited for it; the tree says who is who
                 if name == "process":
                     self._tell_known()
             case _:
@@ -287,20 +264,20 @@ class HealerWorker(Worker):
     def _tell_known(self) -> None:
         """A probe worker has no memory of its own from before its time; a lost pid file would make a service dead."""
         if self.boot.config.process:
-            self._hub.request("process", Known(dict(self._engine.world.known)))
+            self._hub.request("process", m.Known(dict(self._engine.world.known)))
 
-    def _on_store(self, batch: list[tuple[str, Frame]]) -> None:
+    def _on_store(self, batch: list[tuple[str, m.Frame]]) -> None:
         if not self._listening:
             return  # it speaks as soon as an epoch is open; what matters is sent again
         for _, frame in batch:
             match frame.body:
-                case StoreStatus():
+                case m.StoreStatus():
                     self._store_status = frame.body
                     if frame.body.ledger_id != self._engine.world.ledger_id:
                         self._committer.begin_anew()
                     self._look_at_ledger()
-                case DeliveryReport(row_id, attempts, receipt, error):
-                    ack = partial(self._store.post, Ack(), re=frame.id)
+                case m.DeliveryReport(row_id, attempts, receipt, error):
+                    ack = partial(self._store.post, m.Ack(), re=frame.id)
                     self._decide(e.Delivered(row_id, attempts, receipt, error), ack)
                 case _:
                     self._store.post(nack_of(HealError(f"no {type(frame.body).__name__} is taken here")), re=frame.id)
@@ -309,7 +286,7 @@ class HealerWorker(Worker):
         for found in ledger_parts(self._engine.world, self._store_status, self.boot.config):
             self._decide(found)
 
-    def _seed(self, opened: EpochOpened, waiting: list[Record]) -> list[tuple[Record, ...]]:
+    def _seed(self, opened: m.EpochOpened, waiting: list[Record]) -> list[tuple[Record, ...]]:
         """A ledger that knows nothing, or only what was salvaged, is given all that we have."""
         world, snapshot = self._engine.world, opened.snapshot
         world.ledger_id, world.epoch = snapshot.ledger_id, snapshot.epoch
@@ -335,7 +312,7 @@ class HealerWorker(Worker):
         if ack is not None:
             ack()
 
-    def on_tree_event(self, event: TreeEvent) -> None:
+    def on_tree_event(self, event: m.TreeEvent) -> None:
         self._news.tree(event)
         if event.kind in ALIVE:
             self._hub.expect(event.child, event.incarnation)
@@ -351,11 +328,11 @@ class HealerWorker(Worker):
         kept, self._strange = self._strange, {}
         self._readings(tuple(kept.values()))
 
-    def on_reloaded(self, news: Reloaded) -> None:
+    def on_reloaded(self, news: m.Reloaded) -> None:
         self._news.reloaded(news)
         self._reloaded = news
 
-    def _order(self, token: str, request: Request) -> None:
+    def _order(self, token: str, request: m.Request) -> None:
         elsewhere = {"probe": self._fresh.ask, "history": self._history.ask}.get(request.action)
         if elsewhere is not None:
             elsewhere(token, request.args)
@@ -368,7 +345,7 @@ class HealerWorker(Worker):
 
     # -- views --
 
-    def _standing(self) -> tuple[World, list[dict[str, Any]], StoreStatus | None, str, float]:
+    def _standing(self) -> tuple[World, list[dict[str, Any]], m.StoreStatus | None, str, float]:
         trouble, wall_s = self._committer.trouble, self._clock.now().wall_s
         return self._engine.world, self._tree.rows(), self._store_status, trouble, wall_s
 

@@ -13,7 +13,7 @@ import msgspec
 
 from supervisor import __version__
 from supervisor.config import Config
-from supervisor.incidents import engine as e
+from supervisor.incidents import events as e
 from supervisor.incidents import views
 from supervisor.incidents.model import AnomalyType
 from supervisor.incidents.policy import Policy

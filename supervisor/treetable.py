@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from supervisor.incidents import engine as e
+from supervisor.incidents import events as e
 from supervisor.incidents import views
 from supervisor.incidents.model import AnomalyType
 from supervisor.messages import TreeEvent, TreeKind

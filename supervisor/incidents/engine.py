@@ -7,8 +7,6 @@ nothing; one that it must never see raises, and the caller dies and rebuilds it 
 
 from __future__ import annotations
 
-import msgspec
-
 from supervisor.errors import HealError
 from supervisor.incidents import (
     agents,
@@ -34,23 +32,37 @@ from supervisor.incidents.effects import (
     FetchExecutionState,
     SettleExecution,
 )
-from supervisor.incidents.matching import Meaning
+from supervisor.incidents.events import (
+    Delivered,
+    Event,
+    ExecutionClaimed,
+    ExecutionNotRun,
+    ExecutionSeen,
+    ExecutionSettled,
+    ExecutionUnknown,
+    ExecutorIs,
+    Hinted,
+    LimitIs,
+    NotifierIsBack,
+    Order,
+    OwnPart,
+    Planned,
+    ProgramEnded,
+    ReadingSeen,
+    Reconfigured,
+    Started,
+    StepEnded,
+    TimersDue,
+)
 from supervisor.incidents.model import (
-    AnomalyType,
     Channel,
-    Execution,
     ExecutionState,
     Instant,
     OutboxState,
-    Runbook,
     State,
-    StepResult,
-    Target,
     Timer,
     TimerKind,
 )
-from supervisor.incidents.policy import Policy
-from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.records import PutRunbook
 from supervisor.incidents.world import (
     RECHECK_S,
@@ -61,160 +73,6 @@ from supervisor.incidents.world import (
 
 ASKED_ANEW = frozenset({State.DETECTED, State.DIAGNOSING, State.ESCALATED})  # by their probes, after a restart
 TIMERS_PER_TURN_MAX = 100  # the rest in the next turn: one decision stays small
-
-# --- events --------------------------------------------------------------------------------------------------------
-
-
-class ReadingSeen(msgspec.Struct, frozen=True):
-    reading: HealthReading
-
-
-class Hinted(msgspec.Struct, frozen=True):
-    """Somebody outside says that something is wrong with this target (R16)."""
-
-    target_id: str
-    family: str
-
-
-class Started(msgspec.Struct, frozen=True):
-    """The engine has just been rebuilt: register the runbooks, pick up what was going on."""
-
-
-class Reconfigured(msgspec.Struct, frozen=True):
-    """Another configuration is in force."""
-
-    targets: tuple[Target, ...]
-    open_families: frozenset[str]
-    policy: Policy
-    runbooks: tuple[Runbook, ...]
-    meanings: tuple[Meaning, ...] = ()
-
-
-class ExecutorIs(msgspec.Struct, frozen=True):
-    """The living executor's incarnation; empty while there is none."""
-
-    incarnation: str
-
-
-class NotifierIsBack(msgspec.Struct, frozen=True):
-    """A notifier that knows of nothing: everything undelivered is handed to it again."""
-
-
-class ExecutionClaimed(msgspec.Struct, frozen=True):
-    execution_id: str
-    incarnation: str
-
-
-class StepEnded(msgspec.Struct, frozen=True):
-    execution_id: str
-    index: int
-    result: StepResult
-    last: bool
-
-
-class ExecutionNotRun(msgspec.Struct, frozen=True):
-    execution_id: str
-    code: str
-    message: str
-
-
-class ProgramEnded(msgspec.Struct, frozen=True):
-    execution_id: str
-    step_id: str
-    exit_text: str
-    output: str
-
-
-class ExecutionSeen(msgspec.Struct, frozen=True):
-    """An execution as the ledger has it; `undone_by`: the one that has taken it back."""
-
-    execution: Execution
-    undone_by: str = ""
-
-
-class ExecutionUnknown(msgspec.Struct, frozen=True):
-    """The ledger has no execution of that id, or cannot tell (`trouble`)."""
-
-    execution_id: str
-    trouble: str = ""
-
-
-class ExecutionSettled(msgspec.Struct, frozen=True):
-    execution_id: str
-    ok: bool
-    running: bool
-    ended: tuple[str, ...]
-
-
-class Planned(msgspec.Struct, frozen=True):
-    """The answer of a dry run, already as JSON-ready values."""
-
-    token: str
-    execution: Execution
-    steps: tuple[dict[str, object], ...]
-    error: str
-
-
-class Delivered(msgspec.Struct, frozen=True):
-    """One attempt's outcome; `receipt` is set exactly on success."""
-
-    row_id: str
-    attempts: int
-    receipt: str
-    error: str
-
-
-class OwnPart(msgspec.Struct, frozen=True):
-    """One of our own parts: what is wrong with it, or that it is not any more."""
-
-    name: str
-    anomaly: AnomalyType
-    firing: bool
-    evidence: str
-
-
-class LimitIs(msgspec.Struct, frozen=True):
-    """A limit of the process around the engine: reached (`evidence` says how), or (empty) not any more."""
-
-    name: str
-    evidence: str
-
-
-class TimersDue(msgspec.Struct, frozen=True):
-    """Some timer's time may have come."""
-
-
-class Order(msgspec.Struct, frozen=True):
-    """A person's request (FR-007), or an agent's (R15). `secret`: drawn by the healer, for a one-time code."""
-
-    token: str
-    action: str
-    args: bytes
-    actor: str
-    secret: str = ""
-
-
-Event = (
-    ReadingSeen
-    | Hinted
-    | Started
-    | Reconfigured
-    | ExecutorIs
-    | NotifierIsBack
-    | ExecutionClaimed
-    | StepEnded
-    | ExecutionNotRun
-    | ProgramEnded
-    | ExecutionSeen
-    | ExecutionUnknown
-    | ExecutionSettled
-    | Planned
-    | Delivered
-    | OwnPart
-    | LimitIs
-    | TimersDue
-    | Order
-)
 
 
 class Engine:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from remediators.runbooks import RUNBOOKS
-from supervisor.incidents import engine as e
+from supervisor.incidents import events as e
 from supervisor.incidents.effects import (
     Answer,
     DeliverRow,
@@ -20,6 +20,7 @@ from supervisor.incidents.effects import (
     PlanExecution,
     SettleExecution,
 )
+from supervisor.incidents.engine import Engine
 from supervisor.incidents.model import (
     Execution,
     Incident,
@@ -101,7 +102,7 @@ class Lab:
         self.answers: dict[str, Answer] = {}
         self._pid = 1_000
         self.executor = "exec-1"
-        self.engine = e.Engine(rebuild(EMPTY, BOOT, self.policy, self.runbooks, self.targets, OPEN, {}))
+        self.engine = Engine(rebuild(EMPTY, BOOT, self.policy, self.runbooks, self.targets, OPEN, {}))
         self.feed(e.Started())
         self.feed(e.ExecutorIs(self.executor))
 
@@ -247,7 +248,7 @@ class Lab:
             known=tuple(PutKnown(name, ref, world.targets[name].sought) for name, ref in world.known.items()),
         )
         trails = {i: t for i, t in trails.items() if latest[i].open}
-        self.engine = e.Engine(rebuild(snapshot, BOOT, self.policy, self.runbooks, self.targets, OPEN, trails))
+        self.engine = Engine(rebuild(snapshot, BOOT, self.policy, self.runbooks, self.targets, OPEN, trails))
         self.feed(e.Started())
         self.feed(e.ExecutorIs(self.executor))
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from supervisor.incidents import engine as e
+from supervisor.incidents import events as e
 from supervisor.incidents.effects import (
     DispatchExecution,
     FetchExecutionState,

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from supervisor.incidents import engine as e
+from supervisor.incidents import events as e
 from supervisor.incidents.effects import (
     Answer,
     DispatchExecution,

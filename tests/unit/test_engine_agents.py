@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from supervisor.errors import HealError, NeedsConfirm, Refused, UnknownId
-from supervisor.incidents import engine as e
+from supervisor.incidents import events as e
 from supervisor.incidents.agents import OPEN_MAX, VALID_S, WRONG_MAX, WRONG_WINDOW_S
 from supervisor.incidents.model import Mode, State
 from supervisor.incidents.policy import Policy

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from remediators.runbooks import RUNBOOKS
-from supervisor.incidents import engine as e
+from supervisor.incidents import events as e
 from supervisor.incidents import keeping
 from supervisor.incidents.model import (
     AnomalyType,

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from supervisor.errors import HealError, UnknownId, UsageError
-from supervisor.incidents import engine as e
+from supervisor.incidents import events as e
 from supervisor.incidents.matching import Meaning
 from supervisor.incidents.model import ActedBy, Mode, State
 from supervisor.incidents.policy import may_graduate

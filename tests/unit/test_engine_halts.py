@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from remediators.runbooks import RUNBOOKS
-from supervisor.incidents import engine as e
+from supervisor.incidents import events as e
 from supervisor.incidents.model import (
     ActedBy,
     AnomalyType,

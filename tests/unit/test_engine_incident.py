@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from supervisor.incidents import engine as e
+from supervisor.incidents import events as e
 from supervisor.incidents.model import State, StepResult, Target, Tier, TierReason
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.readings import DatabaseData, Endpoint, Integrity

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from supervisor.incidents import engine as e
+from supervisor.incidents import events as e
 from supervisor.incidents.detect import UNCONFIRMED_S
 from supervisor.incidents.model import AnomalyType, Instant, Severity, State, Target
 from supervisor.incidents.outside import AGAIN_S

@@ -9,7 +9,7 @@ from remediators.runbooks import RUNBOOKS
 from supervisor.config import Config, Size, StoreSection
 from supervisor.house import CORE, LEDGER, beginning, ledger_parts
 from supervisor.incidents import detect, own
-from supervisor.incidents import engine as e
+from supervisor.incidents import events as e
 from supervisor.incidents.model import AnomalyType, Channel, State, Tier
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.readings import ProcessData

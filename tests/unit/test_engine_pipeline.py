@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from supervisor.incidents import engine as e
+from supervisor.incidents import events as e
 from supervisor.incidents.model import AnomalyType, Incident, Severity, State, TimerKind
 from supervisor.incidents.readings import HealthReading, PipelineData, Unavailable
 from tests.lab.engine import Lab

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from supervisor.config import parse
-from supervisor.incidents import engine as e
+from supervisor.incidents import events as e
 from supervisor.incidents import wording
 from supervisor.incidents.model import AnomalyType, Channel, State, Target, TierReason
 from supervisor.incidents.policy import Policy

@@ -7,7 +7,7 @@ import pytest
 
 from remediators.runbooks import RUNBOOKS, ladder
 from supervisor.errors import Refused
-from supervisor.incidents import engine as e
+from supervisor.incidents import events as e
 from supervisor.incidents.model import (
     AnomalyType,
     Authority,

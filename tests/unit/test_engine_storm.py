@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from supervisor.incidents import engine as e
+from supervisor.incidents import events as e
 from supervisor.incidents import wording
 from supervisor.incidents.model import AnomalyType, Channel, Execution, State, StepResult, Target, TierReason, TimerKind
 from supervisor.incidents.policy import Policy

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from supervisor.errors import Refused, StoreError, UnknownId
-from supervisor.incidents import engine as e
+from supervisor.incidents import events as e
 from supervisor.incidents.effects import Answer, FetchExecutionState
 from supervisor.incidents.model import Execution, ExecutionState, State, StepResult
 from supervisor.incidents.records import AddLateTrail

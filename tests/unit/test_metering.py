@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import msgspec
 import pytest
 
-from supervisor.incidents import engine as e
+from supervisor.incidents import events as e
 from supervisor.incidents import views
 from supervisor.incidents.model import BUCKETS_S, METRICS, AnomalyType, Tally
 from supervisor.incidents.putting import OTHERS, TALLIES_MAX

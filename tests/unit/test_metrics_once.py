@@ -7,7 +7,7 @@ from collections import Counter
 import msgspec
 import pytest
 
-from supervisor.incidents import engine as e
+from supervisor.incidents import events as e
 from supervisor.incidents import views
 from supervisor.incidents.learning import PERSON
 from supervisor.incidents.model import (

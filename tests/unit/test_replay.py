@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from remediators.runbooks import RUNBOOKS
-from supervisor.incidents import engine as e
+from supervisor.incidents import events as e
 from supervisor.incidents.model import Runbook
 from supervisor.incidents.records import AddTrail, PutExecution, PutIncident, Record
 from supervisor.incidents.replay import Past, Replay
