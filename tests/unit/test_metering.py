@@ -13,6 +13,7 @@ from supervisor.incidents import views
 from supervisor.incidents.model import BUCKETS_S, METRICS, AnomalyType, Tally
 from supervisor.incidents.putting import OTHERS, TALLIES_MAX
 from supervisor.incidents.records import PutTally
+from supervisor.incidents.world import Turn
 from supervisor.messages import Family, MetricsFound, ProjectionStatus, Sample, StoreStatus
 from supervisor.metering import Metering
 from supervisor.scrape.text import number, page
@@ -125,7 +126,7 @@ def test_durations_fall_into_their_buckets() -> None:
 
 def test_a_duration_on_a_bound_belongs_to_its_bucket_and_one_beyond_all_to_none() -> None:
     lab = Lab("web")
-    turn = e.Turn(lab.engine.world, lab.instant())
+    turn = Turn(lab.engine.world, lab.instant())
     for seconds in (-5.0, BUCKETS_S[3], BUCKETS_S[-1] + 1):
         turn.took("heal_delivery_duration_seconds", "signal", seconds)
     lab.records += turn.records
@@ -140,7 +141,7 @@ def test_durations_in_another_versions_buckets_begin_anew() -> None:
     lab = Lab("web")
     assert shown(lab, [old])[name].samples == ()
     lab.engine.world.tallies[name, "signal", ""] = old
-    turn = e.Turn(lab.engine.world, lab.instant())
+    turn = Turn(lab.engine.world, lab.instant())
     turn.took(name, "signal", 1.0)
     lab.records += turn.records
     assert values(shown(lab, [old])[name])["signal", "_count"] == 1
@@ -163,7 +164,7 @@ def test_only_what_the_ledger_has_is_shown_and_a_new_engine_goes_on_from_there()
 
 def test_kinds_of_events_without_an_end_become_one() -> None:
     lab = Lab("web")
-    turn = e.Turn(lab.engine.world, lab.instant())
+    turn = Turn(lab.engine.world, lab.instant())
     for n in range(TALLIES_MAX + 50):
         turn.metric("heal_remediation_started", f"rb-{n}", "started")
     assert len(lab.engine.world.tallies) == TALLIES_MAX + 1
