@@ -56,6 +56,10 @@ EnvName = Annotated[
     str, msgspec.Meta(pattern="[A-Za-z_][A-Za-z0-9_]{0,99}", description="the name of an environment variable")
 ]
 
+TimeText = Annotated[
+    str, msgspec.Meta(pattern="(([01][0-9]|2[0-3]):[0-5][0-9])?", description='a time of day like "03:30"')
+]
+
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of every table."""
@@ -284,6 +288,14 @@ class MetricsSection(Section, frozen=True):
     listen: ListenText = OFF  # or "127.0.0.1:9464"
 
 
+class DrillSection(Section, frozen=True):
+    """`[drill]`: a drill by itself; `at` or `every`, not both."""
+
+    at: TimeText = ""  # each day, by this host's clock; "" is never
+    every: Pause = Duration(0)  # 0 is never
+    timeout: Annotated[Duration, msgspec.Meta(ge=0.1, le=600)] = Duration(60)  # not through by then: it has failed
+
+
 class Tables(Section, frozen=True):
     """What a configuration file holds; where it came from is `places.locate`'s answer."""
 
@@ -305,6 +317,7 @@ class Tables(Section, frozen=True):
     escalation: EscalationSection = EscalationSection()
     mcp: McpSection = McpSection()
     metrics: MetricsSection = MetricsSection()
+    drill: DrillSection = DrillSection()
     command: dict[TargetName, CommandSection] = {}
     runbooks: RunbooksSection = RunbooksSection()
 

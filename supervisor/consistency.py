@@ -24,6 +24,8 @@ def contradictions(config: Config) -> list[Problem]:
     problems += _other_files(config)
     problems += _limit_contradictions(config)
     problems += _cleanup_contradictions(config)
+    if config.drill.at and config.drill.every:
+        problems.append(Problem(("drill", "every"), "found at, too, expected one of the two", "remove at or every"))
     signal = config.notify.signal
     if signal.transports and not signal.recipient:
         hint = 'add recipient = "+15550100" (who is paged), or remove transports'

@@ -35,6 +35,7 @@ from supervisor.incidents import events as e
 from supervisor.incidents import views
 from supervisor.incidents.effects import (
     Answer,
+    CarryDrill,
     DeliverRow,
     DispatchExecution,
     Effect,
@@ -55,6 +56,7 @@ from supervisor.metering import Metering
 from supervisor.newsdesk import NewsDesk
 from supervisor.outgoing import Outgoing
 from supervisor.sockets import endpoint, new_context
+from supervisor.staged import Staged
 from supervisor.targets import families, open_families, targets
 from supervisor.trails import fetch as trails_of
 from supervisor.treetable import ALIVE, TreeTable
@@ -101,6 +103,7 @@ class HealerWorker(Worker):
         world.meanings = meanings(config)
         self._engine = Engine(world)
         self._capturing = Capturing(boot.runtime_dir)
+        self._staged = Staged(boot.runtime_dir)
         self._metering = Metering(snapshot.tallies)
         self._halted = Halted(snapshot.halts, self._tell)
         self._committer = Committer(
@@ -220,6 +223,8 @@ class HealerWorker(Worker):
                     self._asking.plan(effect)
                 case DeliverRow(row):
                     self._outgoing.add(row)
+                case CarryDrill(drill_id, stage):
+                    self._decide(e.DrillTold(drill_id, stage, self._staged.carry_out(drill_id, stage)))
                 case Answer(token, body, error):
                     self._desk.answer(token, error if error is not None else body or {})
 

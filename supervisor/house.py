@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from supervisor import __version__
+from supervisor import __version__, clock
 from supervisor.config import Config
+from supervisor.incidents import drill, views
 from supervisor.incidents import events as e
-from supervisor.incidents import views
 from supervisor.incidents.model import AnomalyType
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.readings import DatabaseData, HealthReading, Integrity
@@ -51,6 +51,10 @@ def policy_of(config: Config) -> Policy:
         page_healed_critical=config.escalation.page_healed_critical,
         agents_trusted=config.mcp.trusted,
         pages=bool(config.notify.signal.transports),
+        drill_at=config.drill.at,
+        drill_every_s=float(config.drill.every),
+        drill_timeout_s=float(config.drill.timeout),
+        zone=clock.local_zone() if config.drill.at else None,
     )
 
 
@@ -140,6 +144,7 @@ def tree_view(
         "pauses": views.pauses(world),
         "halted": views.halts(world),
         "targets": len(world.targets),
+        "drill": drill.last(world),
         "last_reload": reload_json(reloaded),
         "metrics": {"address": listening.address, "error": listening.error or None} if listening else None,
     }

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "mcp": ("mcp", "mcp", "Serve cortex_heal to agents over MCP, on standard input and output."),
     "stats": ("operate", "stats", "Show counts and last times (self_healing_status)."),
     "events": ("events", "events", "Show open incidents, or follow what happens."),
+    "drill": ("drill", "drill", "Send a made-up incident all the way to a receipt, and time each stage."),
     "demo": ("demo", "demo", "Watch a toy service be killed and healed, in a sandbox."),
 }
 
