@@ -72,11 +72,11 @@ def snapshot(
         for query in (
             # Each the newest that is no drill's, by its index.
             "SELECT (SELECT created_wall_s FROM executions WHERE claimed_by <> ''"
-            f" AND body ->> '$.runbook.id' <> '{drill_run.RUNBOOK}' ORDER BY created_wall_s DESC LIMIT 1)",
+            f" AND json_extract(body, '$.runbook.id') <> '{drill_run.RUNBOOK}' ORDER BY created_wall_s DESC LIMIT 1)",
             "SELECT (SELECT escalated_wall_s FROM incidents WHERE escalated_wall_s IS NOT NULL"
             f" AND anomaly <> '{AnomalyType.DRILL}' ORDER BY escalated_wall_s DESC LIMIT 1)",
             "SELECT (SELECT delivered_wall_s FROM outbox WHERE channel = 'signal' AND state = 'delivered'"
-            f" AND body ->> '$.kind' <> '{drill_run.KIND}' ORDER BY delivered_wall_s DESC LIMIT 1)",
+            f" AND json_extract(body, '$.kind') <> '{drill_run.KIND}' ORDER BY delivered_wall_s DESC LIMIT 1)",
         )
     )
     return Snapshot(
