@@ -76,9 +76,10 @@ def local_zone() -> tzinfo:
     from zoneinfo import ZoneInfo
 
     try:
-        if name := os.environ.get("TZ", "").removeprefix(":"):
+        name = os.environ.get("TZ", "").removeprefix(":") or "/etc/localtime"
+        if not name.startswith("/"):
             return ZoneInfo(name)
-        with Path("/etc/localtime").open("rb") as file:
+        with Path(name).open("rb") as file:
             return ZoneInfo.from_file(file)
     except (OSError, ValueError, LookupError):
         return datetime.fromtimestamp(time.time(), UTC).astimezone().tzinfo or UTC

@@ -53,11 +53,10 @@ def drill(channel: str, timeout: str) -> int:
     chosen = settings()
     runtime_dir = chosen.dirs().runtime_dir
     with Control(runtime_dir) as control:
-        begun: Answer = msgspec.json.decode(
-            control.ask("drill", {"channel": channel, "timeout_s": limit_s}, actor=chosen.actor)
-        )
         told = 0
         try:
+            raw = control.ask("drill", {"channel": channel, "timeout_s": limit_s}, actor=chosen.actor)
+            begun: Answer = msgspec.json.decode(raw)
             for answer in _stages(control, begun, runtime_dir, limit_s):
                 told = _progress(answer, told)
                 begun = answer

@@ -107,7 +107,8 @@ def paused(pause: dict[str, Any]) -> str:
 
 def drill(found: dict[str, Any]) -> str:
     """One line on the last drill, and the schedule of the next."""
-    ended = "passed" if found["passed"] else f"FAILED: {plain(found['why'])}"
+    ended = "passed" if found["passed"] else "FAILED"
+    ended += f"; not proved since it failed: {plain(found['why'])}" if found["why"] else ""
     words = f"{local_time(found['last_at'])} {ended}" if found["last_at"] else "there was none yet (healctl drill)"
     planned = f"; by itself {plain(found['schedule'])}" if found["schedule"] else ""
     return f"Last drill: {words}{planned}" + ("; one is under way" if found["under_way"] else "")

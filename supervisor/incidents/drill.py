@@ -254,13 +254,19 @@ def _finish(turn: Turn, run: DrillRun, why: str) -> None:
     )
     turn.put_runbook_state(state)
     if good:
-        proved = (PART, SIGNAL_PART) if Channel.SIGNAL in run.channels else (PART,)
-        for name in proved:
+        for name in _proved(world, run):
             own.part(turn, name, AnomalyType.DRILL_FAILED, "a drill reached every stage", firing=False)
     else:
         name = SIGNAL_PART if run.missing() == (Channel.SIGNAL,) else PART
         own.part(turn, name, AnomalyType.DRILL_FAILED, why, firing=True)
     _tell_waiters(turn)
+
+
+def _proved(world: World, run: DrillRun) -> tuple[str, ...]:
+    """What a good drill has shown to be well again: one of Synapse alone says nothing about a page."""
+    if set(run.channels) >= set(_channels(world, ALL)):
+        return (PART, SIGNAL_PART)
+    return (SIGNAL_PART,) if Channel.SIGNAL in run.channels else ()
 
 
 def _record(world: World) -> Any:
