@@ -128,11 +128,11 @@ def test_a_signal_daemon_that_is_gone_none_at_all_and_the_schedule(here: Site) -
     until("it has failed", lambda: daemon.ask("tree")["drill"]["passed"] is False)
     assert "no receipt from signal" in daemon.ask("tree")["drill"]["why"]
     assert len(failures(daemon)) == 1
-    daemon.config_file.write_text(daemon.text(QUICK + '[drill]\nevery = "500ms"\n'))
+    daemon.config_file.write_text(daemon.text(QUICK + '[drill]\nevery = "1s"\n'))
     assert daemon.cli("reload")[0] == 0
     assert failures(daemon) == []  # it is no failure any more that nobody is paged
     until("two drills by themselves", lambda: sum("schedule" in it["body"] for it in daemon.synapse()) >= 2)
-    assert daemon.ask("tree")["drill"]["schedule"] == "every 0.5"
+    assert daemon.ask("tree")["drill"]["schedule"] == "every 1"
     daemon.config_file.write_text(daemon.text(QUICK))
     assert daemon.cli("reload")[0] == 0
     until("none runs", lambda: not daemon.ask("tree")["drill"]["under_way"])

@@ -30,6 +30,7 @@ WINTER = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
         ('at = "03:30\\n"', 'a time of day like "03:30"'),
         ("at = 330", "drill.at"),
         ("every = 60", "drill.every"),
+        ('every = "10ms"', "less than a second"),
         ('every = "-1s"', "drill.every"),
         ('timeout = "0s"', "drill.timeout"),
         ('timeout = "11m"', "drill.timeout"),
