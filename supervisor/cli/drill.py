@@ -39,7 +39,9 @@ Exit codes: 0 every stage was reached, and every channel that is configured gave
     show_default=True,
     help="Which messages are sent.",
 )
-@click.option("--timeout", default="60s", show_default=True, metavar="DURATION", help="Its longest.")
+@click.option(
+    "--timeout", default="60s", show_default=True, metavar="DURATION", help="Not through by then: it has failed."
+)
 @with_output
 def drill(channel: str, timeout: str) -> int:
     """Send a made-up incident through the running daemon, from its detection to the receipt of its page.
