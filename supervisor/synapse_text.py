@@ -24,7 +24,10 @@ _NAME_AFTER = re.compile(r"[\w\-/@'\"`]|[.:]\w")
 
 def harmless(text: str) -> str:
     """`text` without what makes memory rows; the same text when there is none of it in it."""
-    return _WORDS.sub(_said_otherwise, _MARKS.sub("(at)", text))
+    text, before = _MARKS.sub("(at)", text), ""
+    while text != before:  # "becauses" holds two of them, one within the other
+        text, before = _WORDS.sub(_said_otherwise, text), text
+    return text
 
 
 def _said_otherwise(match: re.Match[str]) -> str:
