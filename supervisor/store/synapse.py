@@ -111,24 +111,27 @@ class Synapse(Target):
     def write(self, connection: sqlite3.Connection, rows: tuple[Any, ...]) -> None:
         # Fitted anew in each transaction: their tables may have changed since, and a misfit must be named.
         self.prepare(connection)
+        begun: list[str] = []
         for row in rows:
             try:
-                self._write_one(connection, row)
+                begun += self._write_one(connection, row)
             except sqlite3.IntegrityError as error:  # a CHECK, a trigger, a strict type of theirs
                 refused = f"the Synapse tables of {self.path} refuse message {message_id(row.id)}"
                 raise StoreError(f"{refused}: {error}") from error
+        self._recount(connection, begun)
 
-    def _write_one(self, connection: sqlite3.Connection, row: OutboxRow) -> None:
+    def _write_one(self, connection: sqlite3.Connection, row: OutboxRow) -> list[str]:
+        """The thread that was begun with it, if one was."""
         ident, thread = message_id(row.id), thread_id(row)
         if connection.execute("SELECT 1 FROM messages WHERE id = ?", (ident,)).fetchone():
-            return  # told before: counted, too
+            return []  # told before: counted, too
         created_at = self._stamp(connection, thread, row)
         subject = harmless(row.subject)
-        begun = {
+        first = {
             "id": thread, "subject": subject, "created_by": self._sender, "created_at": created_at,
             "last_message_at": created_at, "message_count": 0, "status": "active",
         }  # fmt: skip
-        new = _insert(connection, "threads", self._thread_columns, begun)
+        new = _insert(connection, "threads", self._thread_columns, first)
         # When the message was decided, exactly: `created_at` has no zone, and is put after what stands before it.
         metadata = {"outbox_id": row.id, "incident_id": None if is_group(row) else row.incident_id,
                     "covers": row.covers, "kind": row.kind, "tier": int(row.tier),
@@ -139,7 +142,8 @@ class Synapse(Target):
             "metadata": _encode(metadata).decode(),
         }  # fmt: skip
         _insert(connection, "messages", self._message_columns, message)
-        self._count(connection, thread, created_at, new=new)
+        self._count(connection, thread, created_at)
+        return [thread] if new else []
 
     def _stamp(self, connection: sqlite3.Connection, thread: str, row: OutboxRow) -> str:
         """`created_at`: Synapse sorts by it. Within a thread it grows even in the hour that summer time repeats."""
@@ -155,9 +159,8 @@ class Synapse(Target):
             return told
         return (last + _STEP).isoformat()
 
-    def _count(self, connection: sqlite3.Connection, thread: str, created_at: str, *, new: bool) -> None:
-        """After one more message. Others count their replies themselves, in the same way; a thread that was taken away
-        while some of its messages stayed (`new`) is counted once."""
+    def _count(self, connection: sqlite3.Connection, thread: str, created_at: str) -> None:
+        """After one more message. Others count their replies themselves, in the same way."""
         if "last_message_at" in self._thread_columns:
             connection.execute(
                 "UPDATE threads SET last_message_at = max(coalesce(last_message_at, ''), ?) WHERE id = ?",
@@ -165,8 +168,19 @@ class Synapse(Target):
             )
         if "message_count" in self._thread_columns:
             counted = "(SELECT count(*) FROM messages WHERE thread_id = threads.id)"
-            count = counted if new else f"coalesce(message_count + 1, {counted})"
-            connection.execute(f"UPDATE threads SET message_count = {count} WHERE id = ?", (thread,))
+            query = f"UPDATE threads SET message_count = coalesce(message_count + 1, {counted}) WHERE id = ?"
+            connection.execute(query, (thread,))
+
+    def _recount(self, connection: sqlite3.Connection, begun: list[str]) -> None:
+        """A thread that was taken away while some of its messages stayed, and is begun again. All of them at once:
+        their table need not have an index of threads, and others wait for our transaction."""
+        if begun and "message_count" in self._thread_columns:
+            query = (
+                "SELECT count(*), thread_id FROM messages WHERE thread_id IN (SELECT value FROM json_each(?))"
+                " GROUP BY thread_id"
+            )
+            counts = connection.execute(query, (_encode(begun).decode(),)).fetchall()
+            connection.executemany("UPDATE threads SET message_count = ? WHERE id = ?", counts)
 
 
 def _insert(connection: sqlite3.Connection, table: str, columns: tuple[str, ...], row: dict[str, Any]) -> bool:
