@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "check": ("check", "check", "Check the configuration, and what each target reads now (--live)."),
     "probe": ("probe", "probe", "Read one target now."),
     "feed": ("feed_in", "feed", "Hand in readings and insights of other programs."),
+    "tui": ("tui", "tui", "Watch and decide, in the terminal's dashboard."),
     "heal": ("heal", "heal", "Incidents and runbooks: status, approve, execute, dismiss ..."),
     "db": ("db", "db", "Databases: copies, their verification, and restoring one."),
     "ack": ("operate", "ack", "Acknowledge an incident: its page is not repeated."),
