@@ -1,4 +1,4 @@
-"""How things look: symbols beside every colour, ages, sizes, sparklines, and nothing a service printed raw. Pure.
+"""How things look: symbols beside every colour, ages, sizes, bars, nothing raw that a service printed.
 
 A colour alone says nothing on a monochrome terminal or to colour-blind eyes: each has a symbol of its own. The
 colours are the terminal's sixteen, so that its owner's choice of them holds.
@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from rich.text import Text
 
+from supervisor import clock
 from supervisor.incidents.model import Severity, State
 
 # severity -> (symbol, style)
@@ -64,7 +65,7 @@ def clock_text(stamp: str | None) -> str:
     if at_s is None:
         return "-"
     there = datetime.fromtimestamp(at_s)  # the operator's own zone
-    return there.strftime("%H:%M:%S" if there.date() == datetime.now().date() else "%Y-%m-%d %H:%M")
+    return there.strftime("%H:%M:%S" if there.date() == datetime.fromtimestamp(clock.wall_s()).date() else "%Y-%m-%d %H:%M")
 
 
 def span(seconds: float | None) -> str:
