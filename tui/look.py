@@ -65,7 +65,9 @@ def clock_text(stamp: str | None) -> str:
     if at_s is None:
         return "-"
     there = datetime.fromtimestamp(at_s)  # the operator's own zone
-    return there.strftime("%H:%M:%S" if there.date() == datetime.fromtimestamp(clock.wall_s()).date() else "%Y-%m-%d %H:%M")
+    return there.strftime(
+        "%H:%M:%S" if there.date() == datetime.fromtimestamp(clock.wall_s()).date() else "%Y-%m-%d %H:%M"
+    )
 
 
 def span(seconds: float | None) -> str:
