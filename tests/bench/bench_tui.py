@@ -1,7 +1,7 @@
 """The dashboard on a real terminal (a pty of 100x30): first paint, key to screen, memory, and answers in a stream.
 
-Floors, in the same run: textual's own least app for the first paint, the same board with a screenful of incidents for the keys;
-`python -c pass` for the start of `--help`. `python -m tests.bench.bench_tui` prints JSON.
+Floors, in the same run: textual's own least app for the first paint, the same board with a screenful of incidents for
+the keys, `python -c pass` for the start of `--help`. `python -m tests.bench.bench_tui` prints JSON.
 """
 
 from __future__ import annotations
