@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "stop": ("daemon", "stop", "Stop the daemon and wait until it is gone."),
     "reload": ("daemon", "reload", "Let the daemon read its configuration again."),
     "status": ("daemon", "status", "Show the daemon's own workers, store and outbox."),
+    "init": ("init", "init", "Look at this host and write a configuration to begin with."),
     "check": ("check", "check", "Check the configuration, and what each target reads now (--live)."),
     "probe": ("probe", "probe", "Read one target now."),
     "feed": ("feed_in", "feed", "Hand in readings and insights of other programs."),
