@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "reload": ("daemon", "reload", "Let the daemon read its configuration again."),
     "status": ("daemon", "status", "Show the daemon's own workers, store and outbox."),
     "init": ("init", "init", "Look at this host and write a configuration to begin with."),
+    "doctor": ("doctor", "doctor", "Look for what would bite on this host, and say how to mend it."),
     "check": ("check", "check", "Check the configuration, and what each target reads now (--live)."),
     "probe": ("probe", "probe", "Read one target now."),
     "feed": ("feed_in", "feed", "Hand in readings and insights of other programs."),
