@@ -179,13 +179,11 @@ def ports(host: Host) -> Iterator[Finding]:
     if where is not None and holder(host.dirs.runtime_dir) is None:
         address, port = where
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((address, port))
-            except OSError as error:
-                says = f"[metrics] listen {listen}: {error.strerror}"
-                yield Finding("ports", Level.BAD, says, "another port there, or end who has it")
+        try:
+            socket.create_server((address, port), family=family).close()
+        except OSError as error:
+            says = f"[metrics] listen {listen}: {error.strerror}"
+            yield Finding("ports", Level.BAD, says, "another port there, or end who has it")
     for text in host.config.notify.signal.transports:
         way = transports.parse(text)
         if way.kind.is_daemon and (why := _refused(way)):
