@@ -226,7 +226,7 @@ def _delivered(turn: Turn, event: Delivered) -> None:
             turn.metric("heal_signal_sent", f"tier{row.tier:d}", "sent", row.incident_id)
         if not for_drill:
             turn.world.last_signal_wall_s = turn.now.wall_s
-        own.delivered(turn)
+    own.delivered(turn, row.channel)
     if for_drill:
         drill.delivered(turn, row, event.receipt)
     if incident is not None:

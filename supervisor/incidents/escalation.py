@@ -145,7 +145,11 @@ def tell(turn: Turn, incident: Incident, kind: str) -> Incident:
 
 def by_signal(incident: Incident) -> bool:
     """That Signal does not deliver is not told by Signal: such messages would heap up there without an end."""
-    return incident.anomaly is not AnomalyType.DELIVERY_FAILING and incident.target_id != DRILL_BY_SIGNAL
+    not_by_it = {
+        (AnomalyType.DELIVERY_FAILING, f"messages:{Channel.SIGNAL}"),
+        (AnomalyType.DRILL_FAILED, DRILL_BY_SIGNAL),
+    }
+    return (incident.anomaly, incident.target_id) not in not_by_it
 
 
 def send(turn: Turn, incident: Incident, channel: Channel, kind: str) -> OutboxRow:
