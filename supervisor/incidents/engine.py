@@ -50,6 +50,7 @@ from supervisor.incidents.events import (
     ProgramEnded,
     ReadingSeen,
     Reconfigured,
+    Round,
     Started,
     StepEnded,
     TimersDue,
@@ -133,6 +134,8 @@ def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and f
             own.part(turn, name, anomaly, evidence, firing=firing)
         case LimitIs(name, evidence):
             own.limit(turn, name, evidence)
+        case Round():
+            pass
         case TimersDue():
             for _ in range(TIMERS_PER_TURN_MAX):
                 timer = turn.world.next_alarm()

@@ -131,6 +131,11 @@ class LimitIs(msgspec.Struct, frozen=True):
     evidence: str
 
 
+class Round(msgspec.Struct, frozen=True):
+    """Nothing has happened. What is decided about it, nothing, must become durable like any decision: so it is known
+    that engine and ledger work."""
+
+
 class TimersDue(msgspec.Struct, frozen=True):
     """Some timer's time may have come."""
 
@@ -163,6 +168,7 @@ Event = (
     | Delivered
     | OwnPart
     | LimitIs
+    | Round
     | TimersDue
     | Order
 )
