@@ -63,9 +63,9 @@ class Root:
         self._state_dir = state_dir
         self.runtime_dir = runtime_dir
         self._output = output or Output(STDERR)
-        self._page = page or pager.by_name(config)
         self._on_ready = on_ready
         self._notify = sd_notify.Notifier()
+        self._page = page or pager.by_name(config, runtime_dir if self._notify.listens else None)
         self._selector = selectors.EpollSelector()
         self.children: dict[str, Child] = {}
         self._latest: dict[str, TreeEvent] = {}  # what a new listener is told first

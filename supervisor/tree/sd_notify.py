@@ -22,6 +22,11 @@ class Notifier:
         on = self._socket is not None and usec.isdigit() and int(usec) > 0 and watched == str(os.getpid())
         self.watchdog_s: float | None = int(usec) / 1_000_000 if on else None  # WatchdogSec; None: nobody watches
 
+    @property
+    def listens(self) -> bool:
+        """systemd has started us, and wants to be told."""
+        return self._socket is not None
+
     def ready(self, status: str) -> str:
         return self._send(f"READY=1\nSTATUS={status}")
 
