@@ -51,6 +51,7 @@ def policy_of(config: Config) -> Policy:
         page_healed_critical=config.escalation.page_healed_critical,
         agents_trusted=config.mcp.trusted,
         pages=bool(config.notify.signal.transports),
+        undelivered_after_s=float(config.escalation.undelivered_after),
     )
 
 

@@ -18,6 +18,7 @@ from supervisor.incidents import (
     halts,
     keeping,
     learning,
+    outage,
     outside,
     own,
     pauses,
@@ -86,6 +87,7 @@ class Engine:
         turn = Turn(self.world, now)
         _handle(turn, event)
         own.look(turn)
+        outage.look(turn)
         halts.look(turn)
         return turn.decision()
 
@@ -105,6 +107,7 @@ def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and f
             _started(turn)
         case Reconfigured(targets, open_families, policy, runbooks, meanings):
             own.reconfigured(turn, targets, open_families, policy, runbooks, meanings)
+            outage.reconfigured(turn)
         case ExecutorIs(incarnation):
             _executor_is(turn, incarnation)
         case NotifierIsBack():
@@ -151,6 +154,7 @@ def _started(turn: Turn) -> None:
     for runbook in turn.world.runbooks.values():
         turn.records.append(PutRunbook(runbook, runbook.version()))
     graduation.refit(turn)
+    turn.world.started_steady_s = turn.now.steady_s
     own.started(turn)
     halts.refit(turn)
     keeping.started(turn)
@@ -219,6 +223,7 @@ def _delivered(turn: Turn, event: Delivered) -> None:
             turn.metric("heal_signal_sent", f"tier{row.tier:d}", "sent", row.incident_id)
         turn.world.last_signal_wall_s = turn.now.wall_s
         own.delivered(turn)
+    outage.delivered(turn, row)
     if incident is not None:
         turn.note(incident, "notifier", f"{row.channel} {row.kind} delivered ({event.receipt})")
 
@@ -240,7 +245,8 @@ def _timer(turn: Turn, timer: Timer) -> None:
         case TimerKind.REPEAT if incident is not None:
             escalation.repeat_due(turn, incident)
         case TimerKind.OWN:
-            own.timer_due(turn, timer.subject)
+            if not outage.due(turn, timer.subject):
+                own.timer_due(turn, timer.subject)
         case TimerKind.PROPOSED:
             learning.receipt_due(turn, timer.subject)
         case TimerKind.REQUEST_OVER:

@@ -33,7 +33,8 @@ ATTEMPTS_MAX = 5  # after so many attempts, is not being delivered
 LIMITS_S = 60.0  # how often a limit that was reached is looked at again
 TOLD_WITHIN_S = 30.0  # a new healer has heard of every quarantined item by then
 LIMITS = "healctl:limits"
-PAGES = f"messages:{Channel.SIGNAL}"
+MESSAGES = "messages:"
+PAGES = f"{MESSAGES}{Channel.SIGNAL}"
 ITEMS = "items"
 ITEM_OF_TARGET = ("reading", "outside")  # items that are one target's
 OPEN_INCIDENTS, TRAIL = "open incidents", "audit trail"
@@ -129,7 +130,7 @@ def part(turn: Turn, name: str, anomaly: AnomalyType, evidence: str, *, firing: 
 
 
 _HINTS = {
-    AnomalyType.DELIVERY_FAILING: "look at the Signal daemon; healctl status shows what waits",
+    AnomalyType.DELIVERY_FAILING: "look at what delivers them (the Signal daemon, Synapse); healctl status has more",
     AnomalyType.LEDGER_NEAR_LIMIT: "make room on its disk, or raise ledger_max in [store]",
     AnomalyType.LEDGER_DAMAGED: "look for what broke it (the disk, another program), then move that file away",
     AnomalyType.BACKUP_OVERDUE: "healctl db status; healctl db backup NAME says why none can be made",

@@ -65,12 +65,13 @@ def snapshot(
     recent = records.executions(
         connection, "WHERE created_steady_s >= ? ORDER BY created_steady_s, id", (executions_since_steady_s,)
     )
-    last_remediation, last_escalation, last_signal = (
+    last_remediation, last_escalation, last_signal, last_synapse = (
         connection.execute(query).fetchone()[0]
         for query in (
             "SELECT max(created_wall_s) FROM executions WHERE claimed_by <> ''",
             "SELECT max(escalated_wall_s) FROM incidents WHERE escalated_wall_s IS NOT NULL",
             "SELECT max(delivered_wall_s) FROM outbox WHERE channel = 'signal' AND state = 'delivered'",
+            "SELECT max(delivered_wall_s) FROM outbox WHERE channel = 'synapse' AND state = 'delivered'",
         )
     )
     return Snapshot(
@@ -97,6 +98,7 @@ def snapshot(
         last_remediation_wall_s=last_remediation,
         last_escalation_wall_s=last_escalation,
         last_signal_wall_s=last_signal,
+        last_synapse_wall_s=last_synapse,
     )
 
 
