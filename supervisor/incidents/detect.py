@@ -8,7 +8,6 @@ from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
     ActedBy,
     AnomalyType,
-    Channel,
     Incident,
     State,
     Status,
@@ -257,7 +256,7 @@ def _end(turn: Turn, incident: Incident, note: str, reading: HealthReading | Non
     learning.closing(turn, incident)
     acted = incident.acted_by is not ActedBy.NOBODY
     incident = turn.move(incident, Trigger.RECOVERED if acted else Trigger.CLEARED, "probe", note, reading=reading)
-    if incident.page_id is not None or not escalation.carries(Channel.SIGNAL, incident):
+    if incident.page_id is not None or not escalation.by_signal(incident):
         escalation.closing(turn, incident)
     remedy.release(turn, incident.family)
 

@@ -127,9 +127,8 @@ def tell(turn: Turn, incident: Incident, kind: str) -> Incident:
     """The messages of the incident's tier. A page that already went out is not repeated here (R2)."""
     if incident.tier is Tier.SILENT:
         return incident
-    if carries(Channel.SYNAPSE, incident):
-        send(turn, incident, Channel.SYNAPSE, kind)
-    if incident.tier is not Tier.PAGE or incident.page_id is not None or not carries(Channel.SIGNAL, incident):
+    send(turn, incident, Channel.SYNAPSE, kind)
+    if incident.tier is not Tier.PAGE or incident.page_id is not None or not by_signal(incident):
         return incident
     row = send(turn, incident, Channel.SIGNAL, kind)
     turn.drop_timer(TimerKind.PAGE_HOLD, incident.id)
@@ -139,9 +138,9 @@ def tell(turn: Turn, incident: Incident, kind: str) -> Incident:
     return incident
 
 
-def carries(channel: Channel, incident: Incident) -> bool:
-    """That a channel does not deliver is not told by that channel: such messages would heap up there without an end."""
-    return incident.anomaly is not AnomalyType.DELIVERY_FAILING or incident.target_id != f"messages:{channel}"
+def by_signal(incident: Incident) -> bool:
+    """That Signal does not deliver is not told by Signal: such messages would heap up there without an end."""
+    return (incident.anomaly, incident.target_id) != (AnomalyType.DELIVERY_FAILING, f"messages:{Channel.SIGNAL}")
 
 
 def send(turn: Turn, incident: Incident, channel: Channel, kind: str) -> OutboxRow:
@@ -194,11 +193,8 @@ def resolved(turn: Turn, incident: Incident, reason: TierReason) -> None:
 
 def closing(turn: Turn, incident: Incident) -> None:
     """R2: one short message when what a page spoke of is over; for a grouped page, when the last of it is."""
-    if carries(Channel.SYNAPSE, incident):
-        send(turn, incident, Channel.SYNAPSE, "closing")
-    if not carries(Channel.SIGNAL, incident) or any(
-        other.page_id == incident.page_id for other in turn.world.incidents.values()
-    ):
+    send(turn, incident, Channel.SYNAPSE, "closing")
+    if not by_signal(incident) or any(other.page_id == incident.page_id for other in turn.world.incidents.values()):
         return
     send(turn, incident, Channel.SIGNAL, "closing")
 

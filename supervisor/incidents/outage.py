@@ -85,7 +85,9 @@ def _quiet_due(turn: Turn, channel: Channel) -> None:
     turn.set_timer(TimerKind.OWN, OUT + channel, FAR_S - waits_s)
     error = next((row.last_error for row in reversed(waiting) if row.last_error), "no attempt has ended yet")
     evidence = f"nothing has arrived over {channel} for {waits_s / 60:.0f} min, {len(waiting)} messages wait: {error}"
-    own.part(turn, own.MESSAGES + channel, AnomalyType.DELIVERY_FAILING, evidence, firing=True)
+    halted = channel is Channel.SYNAPSE and world.halts and not any(row.last_error for row in waiting)
+    if not halted:  # that of brain.db is an incident already, whose page has said so
+        own.part(turn, own.MESSAGES + channel, AnomalyType.DELIVERY_FAILING, evidence, firing=True)
 
 
 def _works(turn: Turn, channel: Channel, why: str) -> None:
