@@ -16,8 +16,8 @@ from supervisor.errors import Refused, UnknownId
 from supervisor.incidents import escalation
 from supervisor.incidents.model import AGENT, Channel, Runbook, Tier, TimerKind
 from supervisor.incidents.orders import AgentRequest
+from supervisor.incidents.plain_text import clean
 from supervisor.incidents.views import Json, stamp
-from supervisor.incidents.wording import clean
 
 if TYPE_CHECKING:
     from supervisor.incidents.world import Turn

@@ -32,8 +32,9 @@ from supervisor.incidents.model import (
     TimerKind,
     TrailEntry,
 )
+from supervisor.incidents.phrases import what
+from supervisor.incidents.plain_text import clean
 from supervisor.incidents.views import Json
-from supervisor.incidents.wording import clean, what
 from supervisor.incidents.world import RECHECK_S, Turn
 
 OWN_FAMILY = "tree"
