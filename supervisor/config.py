@@ -270,6 +270,8 @@ class NotifySection(Section, frozen=True):
 
 class EscalationSection(Section, frozen=True):
     page_healed_critical: bool = True
+    timezone: LineText = ""  # of the times in messages: an IANA name; default: this machine's own
+    host: LineText = ""  # how messages call this machine; "": they do not name it
 
 
 class McpSection(Section, frozen=True):

@@ -1,6 +1,6 @@
 """What the healer hands to its engine besides the events of the workers, and by which names the root counts deaths.
 
-Pure functions of a configuration or an event; it must not know a socket.
+Functions of a configuration or an event; it must not know a socket. One reads a file: the operator's time zone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from supervisor import __version__
+from supervisor import __version__, zones
 from supervisor.config import Config
 from supervisor.incidents import events as e
 from supervisor.incidents import views
@@ -49,6 +49,8 @@ def policy_of(config: Config) -> Policy:
         breaker_total=section.breaker_total,
         breaker_window_s=float(section.breaker_window),
         page_healed_critical=config.escalation.page_healed_critical,
+        zone=zones.table(config.escalation.timezone),
+        host=config.escalation.host,
         agents_trusted=config.mcp.trusted,
         pages=bool(config.notify.signal.transports),
     )

@@ -1,57 +1,86 @@
-"""What is wrong, what was, and how it stands, in words for people: one table for each. Pure."""
+"""What is wrong, what was, how it is when it is well, and what repairs do, in words for people. Pure: tables.
+
+A name in these words is the target's as people say it: the mount of `disk:/`, the host of `fleet:NAME`.
+"""
 
 from __future__ import annotations
 
-from supervisor.incidents.model import AnomalyType, Incident, State
+from supervisor.incidents.model import SHIPPED, AnomalyType, Incident, Runbook, State, Target
 from supervisor.incidents.plain_text import clean
 
+NAME_CHARS_MAX = 60
+
 WHAT = {
-    AnomalyType.PROCESS_DEAD: "{target} is down",
-    AnomalyType.PROCESS_ZOMBIE: "{target} left a zombie process",
-    AnomalyType.SIGNAL_STALE: "the live signal {target} is stale",
-    AnomalyType.PHANTOM_POSITION: "{target} has an open trade that no live signal accounts for",
-    AnomalyType.PIPELINE_STUCK: "{target} is stuck",
-    AnomalyType.FLEET_UNREACHABLE: "{target} cannot be reached",
-    AnomalyType.DISK_PRESSURE: "{target} is getting full",
-    AnomalyType.DISK_CRITICAL: "{target} is nearly full",
-    AnomalyType.MEMORY_PRESSURE: "memory is getting short ({target})",
-    AnomalyType.MEMORY_CRITICAL: "memory is nearly gone ({target})",
-    AnomalyType.DB_CORRUPTION: "the database {target} is damaged",
-    AnomalyType.LOG_BLOAT: "{target} holds a log file that has grown too large",
-    AnomalyType.GATEWAY_UNRESPONSIVE: "the gateway {target} does not answer",
-    AnomalyType.WORKER_QUARANTINED: "healctl's own part {target} keeps failing",
-    AnomalyType.WORKER_FAILING: "healctl's own part {target} has failed several times",
-    AnomalyType.ITEM_QUARANTINED: "healctl set {target} aside: handling it killed a worker twice",
-    AnomalyType.PROBE_UNAVAILABLE: "healctl cannot check {target}",
-    AnomalyType.DELIVERY_FAILING: "healctl cannot deliver its messages ({target})",
-    AnomalyType.LEDGER_DAMAGED: "healctl's own ledger was damaged and begun anew ({target})",
-    AnomalyType.LEDGER_NEAR_LIMIT: "healctl's ledger runs out of room ({target})",
-    AnomalyType.LIMIT_REACHED: "healctl has reached a limit of its own ({target})",
-    AnomalyType.BACKUP_OVERDUE: "there is no recent good copy of a database ({target})",
+    AnomalyType.PROCESS_DEAD: "{name} is down",
+    AnomalyType.PROCESS_ZOMBIE: "{name} left a dead process that nothing cleans up",
+    AnomalyType.SIGNAL_STALE: "the live signal {name} is out of date",
+    AnomalyType.PHANTOM_POSITION: "{name} has an open trade that no live signal accounts for",
+    AnomalyType.PIPELINE_STUCK: "the task {name} is stuck",
+    AnomalyType.FLEET_UNREACHABLE: "the host {name} cannot be reached",
+    AnomalyType.DISK_PRESSURE: "the disk {name} is getting full",
+    AnomalyType.DISK_CRITICAL: "the disk {name} is nearly full",
+    AnomalyType.MEMORY_PRESSURE: "memory is getting short",
+    AnomalyType.MEMORY_CRITICAL: "memory is nearly gone",
+    AnomalyType.DB_CORRUPTION: "the database {name} is damaged",
+    AnomalyType.LOG_BLOAT: "a log file of {name} has grown too large",
+    AnomalyType.GATEWAY_UNRESPONSIVE: "the gateway {name} does not answer",
+    AnomalyType.WORKER_QUARANTINED: "healctl's own part {name} keeps failing and was stopped",
+    AnomalyType.WORKER_FAILING: "healctl's own part {name} has failed several times",
+    AnomalyType.ITEM_QUARANTINED: "healctl no longer handles {name}, which broke one of its parts twice",
+    AnomalyType.PROBE_UNAVAILABLE: "healctl cannot check {name}",
+    AnomalyType.DELIVERY_FAILING: "healctl cannot deliver its messages over {name}",
+    AnomalyType.LEDGER_DAMAGED: "healctl's own records were damaged, and new ones begun",
+    AnomalyType.LEDGER_NEAR_LIMIT: "healctl's own records run out of room",
+    AnomalyType.LIMIT_REACHED: "healctl has reached a limit of its own",
+    AnomalyType.BACKUP_OVERDUE: "there is no recent good copy of the database {name}",
 }
 WAS = {
-    AnomalyType.PROCESS_DEAD: "{target} went down",
-    AnomalyType.PROCESS_ZOMBIE: "{target} had left a zombie process",
-    AnomalyType.SIGNAL_STALE: "the live signal {target} was stale",
-    AnomalyType.PHANTOM_POSITION: "{target} had an open trade that no live signal accounted for",
-    AnomalyType.PIPELINE_STUCK: "{target} was stuck",
-    AnomalyType.FLEET_UNREACHABLE: "{target} could not be reached",
-    AnomalyType.DISK_PRESSURE: "{target} was getting full",
-    AnomalyType.DISK_CRITICAL: "{target} was nearly full",
-    AnomalyType.MEMORY_PRESSURE: "memory was getting short ({target})",
-    AnomalyType.MEMORY_CRITICAL: "memory was nearly gone ({target})",
-    AnomalyType.DB_CORRUPTION: "the database {target} was damaged",
-    AnomalyType.LOG_BLOAT: "{target} held a log file that had grown too large",
-    AnomalyType.GATEWAY_UNRESPONSIVE: "the gateway {target} did not answer",
-    AnomalyType.WORKER_QUARANTINED: "healctl's own part {target} kept failing",
-    AnomalyType.WORKER_FAILING: "healctl's own part {target} had failed several times",
-    AnomalyType.ITEM_QUARANTINED: "healctl had set {target} aside",
-    AnomalyType.PROBE_UNAVAILABLE: "healctl could not check {target}",
-    AnomalyType.DELIVERY_FAILING: "healctl could not deliver its messages ({target})",
-    AnomalyType.LEDGER_DAMAGED: "healctl's damaged ledger was taken away ({target})",
-    AnomalyType.LEDGER_NEAR_LIMIT: "healctl's ledger was running out of room ({target})",
-    AnomalyType.LIMIT_REACHED: "healctl had reached a limit of its own ({target})",
-    AnomalyType.BACKUP_OVERDUE: "there was no recent good copy of a database ({target})",
+    AnomalyType.PROCESS_DEAD: "{name} was down",
+    AnomalyType.PROCESS_ZOMBIE: "{name} had left a dead process",
+    AnomalyType.SIGNAL_STALE: "the live signal {name} was out of date",
+    AnomalyType.PHANTOM_POSITION: "{name} had an open trade that no live signal accounted for",
+    AnomalyType.PIPELINE_STUCK: "the task {name} was stuck",
+    AnomalyType.FLEET_UNREACHABLE: "the host {name} could not be reached",
+    AnomalyType.DISK_PRESSURE: "the disk {name} was getting full",
+    AnomalyType.DISK_CRITICAL: "the disk {name} was nearly full",
+    AnomalyType.MEMORY_PRESSURE: "memory was getting short",
+    AnomalyType.MEMORY_CRITICAL: "memory was nearly gone",
+    AnomalyType.DB_CORRUPTION: "the database {name} was damaged",
+    AnomalyType.LOG_BLOAT: "a log file of {name} had grown too large",
+    AnomalyType.GATEWAY_UNRESPONSIVE: "the gateway {name} did not answer",
+    AnomalyType.WORKER_QUARANTINED: "healctl's own part {name} kept failing and was stopped",
+    AnomalyType.WORKER_FAILING: "healctl's own part {name} had failed several times",
+    AnomalyType.ITEM_QUARANTINED: "healctl had stopped handling {name}",
+    AnomalyType.PROBE_UNAVAILABLE: "healctl could not check {name}",
+    AnomalyType.DELIVERY_FAILING: "healctl could not deliver its messages over {name}",
+    AnomalyType.LEDGER_DAMAGED: "healctl's own records had been damaged",
+    AnomalyType.LEDGER_NEAR_LIMIT: "healctl's own records were running out of room",
+    AnomalyType.LIMIT_REACHED: "healctl had reached a limit of its own",
+    AnomalyType.BACKUP_OVERDUE: "there was no recent good copy of the database {name}",
+}
+WELL = {
+    AnomalyType.PROCESS_DEAD: "it is up again",
+    AnomalyType.PROCESS_ZOMBIE: "the dead process is gone",
+    AnomalyType.SIGNAL_STALE: "it is up to date again",
+    AnomalyType.PHANTOM_POSITION: "trades and signal agree again",
+    AnomalyType.PIPELINE_STUCK: "it is not stuck any more",
+    AnomalyType.FLEET_UNREACHABLE: "it can be reached again",
+    AnomalyType.DISK_PRESSURE: "there is room again",
+    AnomalyType.DISK_CRITICAL: "there is room again",
+    AnomalyType.MEMORY_PRESSURE: "there is enough again",
+    AnomalyType.MEMORY_CRITICAL: "there is enough again",
+    AnomalyType.DB_CORRUPTION: "it is sound again",
+    AnomalyType.LOG_BLOAT: "the logs are small enough again",
+    AnomalyType.GATEWAY_UNRESPONSIVE: "it answers again",
+    AnomalyType.WORKER_QUARANTINED: "it works again",
+    AnomalyType.WORKER_FAILING: "it works again",
+    AnomalyType.ITEM_QUARANTINED: "it is handled again",
+    AnomalyType.PROBE_UNAVAILABLE: "it can be checked again",
+    AnomalyType.DELIVERY_FAILING: "they arrive again",
+    AnomalyType.LEDGER_DAMAGED: "what was kept of them has been taken away",
+    AnomalyType.LEDGER_NEAR_LIMIT: "there is room again",
+    AnomalyType.LIMIT_REACHED: "it is well below it again",
+    AnomalyType.BACKUP_OVERDUE: "a good copy was made, or none is needed any more",
 }
 STATE = {
     State.DETECTED: "just detected",
@@ -60,13 +89,108 @@ STATE = {
     State.VERIFYING: "repaired, being checked",
     State.REMEDIATION_FAILED: "repair failed",
     State.ESCALATED: "waiting for you",
-    State.RESOLVED: "resolved",
+    State.RESOLVED: "over",
     State.SELF_RESOLVED: "recovered by itself",
     State.DISMISSED: "dismissed",
 }
+# What a shipped repair does, and what it has done. {service} is what is restarted.
+DO = {
+    "rb-restart-service": "restart {service}",
+    "rb-kill-zombie": "have the dead process cleaned up",
+    "rb-restart-augur": "restart {service}",
+    "rb-rotate-logs": "archive old and oversized logs",
+    "rb-emergency-cleanup": "archive logs and delete old temporary and compiled files",
+    "rb-gc-trigger": "write down what holds the memory",
+    "rb-force-gc": "end the process that holds the most memory",
+    "rb-db-emergency": "stop all writing to it and copy it",
+    "rb-db-restore": "put a good copy, or what can be saved, in its place",
+    "rb-db-backup": "make a good copy of it",
+    "rb-db-verify": "check its newest copy",
+    "rb-clear-phantom": "mark that trade as closed in the trades database",
+    "rb-kick-pipeline": "mark its stage as blocked",
+    "rb-probe-then-alert": "look again a few times",
+    "rb-gateway-restart": "restart the gateway",
+}
+DID = {
+    "rb-restart-service": "restarted {service}",
+    "rb-kill-zombie": "asked for the dead process to be cleaned up",
+    "rb-restart-augur": "restarted {service}",
+    "rb-rotate-logs": "archived old and oversized logs",
+    "rb-emergency-cleanup": "archived logs and deleted old temporary and compiled files",
+    "rb-gc-trigger": "wrote down what holds the memory",
+    "rb-force-gc": "ended the process that held the most memory",
+    "rb-db-emergency": "stopped all writing to it and copied it",
+    "rb-db-restore": "put a good copy, or what could be saved, in its place",
+    "rb-db-backup": "made a good copy of it",
+    "rb-db-verify": "checked its newest copy",
+    "rb-clear-phantom": "marked that trade as closed in the trades database",
+    "rb-kick-pipeline": "marked its stage as blocked",
+    "rb-probe-then-alert": "looked again a few times",
+    "rb-gateway-restart": "restarted the gateway",
+}
+# Many targets of a family, as people say it.
+MANY = {
+    "process": "services",
+    "fleet": "hosts",
+    "gateway": "gateways",
+    "pipeline": "tasks",
+    "host": "disks or memory",
+    "trading": "trading checks",
+    "database": "databases",
+    "logs": "log folders",
+}
+_PREFIXES = {
+    "disk:": "",
+    "fleet:": "",
+    "pipeline:": "",
+    "worker:": "",
+    "messages:": "",
+    "copies:": "",
+    "reading:": "readings of ",
+    "outside:": "others' readings of ",
+}
+
+
+def name_of(target_id: str, limit: int = NAME_CHARS_MAX) -> str:
+    """The target as people say it."""
+    name = clean(target_id, limit)
+    prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix) and name != prefix), "")
+    rest = name.removeprefix(prefix)
+    return _PREFIXES.get(prefix, "") + (rest.capitalize() if prefix == "messages:" else rest)
+
+
+_TITLES = {"disk:": "the disk ", "fleet:": "the host ", "pipeline:": "the task "}
+
+
+def title_of(target_id: str) -> str:
+    """The target in a sentence of its own: "the disk /", "web"."""
+    prefix = next((prefix for prefix in _TITLES if target_id.startswith(prefix)), "")
+    return _TITLES.get(prefix, "") + name_of(target_id)
 
 
 def what(incident: Incident) -> str:
     """What is, or was, wrong: one clause."""
     words = WHAT if incident.open else WAS
-    return words[incident.anomaly].format(target=clean(incident.target_id, 60))
+    return words[incident.anomaly].format(name=name_of(incident.target_id))
+
+
+def begins_with_name(incident: Incident) -> bool:
+    """Then it has no capital at the beginning of a sentence."""
+    return (WHAT if incident.open else WAS)[incident.anomaly].startswith("{name}")
+
+
+def do(runbook: Runbook, target: Target | None) -> str:
+    """What it does, after "to": "restart web". An operator's own is called by its label."""
+    return _of(DO, "run", runbook, target)
+
+
+def did(runbook: Runbook, target: Target | None) -> str:
+    """What it has done, without who did it: "restarted web"."""
+    return _of(DID, "ran", runbook, target)
+
+
+def _of(words: dict[str, str], verb: str, runbook: Runbook, target: Target | None) -> str:
+    if runbook.author == SHIPPED and runbook.id in words:
+        service = clean(target.service_id, NAME_CHARS_MAX) if target is not None else "it"
+        return words[runbook.id].format(service=service)
+    return f'{verb} "{clean(runbook.label, NAME_CHARS_MAX)}" ({clean(runbook.id, NAME_CHARS_MAX)})'

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from supervisor.incidents.local_time import Zone
 from supervisor.incidents.model import (
     AGENT,
     AnomalyType,
@@ -40,6 +41,8 @@ class Policy(msgspec.Struct, frozen=True):
     breaker_total: int = 20
     breaker_window_s: float = 3600.0
     page_healed_critical: bool = True
+    zone: Zone = ()  # the operator's, for the times in messages; none: UTC
+    host: str = ""  # this machine's name in messages, where one was given
     agents_trusted: bool = False  # R15: an agent's orders are a person's
     pages: bool = False  # somebody is configured to be paged
     intent_expires_s: float = 60.0  # DESIGN §2.3
