@@ -67,8 +67,10 @@ def ask(turn: Turn, action: str, args: str, runbook: Runbook, target_id: str | N
     )
     turn.put_request(request)
     turn.set_timer(TimerKind.REQUEST_OVER, request.id, VALID_S)
-    wants = _words(request)
-    escalation.notice(turn, Channel.SYNAPSE, Tier.ASK, "request", *notices.requested(wants, actor))
+    target = world.target(target_id) if target_id is not None else None
+    revoke = bool(msgspec.json.decode(args, type=dict[str, Any]).get("revoke"))
+    wants = notices.wanted(runbook, target, action, revoke=revoke)
+    escalation.notice(turn, Channel.SYNAPSE, Tier.ASK, "request", *notices.requested(wants, actor, runbook))
     if world.policy.pages:
         told = notices.requested_of_you(wants, actor, runbook, request.code)
         escalation.notice(turn, Channel.SIGNAL, Tier.ASK, "request", *told)

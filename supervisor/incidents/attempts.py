@@ -9,10 +9,11 @@ from supervisor.incidents import halt_words, ladder, local_time, pauses
 from supervisor.incidents.judge import span
 from supervisor.incidents.model import ActedBy, Breaker, Execution, ExecutionState, Incident, State, TierReason
 from supervisor.incidents.phrases import MANY, NAME_CHARS_MAX, WELL, did, do
-from supervisor.incidents.plain_text import QUOTE_CHARS_MAX, clean, cut, ended, sentence, units
+from supervisor.incidents.plain_text import QUOTE_CHARS_MAX, capital, clean, cut, ended, sentence, units
 from supervisor.incidents.policy import changes
 from supervisor.incidents.world import World
 
+OWN_FAMILY = "tree"
 HALT_CHARS_MAX = 230
 TOLD_CHARS_MAX = 300
 DETAIL_CHARS_MIN = 12
@@ -66,7 +67,7 @@ def _ended(incident: Incident, execution: Execution | None) -> str:
     if incident.acted_by is ActedBy.PERSON and (execution is None or not execution.verified):
         return f"It was repaired by hand: {well}."
     if incident.state is State.SELF_RESOLVED or execution is None:
-        return f"Nothing was done: {well}, by itself."
+        return f"{capital(well)}." if incident.family == OWN_FAMILY else f"Nothing was done, and {well}."
     done = did(execution.runbook, execution.target)
     if execution.verified:
         return (
@@ -132,6 +133,8 @@ def _nothing(world: World, incident: Incident, now_wall_s: float) -> str:
     """Why nothing was run."""
     match incident.tier_reason:
         case TierReason.NO_RUNBOOK:
+            if incident.family == OWN_FAMILY:
+                return "healctl cannot repair this by itself; it goes on with everything else."
             return "Nothing was tried: healctl knows no repair for this."
         case TierReason.CANNOT_EXECUTE:
             return "Nothing was tried: healctl has not been told how to restart it."

@@ -171,7 +171,7 @@ def _waiting(world: World, incident: Incident, now_wall_s: float) -> Decision:
     runbook = world.runbooks.get(incident.runbook_id or "")
     let_be = _let_be(world, incident)
     hint = clean(incident.hint, HINT_CHARS_MAX)
-    by_hand = f"repair it by hand ({hint})" if hint else "repair it by hand"
+    by_hand = hint or "repair it by hand"
     match incident.tier_reason:
         case TierReason.NEEDS_APPROVAL if runbook is not None:
             question, answers = _let_it(world, runbook, incident)
@@ -187,12 +187,26 @@ def _waiting(world: World, incident: Incident, now_wall_s: float) -> Decision:
             )
             return Decision(lead, _choices(again, *let_be))
         case TierReason.NO_RUNBOOK | TierReason.CANNOT_EXECUTE:
-            return Decision(f"Decide: {by_hand}, or:", _choices(*let_be))
+            return Decision(f"Decide: {by_hand}, or:", _choices(*_seen_by(incident), *let_be))
         case _ if runbook is not None:
             again = (do(runbook, world.target(incident.target_id)), _execute(runbook.id, incident.target_id))
             return Decision("Decide: repair it by hand, or try again:", _choices(again, *let_be))
         case _:
             return Decision(f"Decide: {by_hand}, or:", _choices(*let_be))
+
+
+_SEEN_BY = {
+    AnomalyType.BACKUP_OVERDUE: ("make one now, or see why none can be made", ("db", "backup", "{name}")),
+    AnomalyType.DELIVERY_FAILING: ("see what waits", ("status",)),
+    AnomalyType.LIMIT_REACHED: ("see what is open", ("heal", "status")),
+}
+
+
+def _seen_by(incident: Incident) -> list[tuple[str, str]]:
+    """What shows more about our own house's trouble."""
+    label, words = _SEEN_BY.get(incident.anomaly, ("", ()))
+    name = incident.target_id.partition(":")[2]
+    return [(label, command(*(word.format(name=name) for word in words)))] if words else []
 
 
 def _next_try(world: World, incident: Incident, now_wall_s: float) -> str:

@@ -6,8 +6,8 @@ Each function gives (subject, body); a body begins with its subject where it goe
 from __future__ import annotations
 
 from supervisor.incidents.choices import command
-from supervisor.incidents.model import Incident, Runbook, Target
-from supervisor.incidents.phrases import do, title_of, what
+from supervisor.incidents.model import AGENT, Incident, Runbook, Target
+from supervisor.incidents.phrases import do, opening, title_of
 from supervisor.incidents.plain_text import capital, clean
 
 NAME_CHARS_MAX = 60
@@ -49,33 +49,47 @@ def changed(runbook: Runbook, target_id: str | None, approved: str) -> tuple[str
     scope = title_of(target_id) if target_id is not None else "every target"
     subject = f"the repair {_called(runbook)} was changed and needs your approval again, for {scope}"
     body = (
-        f"{capital(subject)}.\nApproved was another version of it: {approved}; it is {runbook.version()} now.\n"
+        f"{capital(subject)}.\nThe version that was approved was {approved}; now it is {runbook.version()}.\n"
         f"- approve it as it is now: {_approve(runbook, target_id)}"
     )
     return capital(subject), body
 
 
-def requested(wants: str, actor: str) -> tuple[str, str]:
+def wanted(runbook: Runbook, target: Target | None, action: str, *, revoke: bool) -> str:
+    """What an agent asks for, after "asks to"."""
+    what = do(runbook, target) if target is not None else f"run {_called(runbook)}"
+    where = "" if target is not None else " wherever it suits"
+    if revoke:
+        return f"take back the approval to {what}{where}"
+    return f"{what} once" if action == "execute" else f"{what}{where}, now and always from now on"
+
+
+def requested(wants: str, actor: str, runbook: Runbook) -> tuple[str, str]:
     """R15, for Synapse, which agents read: without the code."""
-    subject = f"{clean(actor, NAME_CHARS_MAX)} asks to {wants}"
-    return subject, f"{subject}.\nA person decides; nothing happens until then.\n- see its code: healctl heal requests"
+    subject = f"{_who(actor)} asks to {wants}"
+    body = f"{subject}.\nIt is {_called(runbook)}. A person decides; nothing happens until then.\n- see its code: "
+    return subject, body + "healctl heal requests"
 
 
 def requested_of_you(wants: str, actor: str, runbook: Runbook, code: str) -> tuple[str, str]:
     """R15, for Signal: with the code."""
-    subject = f"{clean(actor, NAME_CHARS_MAX)} asks to {wants}"
+    subject = f"{_who(actor)} asks to {wants}"
     body = (
-        f"{subject}: {clean(runbook.label, LABEL_CHARS_MAX)}.\nNothing was done. Decide, within a day:\n"
-        f"- allow it once: {command('heal', 'confirm', code)}\nTo refuse, do nothing."
+        f"{subject}.\nIt is {_called(runbook)}. Nothing was done. Decide, within a day:\n"
+        f"- allow it: {command('heal', 'confirm', code)}\nTo refuse, do nothing."
     )
     return subject, body
+
+
+def _who(actor: str) -> str:
+    return f"The agent {clean(actor.removeprefix(AGENT), NAME_CHARS_MAX)}"
 
 
 def proposed(incident: Incident, runbook: Runbook) -> tuple[str, str]:
     """FR-006: what a person did could become a runbook."""
     steps = "; ".join(f"{step.step_id}{_note(step.params)}" for step in runbook.steps)
     text = [
-        f"Anomaly: {capital(what(incident))} ({incident.anomaly}).",
+        f"Anomaly: {opening(incident)} ({incident.anomaly}).",
         f"What was done: {clean(runbook.label, LABEL_CHARS_MAX)}",
         f"Draft: {runbook.id}, in dry_run: {steps}",
     ]

@@ -6,7 +6,7 @@ A name in these words is the target's as people say it: the mount of `disk:/`, t
 from __future__ import annotations
 
 from supervisor.incidents.model import SHIPPED, AnomalyType, Incident, Runbook, State, Target
-from supervisor.incidents.plain_text import clean
+from supervisor.incidents.plain_text import capital, clean
 
 NAME_CHARS_MAX = 60
 
@@ -79,7 +79,7 @@ WELL = {
     AnomalyType.DELIVERY_FAILING: "they arrive again",
     AnomalyType.LEDGER_DAMAGED: "what was kept of them has been taken away",
     AnomalyType.LEDGER_NEAR_LIMIT: "there is room again",
-    AnomalyType.LIMIT_REACHED: "it is well below it again",
+    AnomalyType.LIMIT_REACHED: "it is well within it again",
     AnomalyType.BACKUP_OVERDUE: "a good copy was made, or none is needed any more",
 }
 STATE = {
@@ -155,7 +155,7 @@ def name_of(target_id: str, limit: int = NAME_CHARS_MAX) -> str:
     """The target as people say it."""
     name = clean(target_id, limit)
     prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix) and name != prefix), "")
-    rest = name.removeprefix(prefix)
+    rest = name.removeprefix(prefix).strip()
     return _PREFIXES.get(prefix, "") + (rest.capitalize() if prefix == "messages:" else rest)
 
 
@@ -174,9 +174,10 @@ def what(incident: Incident) -> str:
     return words[incident.anomaly].format(name=name_of(incident.target_id))
 
 
-def begins_with_name(incident: Incident) -> bool:
-    """Then it has no capital at the beginning of a sentence."""
-    return (WHAT if incident.open else WAS)[incident.anomaly].startswith("{name}")
+def opening(incident: Incident) -> str:
+    """The same at the beginning of a sentence: a name has no capital there."""
+    words = (WHAT if incident.open else WAS)[incident.anomaly]
+    return what(incident) if words.startswith("{name}") else capital(what(incident))
 
 
 def do(runbook: Runbook, target: Target | None) -> str:

@@ -109,7 +109,7 @@ def _belongs(text: str, at: int) -> bool:
 
 def ended(text: str, limit: int = QUOTE_CHARS_MAX) -> str:
     """The end of a sentence, with one full stop; empty for nothing."""
-    text = clean(text, limit).rstrip(". ")
+    text = clean(text, limit).rstrip(".:;, ")
     return text + "." if text and not text.endswith((ELLIPSIS, "!", "?")) else text
 
 

@@ -81,7 +81,7 @@ def memory(judge: Judge, data: MemoryData) -> tuple[Verdict, ...]:
         evidence += f"; everything had to wait for memory {data.stalled_share:.0%} of the last 10 s"
     if data.detail:
         evidence += f" ({data.detail})"
-    hint = "find what takes it; healctl never ends a protected process"
+    hint = "find out what takes it (healctl ends no protected process)"
     return (
         judge.verdict(AnomalyType.MEMORY_CRITICAL, critical, Severity.CRITICAL, evidence, hint),
         judge.verdict(AnomalyType.MEMORY_PRESSURE, pressure, Severity.MEDIUM, evidence, hint),

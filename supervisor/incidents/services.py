@@ -55,11 +55,11 @@ _MANAGER_WORDS = {
 def process(judge: Judge, data: ProcessData) -> tuple[Verdict, ...]:
     """FR-002 `process_dead` and `process_zombie`; what a service manager has in hand is left to it (R8)."""
     status, evidence = _life(data)
-    hint = "restart it" if data.alive is False else "it lives but does not serve; a restart would end it first"
+    hint = "restart it" if data.alive is False else "see why it does not serve; a restart would end it first"
     # A manager that takes it for running has a live process that we do not see: its restart would end that (R3).
     beside = data.alive is False and data.manager is Manager.RUNNING
     if beside:
-        hint = "its manager's restart would end what that runs; are pid_file and match right?"
+        hint = "check pid_file and match: its manager's restart would end what it runs"
     dead = judge.verdict(
         AnomalyType.PROCESS_DEAD,
         status,
@@ -114,7 +114,7 @@ def _zombie(judge: Judge, data: ProcessData) -> Verdict:
             f"process {oldest.process.pid} is dead, but its parent {oldest.parent_name} ({oldest.parent_pid}) "
             f"has not cleaned it up for {oldest.seen_for_s:.0f} s"
         )
-    hint = "only its parent can clean it up; restarting the parent does"
+    hint = "restart its parent, which alone can clean it up"
     return judge.verdict(AnomalyType.PROCESS_ZOMBIE, status, Severity.HIGH, evidence, hint)
 
 
@@ -156,7 +156,7 @@ def pipeline(judge: Judge, data: PipelineData) -> tuple[Verdict, ...]:
             evidence += ", and no message speaks of it" + (f" ({data.title})" if data.title else "")
     elif not data.moving:
         evidence = data.detail or "it is finished, blocked, or not in the list any more"
-    hint = "see what its agent waits for, or mark the stage blocked"
+    hint = "see what its agent waits for; mark the stage blocked"
     return (judge.verdict(AnomalyType.PIPELINE_STUCK, status, Severity.HIGH, evidence, hint),)
 
 

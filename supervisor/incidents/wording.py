@@ -15,7 +15,7 @@ from supervisor.incidents.attempts import DETAIL_CHARS_MIN, Part, execution_of, 
 from supervisor.incidents.choices import decide, of_many
 from supervisor.incidents.judge import span
 from supervisor.incidents.model import Channel, Execution, ExecutionState, Incident, State, Tier, TierReason
-from supervisor.incidents.phrases import MANY, STATE, begins_with_name, do, name_of, title_of, what
+from supervisor.incidents.phrases import MANY, STATE, do, name_of, opening, title_of, what
 from supervisor.incidents.plain_text import QUOTE_CHARS_MAX, capital, clean, for_synapse, lines, sentence, units
 from supervisor.incidents.world import World
 
@@ -47,10 +47,8 @@ def on_host(world: World, text: str) -> str:
 
 def headline(world: World, incident: Incident, kind: str) -> str:
     """What is, or was, wrong, in one clause: a Signal text begins with it."""
-    head, text = _HEADS.get(kind, ""), what(incident)
-    if not head and not world.policy.host and begins_with_name(incident):
-        return text
-    return on_host(world, head + text)
+    head = _HEADS.get(kind, "")
+    return on_host(world, head + what(incident)) if head or world.policy.host else opening(incident)
 
 
 def subject(world: World, incident: Incident, channel: Channel, kind: str) -> str:

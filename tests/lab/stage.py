@@ -226,6 +226,7 @@ class Stage(Lab):
         self.ill: set[str] = set()
         self.heals_by: frozenset[str] = frozenset()
         self.failing = ""
+        self._said = 0
         given = policy or Policy()
         more = tuple(
             msgspec.structs.replace(scene.target, target_id=name, service="" if scene.target.service == "" else name)
@@ -296,9 +297,12 @@ class Stage(Lab):
                 self.poll(name)
                 self.advance(31.0)
 
-    def texts(self) -> str:
-        """Every message there was, as each channel carries it."""
-        return "\n\n".join(as_sent(row) for row in self.messages())
+    def from_here(self) -> None:
+        """What was said so far leads up to what an outcome is about, and stands under another one."""
+        self._said = len(self.messages())
+
+    def said(self) -> list[OutboxRow]:
+        return self.messages()[self._said :]
 
 
 def as_sent(row: OutboxRow) -> str:
@@ -353,8 +357,8 @@ def failed(scene: Scene) -> Stage:
     return stage
 
 
-def did_not_help(scene: Scene) -> Stage:
-    stage = Stage(scene, policy=ALLOWED)
+def did_not_help(scene: Scene, host: str = "") -> Stage:
+    stage = Stage(scene, policy=msgspec.structs.replace(ALLOWED, host=host))
     stage.falls_ill()
     stage.advance(61)
     return stage
@@ -367,11 +371,10 @@ def does_not_last(scene: Scene) -> Stage:
         stage.heals_by = RUNBOOK_IDS
         stage.falls_ill()
         stage.advance(120)
-    before = len(stage.messages())
+    stage.from_here()
     stage.heals_by = frozenset()
     stage.falls_ill()
     stage.advance(90)
-    _only_after(stage, before)
     return stage
 
 
@@ -404,9 +407,8 @@ def reminded(scene: Scene) -> Stage:
     stage = Stage(scene, runbooks=())
     stage.falls_ill()
     stage.advance(60)
-    before = len(stage.messages())
+    stage.from_here()
     stage.advance(30 * 3600.0)
-    _only_after(stage, before)
     return stage
 
 
@@ -414,9 +416,8 @@ def over_by_itself(scene: Scene) -> Stage:
     stage = Stage(scene, runbooks=())
     stage.falls_ill()
     stage.advance(600)
-    before = len(stage.messages())
+    stage.from_here()
     stage.gets_well()
-    _only_after(stage, before)
     return stage
 
 
@@ -424,17 +425,12 @@ def over_once_approved(scene: Scene) -> Stage | None:
     stage = Stage(scene, policy=BY_HAND)
     stage.falls_ill()
     stage.advance(600)
-    before = len(stage.messages())
+    stage.from_here()
     stage.heals_by = RUNBOOK_IDS
-    (incident,) = [it for it in stage.incidents(stage.name) if it.open]
     runbooks = [it for it in RUNBOOKS if scene.anomaly in it.applies_to]
     stage.order("approve", runbook_id=runbooks[-1].id, target_id=stage.name)
     stage.advance(200)
-    if stage.only(stage.name).state is not State.RESOLVED:
-        del incident
-        return None
-    _only_after(stage, before)
-    return stage
+    return stage if stage.only(stage.name).state is State.RESOLVED else None
 
 
 def paused(scene: Scene) -> Stage:
@@ -458,23 +454,16 @@ def fails_again_once_approved(scene: Scene) -> Stage:
 
 def graduates(scene: Scene) -> Stage:
     stage = Stage(scene, policy=BY_HAND)
-    for _ in range(3):
+    for _ in range(2):
         stage.falls_ill()
         stage.advance(30)
-        before = len(stage.messages())
         stage.gets_well()
         stage.advance(4000)
+    stage.from_here()
     stage.heals_by = RUNBOOK_IDS
     stage.falls_ill()
     stage.advance(120)
-    _only_after(stage, before)
     return stage
-
-
-def _only_after(stage: Stage, count: int) -> None:
-    """Drops the messages that lead up to what an outcome is about; they stand under other outcomes."""
-    late = stage.messages()[count:]
-    stage.messages = lambda channel="": [row for row in late if channel in ("", row.channel.value)]  # type: ignore[method-assign]
 
 
 OUTCOMES: dict[str, Callable[[Scene], Stage | None]] = {

@@ -297,7 +297,7 @@ def test_nobody_is_told_to_execute_a_runbook_where_there_is_none() -> None:
     assert found.tier_reason is TierReason.CANARY_FAILED
     body = wording.body(lab.engine.world, found, Channel.SIGNAL, "repeat", lab.now_s)
     assert "None" not in body
-    assert "repair it by hand (only its parent can clean it up" in body
+    assert "restart its parent, which alone can clean it up" in body
 
 
 def resumed(heals: bool) -> Lab:
