@@ -15,6 +15,7 @@ from supervisor import __version__, zones
 from supervisor.config import Config
 from supervisor.incidents import events as e
 from supervisor.incidents import views
+from supervisor.incidents.judge import size
 from supervisor.incidents.model import AnomalyType
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.readings import DatabaseData, HealthReading, Integrity
@@ -112,7 +113,7 @@ def _size(world: World, status: StoreStatus, config: Config) -> e.OwnPart | None
     open_now = (AnomalyType.LEDGER_NEAR_LIMIT, LEDGER) in world.by_key
     used = status.ledger_bytes / int(config.store.ledger_max)
     if not open_now and (used > LEDGER_FULL or not status.reserve_ok):
-        evidence = f"{status.ledger_path} has {status.ledger_bytes} bytes, {used:.0%} of ledger_max"
+        evidence = f"{status.ledger_path} has {size(status.ledger_bytes)}, {used:.0%} of ledger_max"
         if not status.reserve_ok:
             evidence += "; its reserve for a full disk is not there"
         return e.OwnPart(LEDGER, AnomalyType.LEDGER_NEAR_LIMIT, True, evidence)

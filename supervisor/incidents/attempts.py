@@ -7,13 +7,24 @@ import msgspec
 from supervisor.incidents import breaker as breakers
 from supervisor.incidents import halt_words, ladder, local_time, pauses
 from supervisor.incidents.judge import span
-from supervisor.incidents.model import ActedBy, Breaker, Execution, ExecutionState, Incident, State, TierReason
+from supervisor.incidents.model import (
+    ActedBy,
+    Breaker,
+    Execution,
+    ExecutionState,
+    Incident,
+    Runbook,
+    State,
+    Target,
+    TierReason,
+)
 from supervisor.incidents.phrases import MANY, NAME_CHARS_MAX, WELL, did, do
 from supervisor.incidents.plain_text import QUOTE_CHARS_MAX, capital, clean, cut, ended, sentence, units
 from supervisor.incidents.policy import changes
 from supervisor.incidents.world import World
 
 OWN_FAMILY = "tree"
+JUST_FOUND = (State.DETECTED, State.DIAGNOSING)
 HALT_CHARS_MAX = 230
 TOLD_CHARS_MAX = 300
 DETAIL_CHARS_MIN = 12
@@ -52,7 +63,7 @@ def tried(world: World, incident: Incident, now_wall_s: float) -> Part:
     """What was tried and what came of it."""
     execution = execution_of(world, incident)
     if not incident.open:
-        return Part(_ended(incident, execution), _said(execution), TOLD_CHARS_MAX)
+        return _ended(incident, execution)
     if execution is None or incident.tier_reason in (TierReason.NO_RUNBOOK, TierReason.CANNOT_EXECUTE):
         return Part(_nothing(world, incident, now_wall_s))
     if told := halt_words.tried(execution):
@@ -60,20 +71,21 @@ def tried(world: World, incident: Incident, now_wall_s: float) -> Part:
     return _outcome(world, incident, execution)
 
 
-def _ended(incident: Incident, execution: Execution | None) -> str:
+def _ended(incident: Incident, execution: Execution | None) -> Part:
     well = WELL[incident.anomaly]
     if incident.state is State.DISMISSED:
-        return "It was dismissed."
+        return Part("It was dismissed.")
     if incident.acted_by is ActedBy.PERSON and (execution is None or not execution.verified):
-        return f"It was repaired by hand: {well}."
+        return Part(f"It was repaired by hand: {well}.")
     if incident.state is State.SELF_RESOLVED or execution is None:
-        return f"{capital(well)}." if incident.family == OWN_FAMILY else f"Nothing was done, and {well}."
+        return Part(f"{capital(well)}." if incident.family == OWN_FAMILY else f"Nothing was done, and {well}.")
     done = did(execution.runbook, execution.target)
-    if execution.verified:
-        return (
-            f"healctl {done}; {well}, as a check has shown." if execution.to_be_proved else f"healctl {done}; {well}."
-        )
-    return f"healctl {done}. Now {well}."
+    if not execution.verified:
+        return Part(f"healctl {done}. Now {well}.")
+    proved = f"{well}, as a check has shown" if execution.to_be_proved else well
+    if said := _said(execution):
+        return Part(f"{capital(proved)}. healctl {done}:", said, TOLD_CHARS_MAX)
+    return Part(f"healctl {done}; {proved}.")
 
 
 def _said(execution: Execution | None) -> str:
@@ -100,7 +112,7 @@ def _outcome(world: World, incident: Incident, execution: Execution) -> Part:
         return Part(f"healctl {done}:", last.output, TOLD_CHARS_MAX)
     if execution.verified is False:
         helped = "last" if times else "help"
-        return Part(f"healctl {done}{times}, but that did not {helped}.", _said(execution), TOLD_CHARS_MAX)
+        return Part(f"healctl {done}{times}, but that did not {helped}:", _said(execution), TOLD_CHARS_MAX)
     if execution.state is ExecutionState.EXPIRED:
         return Part(f"healctl wanted to {to_do}, and could not begin.")
     return Part(f"healctl began to {to_do} and was interrupted. Whether it took effect is not known.")
@@ -150,17 +162,24 @@ def _nothing(world: World, incident: Incident, now_wall_s: float) -> str:
         case TierReason.BREAKER_OPEN:
             return _stopped(world, incident)
         case _:
-            return _not_yet(world, incident)
+            return _not_yet(world, incident, now_wall_s)
 
 
-def _not_yet(world: World, incident: Incident) -> str:
-    """It has been found just now: what will be tried, if anything may be."""
+def _not_yet(world: World, incident: Incident, now_wall_s: float) -> str:
+    """It has been found just now: what will be tried, or why nothing will."""
     target, rung = world.target(incident.target_id), ladder.first(world, incident)
-    if target is None or rung is None or not rung.runs:
+    if target is None or rung is None or incident.state not in JUST_FOUND:
         return "Nothing was tried yet."
-    if changes(rung.runbook) and pauses.standing(world, target) is not None:
-        return "Nothing was tried yet."
+    if not rung.runs:
+        return "Nothing was tried: the repair needs your approval."
+    if held_back(world, target, rung.runbook):
+        return f"Nothing was tried: {_paused(world, incident, now_wall_s)}."
     return f"Nothing was tried yet; healctl will now try to {do(rung.runbook, target)}."
+
+
+def held_back(world: World, target: Target, runbook: Runbook) -> bool:
+    """A person's pause keeps it from being run."""
+    return changes(runbook) and pauses.standing(world, target) is not None
 
 
 def _stopped(world: World, incident: Incident) -> str:

@@ -12,7 +12,7 @@ import shlex
 import msgspec
 
 from supervisor.incidents import halt_words, ladder, local_time, pauses
-from supervisor.incidents.attempts import breaker_of
+from supervisor.incidents.attempts import JUST_FOUND, breaker_of, held_back
 from supervisor.incidents.judge import span
 from supervisor.incidents.model import AnomalyType, Incident, Runbook, State, Tier, TierReason
 from supervisor.incidents.phrases import do, name_of
@@ -89,8 +89,9 @@ def ack(world: World, incident: Incident) -> tuple[str, str]:
 
 
 def _dismiss(world: World, incident: Incident) -> tuple[str, str]:
+    """By its id: an old page must not silence what is new about the same target."""
     quiet = span(world.policy.dismiss_window_s)
-    return f"leave it, quiet for {quiet}", command("heal", "dismiss", _handle(world, incident), "--reason", "known")
+    return f"leave it, quiet for {quiet}", command("heal", "dismiss", incident.id, "--reason", "known")
 
 
 def _let_be(world: World, incident: Incident) -> list[tuple[str, str]]:
@@ -146,8 +147,8 @@ def _by_state(world: World, incident: Incident, now_wall_s: float) -> Decision:
     more = ladder.following(world, incident)
     if not incident.open:
         return Decision("Nothing to decide.")
-    if incident.state in (State.DETECTED, State.DIAGNOSING) and ladder.first(world, incident) is None:
-        return _waiting(world, incident, now_wall_s)
+    if incident.state in JUST_FOUND and (found := _just_found(world, incident, now_wall_s)) is not None:
+        return found
     if incident.state is not State.ESCALATED:
         if more is not None and not more.runs:
             then = (do(more.runbook, world.target(incident.target_id)), _approve(more.runbook, incident))
@@ -164,6 +165,19 @@ def _by_state(world: World, incident: Incident, now_wall_s: float) -> Decision:
         offered = [*answers, _look(more.runbook, incident), *_let_be(world, incident)[:1]]
         return Decision(question, _choices(*offered))
     return _waiting(world, incident, now_wall_s)
+
+
+def _just_found(world: World, incident: Incident, now_wall_s: float) -> Decision | None:
+    """What can be said already about one that nothing will be run for by itself; None where something will be."""
+    rung, target = ladder.first(world, incident), world.target(incident.target_id)
+    if rung is None or target is None:
+        return _waiting(world, incident, now_wall_s)
+    if not rung.runs:
+        question, answers = _let_it(world, rung.runbook, incident)
+        return Decision(question, _choices(*answers, *_let_be(world, incident)[:1]))
+    if held_back(world, target, rung.runbook):
+        return Decision("Decide:", _choices(*_lift(world, incident), *_let_be(world, incident)))
+    return None
 
 
 def _waiting(world: World, incident: Incident, now_wall_s: float) -> Decision:

@@ -21,7 +21,7 @@ OWN = (
     ("reading:web", AnomalyType.ITEM_QUARANTINED, "it was in work both times that healer died (killed by SIGSEGV)"),
     ("messages:signal", AnomalyType.DELIVERY_FAILING, "2 pages wait for a receipt, the oldest for 300 s: refused"),
     ("healctl:ledger", AnomalyType.LEDGER_DAMAGED, "it was set aside; it is kept as /s/ledger.damaged-1"),
-    ("healctl:ledger", AnomalyType.LEDGER_NEAR_LIMIT, "/s/ledger.db has 912680550 bytes, 85% of ledger_max"),
+    ("healctl:ledger", AnomalyType.LEDGER_NEAR_LIMIT, "/s/ledger.db has 870.4 MiB, 85% of ledger_max"),
     ("healctl:limits", AnomalyType.LIMIT_REACHED, "1000 things are wrong at once; of more it is not told"),
     ("copies:brain-db", AnomalyType.BACKUP_OVERDUE, "no good copy of brain-db was made for 2 days"),
 )

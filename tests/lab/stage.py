@@ -161,7 +161,7 @@ SCENES = (
         Target("disk:/", "host"),
         DiskData("/", 0.85, 0.95, used_share=0.973, size_bytes=100 * GIB, available_bytes=2 * GIB, full_in_s=1_800.0),
         DiskData("/", 0.85, 0.95, used_share=0.5, size_bytes=100 * GIB, available_bytes=50 * GIB),
-        _ROTATED | {"prune-files": "2310 files with 4812000123 bytes removed"},
+        _ROTATED | {"prune-files": "2310 files with 4.5 GiB removed"},
         "no configured log on / is older than its archive_after or larger than its max_size",
         "would archive 14 logs with 3.2 GiB to .archive/ beside them",
     ),

@@ -72,6 +72,12 @@ def test_every_anomaly_has_its_book() -> None:
     assert {*(scene.anomaly.value for scene in SCENES), *OURSELVES} == {anomaly.value for anomaly in AnomalyType}
 
 
+def test_the_page_in_the_readme_is_a_real_one() -> None:
+    readme = (GOLDEN.parents[2] / "README.md").read_text()
+    page = readme.partition("A page looks like this")[2].partition("```text\n")[2].partition("```")[0]
+    assert f"--- Signal, page\n{page}\n" in (GOLDEN / "process_dead.txt").read_text()
+
+
 def harmless(text: str) -> None:
     for char in text.replace("\n", ""):
         assert unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp"), repr(char)
