@@ -16,6 +16,7 @@ from supervisor.incidents.model import (
     Runbook,
     State,
     Target,
+    Tier,
     TierReason,
 )
 from supervisor.incidents.phrases import MANY, NAME_CHARS_MAX, WELL, did, do
@@ -167,6 +168,8 @@ def _nothing(world: World, incident: Incident, now_wall_s: float) -> str:
 
 def _not_yet(world: World, incident: Incident, now_wall_s: float) -> str:
     """It has been found just now: what will be tried, or why nothing will."""
+    if incident.tier is Tier.INFORM and incident.state is State.DIAGNOSING:
+        return "Nothing was tried: healctl cannot tell whether it is still so, and goes on looking."
     target, rung = world.target(incident.target_id), ladder.first(world, incident)
     if target is None or rung is None or incident.state not in JUST_FOUND:
         return "Nothing was tried yet."

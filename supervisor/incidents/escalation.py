@@ -153,7 +153,8 @@ def send(turn: Turn, incident: Incident, channel: Channel, kind: str) -> OutboxR
 def notice(
     turn: Turn, channel: Channel, tier: Tier, kind: str, subject: str, body: str, covers: tuple[str, ...] = ()
 ) -> OutboxRow:
-    """A message in words of its own, about no incident or about those that it `covers`."""
+    """A message in words of its own, about no incident or about those that it `covers`, with the host's name if any."""
+    subject, body = (wording.on_host(turn.world, text) for text in (subject, body))
     return _row(turn, covers, channel, tier, kind, subject, body)
 
 

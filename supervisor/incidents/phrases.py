@@ -12,7 +12,7 @@ NAME_CHARS_MAX = 60
 
 WHAT = {
     AnomalyType.PROCESS_DEAD: "{name} is down",
-    AnomalyType.PROCESS_ZOMBIE: "{name} left a dead process that nothing cleans up",
+    AnomalyType.PROCESS_ZOMBIE: "{name} left a zombie process that nothing cleans up",
     AnomalyType.SIGNAL_STALE: "the live signal {name} is out of date",
     AnomalyType.PHANTOM_POSITION: "{name} has an open trade that no live signal accounts for",
     AnomalyType.PIPELINE_STUCK: "the task {name} is stuck",
@@ -36,7 +36,7 @@ WHAT = {
 }
 WAS = {
     AnomalyType.PROCESS_DEAD: "{name} was down",
-    AnomalyType.PROCESS_ZOMBIE: "{name} had left a dead process",
+    AnomalyType.PROCESS_ZOMBIE: "{name} had left a zombie process",
     AnomalyType.SIGNAL_STALE: "the live signal {name} was out of date",
     AnomalyType.PHANTOM_POSITION: "{name} had an open trade that no live signal accounted for",
     AnomalyType.PIPELINE_STUCK: "the task {name} was stuck",
@@ -60,7 +60,7 @@ WAS = {
 }
 WELL = {
     AnomalyType.PROCESS_DEAD: "it is up again",
-    AnomalyType.PROCESS_ZOMBIE: "the dead process is gone",
+    AnomalyType.PROCESS_ZOMBIE: "the zombie process is gone",
     AnomalyType.SIGNAL_STALE: "it is up to date again",
     AnomalyType.PHANTOM_POSITION: "trades and signal agree again",
     AnomalyType.PIPELINE_STUCK: "it is not stuck any more",

@@ -15,7 +15,7 @@ from supervisor.incidents.attempts import DETAIL_CHARS_MIN, Part, execution_of, 
 from supervisor.incidents.choices import decide, of_many
 from supervisor.incidents.judge import span
 from supervisor.incidents.model import Channel, Execution, ExecutionState, Incident, State, Tier, TierReason
-from supervisor.incidents.phrases import MANY, STATE, do, name_of, opening, title_of, what
+from supervisor.incidents.phrases import MANY, NAME_CHARS_MAX, STATE, do, name_of, opening, what
 from supervisor.incidents.plain_text import QUOTE_CHARS_MAX, capital, clean, for_synapse, lines, sentence, units
 from supervisor.incidents.world import World
 
@@ -132,12 +132,18 @@ def _synapse(world: World, incident: Incident, now_wall_s: float) -> list[str]:
     first = f"{headline(world, incident, '')} {since(world, incident, now_wall_s)}"
     return [
         f"Anomaly: {Part(f'{first}:', incident.evidence).text(QUOTE_CHARS_MAX)}",
-        f"Kind: {incident.anomaly}, {incident.severity}",
+        f"Kind: {incident.anomaly}, {incident.severity}{_repair(world, incident)}",
         f"Action: {tried(world, incident, now_wall_s).text(STEPS_CHARS_MAX)}",
         f"Verification: {_verification(incident, execution_of(world, incident))}",
         f"State: {incident.state} ({STATE[incident.state]})",
-        f"Incident: {incident.id} ({title_of(incident.target_id)})",
+        f"Incident: {incident.id} ({clean(incident.target_id, NAME_CHARS_MAX)})",
     ]
+
+
+def _repair(world: World, incident: Incident) -> str:
+    """What was run, as programs call it that read this."""
+    execution = execution_of(world, incident)
+    return f"; ran {execution.runbook.id}" if execution is not None and execution.results else ""
 
 
 def _asked(world: World, incident: Incident, now_wall_s: float) -> list[str]:

@@ -30,7 +30,7 @@ def by_name(config: Config) -> Pager:
 def _page(config: Config, text: str) -> None:
     module, function = ONESHOT
     page: Callable[[Config, str], None] = getattr(importlib.import_module(module), function)
-    page(config, f"{text}\n(on {socket.gethostname()})")
+    page(config, f"{text}\n(on {config.escalation.host or socket.gethostname()})")
 
 
 def main(pager: Pager, text: str, root_pid: int, level: str, uplink: socket.socket, output: int) -> NoReturn:
