@@ -23,8 +23,6 @@ _PAIRS = (("~~", "~"), ("||", "|"), ("__", "‗"), ("](", "] ("))
 _ADDRESS = re.compile(r"\b(?:[a-z][a-z0-9+.-]*://|www\.)[^\s/?#]+", re.IGNORECASE)
 _LINE_ENDS = re.compile(r"(.)\s*[\r\n\v\f\x85\u2028\u2029]\s*")
 _OURS = re.compile(r"[a-z][a-z0-9+.-]*://(127(\.\d+){3}|localhost|\[::1\])(:\d+)?", re.IGNORECASE)
-_MEMORY_MARKS = re.compile(r"@(?=remember|insight|decision|atom)", re.IGNORECASE)
-_MEMORY_WORDS = re.compile(r"(?<![\w-])(because|triggers?)(?![\w-])", re.IGNORECASE)  # not within a name: rb-gc-trigger
 
 
 def clean(text: str, limit: int = QUOTE_CHARS_MAX) -> str:
@@ -122,15 +120,6 @@ def capital(text: str) -> str:
     """The first letter of a plain word; "web-1", "/var" and our own name are names and stay as they are."""
     first = text.split(" ", 1)[0].rstrip(",;:")
     return text[:1].upper() + text[1:] if first.isalpha() and first != "healctl" else text
-
-
-def for_synapse(text: str) -> str:
-    """Without the words and marks that make the site's REST side create memory rows (SITE.md)."""
-    return _MEMORY_WORDS.sub(_softer, _MEMORY_MARKS.sub("(at)", text))
-
-
-def _softer(match: re.Match[str]) -> str:
-    return "since" if match.group().lower() == "because" else "causes"
 
 
 def lines(text: str, limit: int) -> str:

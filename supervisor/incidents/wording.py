@@ -16,8 +16,9 @@ from supervisor.incidents.choices import decide, of_many
 from supervisor.incidents.judge import span
 from supervisor.incidents.model import Channel, Execution, ExecutionState, Incident, State, Tier, TierReason
 from supervisor.incidents.phrases import MANY, NAME_CHARS_MAX, STATE, do, name_of, opening, what
-from supervisor.incidents.plain_text import QUOTE_CHARS_MAX, capital, clean, for_synapse, lines, sentence, units
+from supervisor.incidents.plain_text import QUOTE_CHARS_MAX, capital, clean, lines, sentence, units
 from supervisor.incidents.world import World
+from supervisor.synapse_text import harmless
 
 SIGNAL_CHARS_MAX = 599  # NFR-003: under 600
 SYNAPSE_CHARS_MAX = 4_000
@@ -36,7 +37,7 @@ def finished(channel: Channel, text: str) -> str:
     """The last guard of whatever leaves: no control characters, bounded, harmless on its channel."""
     if channel is Channel.SIGNAL:
         return lines(text, SIGNAL_CHARS_MAX)
-    return for_synapse(lines(text, SYNAPSE_CHARS_MAX))
+    return harmless(lines(text, SYNAPSE_CHARS_MAX))
 
 
 def on_host(world: World, text: str) -> str:

@@ -39,9 +39,11 @@ def _own(name: str, anomaly: AnomalyType, evidence: str) -> Stage:
 def _blind() -> Stage:
     stage = Stage(WEB)
     blind = {"available": False, "data": None, "reason": Unavailable.PERMISSION, "error": "/run/web.pid: not permitted"}
+    stage.silent.add("web")
     for _ in range(3):
         stage.feed(e.ReadingSeen(stage.reading("web", **blind)))
     stage.advance(600)
+    stage.silent.clear()
     stage.poll("web")
     stage.advance(60)
     return stage

@@ -44,7 +44,9 @@ def stages(book: str) -> dict[str, Stage]:
     """Every outcome of one book, by its name; those that cannot be reached are left out."""
     if book in ("notices", "ourselves"):
         makers: dict[str, Callable[[], Stage]] = NOTICES if book == "notices" else OURSELVES
-        return {name: make() for name, make in makers.items()}
+        told = {name: make() for name, make in makers.items()}
+        assert all(stage.said() for stage in told.values()), "each of these says something"
+        return told
     scene = next(it for it in SCENES if it.anomaly.value == book)
     made = {name: make(scene) for name, make in OUTCOMES.items()}
     return {name: stage for name, stage in made.items() if stage is not None and stage.said()}
