@@ -275,6 +275,8 @@ class NotifySection(Section, frozen=True):
 class EscalationSection(Section, frozen=True):
     page_healed_critical: bool = True
     undelivered_after: Span = Duration(600)  # nothing arrives over a channel for so long: said over the other
+    timezone: LineText = ""  # of the times in messages: an IANA name; default: this machine's own
+    host: LineText = ""  # how messages call this machine; "": they do not name it
 
 
 class McpSection(Section, frozen=True):

@@ -193,7 +193,7 @@ class HealerWorker(Worker):
         if not self._limit_told:
             self._limit_told = True
             log.error("%d decisions wait for the ledger, the limit: nothing more is taken in", self._committer.waiting)
-            self._decide(e.LimitIs(WAITING, f"{self._committer.waiting} decisions waited for the ledger"))
+            self._decide(e.LimitIs(WAITING, f"{self._committer.waiting} decisions waited to be written down"))
         match event:
             case e.Order(token):
                 self._desk.answer(token, StoreError(f"the ledger takes no records: {self._committer.trouble}"))

@@ -1,20 +1,23 @@
 """What the healer hands to its engine besides the events of the workers, and by which names the root counts deaths.
 
-Pure functions of a configuration or an event; it must not know a socket.
+Functions of a configuration or an event; it must not know a socket. One reads a file: the operator's time zone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import tzinfo
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 
-from supervisor import __version__, clock
+from supervisor import __version__, clock, zones
 from supervisor.config import Config
 from supervisor.incidents import drill, own, views
 from supervisor.incidents import events as e
+from supervisor.incidents.judge import size
 from supervisor.incidents.model import AnomalyType
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.readings import DatabaseData, HealthReading, Integrity
@@ -49,14 +52,22 @@ def policy_of(config: Config) -> Policy:
         breaker_total=section.breaker_total,
         breaker_window_s=float(section.breaker_window),
         page_healed_critical=config.escalation.page_healed_critical,
+        zone=zones.table(config.escalation.timezone),
+        host=config.escalation.host,
         agents_trusted=config.mcp.trusted,
         pages=bool(config.notify.signal.transports),
         drill_at=config.drill.at,
         drill_every_s=float(config.drill.every),
         drill_timeout_s=float(config.drill.timeout),
-        zone=clock.local_zone() if config.drill.at else None,
+        drill_zone=_zone(config) if config.drill.at else None,
         undelivered_after_s=float(config.escalation.undelivered_after),
     )
+
+
+def _zone(config: Config) -> tzinfo:
+    """Whose days a drill's time of day is of: the operator's."""
+    named = config.escalation.timezone
+    return ZoneInfo(named) if named else clock.local_zone()
 
 
 def beginning(world: World, config: Config) -> list[e.Event]:
@@ -132,7 +143,7 @@ def _size(world: World, status: StoreStatus, config: Config) -> e.OwnPart | None
     open_now = (AnomalyType.LEDGER_NEAR_LIMIT, LEDGER) in world.by_key
     used = status.ledger_bytes / int(config.store.ledger_max)
     if not open_now and (used > LEDGER_FULL or not status.reserve_ok):
-        evidence = f"{status.ledger_path} has {status.ledger_bytes} bytes, {used:.0%} of ledger_max"
+        evidence = f"{status.ledger_path} has {size(status.ledger_bytes)}, {used:.0%} of ledger_max"
         if not status.reserve_ok:
             evidence += "; its reserve for a full disk is not there"
         return e.OwnPart(LEDGER, AnomalyType.LEDGER_NEAR_LIMIT, True, evidence)

@@ -213,9 +213,15 @@ def execute(runbook: str, target: str, confirm: bool) -> int:
     return 0 if ask("execute", args, _show_execution, ACT_S)["success"] else 1
 
 
+def which(answer: Answer) -> str:
+    """The incident that an answer is about, so that whoever named its target sees what it was."""
+    incident, target = output.plain(answer["incident_id"]), answer.get("target_id")
+    return f"{output.plain(target)} ({output.plain(answer['anomaly_type'])}, {incident})" if target else incident
+
+
 def _show_dismissed(answer: Answer) -> None:
     until = output.local_time(answer["dismiss_until"])
-    output.say(f"{output.plain(answer['incident_id'])} is dismissed; it stays quiet until {until}")
+    output.say(f"{which(answer)} is dismissed; it stays quiet until {until}")
 
 
 @heal.command(epilog='\b\nExample:\n  healctl heal dismiss inc-01 --reason "maintenance until tonight"')
@@ -223,7 +229,10 @@ def _show_dismissed(answer: Answer) -> None:
 @click.option("--reason", required=True, metavar="R", help="Why; kept in the audit trail.")
 @with_output
 def dismiss(incident: str, reason: str) -> None:
-    """Close INCIDENT as not worth acting on, and keep quiet about it for the dismiss window."""
+    """Close INCIDENT as not worth acting on, and keep quiet about it for the dismiss window.
+
+    INCIDENT is an id, or the name of a target that has one open incident only.
+    """
     ask("dismiss", {"incident_id": incident, "reason": reason}, _show_dismissed)
 
 

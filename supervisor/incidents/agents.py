@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from supervisor.errors import Refused, UnknownId
-from supervisor.incidents import escalation
+from supervisor.incidents import escalation, notices
 from supervisor.incidents.model import AGENT, Channel, Runbook, Tier, TimerKind
 from supervisor.incidents.orders import AgentRequest
+from supervisor.incidents.plain_text import clean
 from supervisor.incidents.views import Json, stamp
-from supervisor.incidents.wording import clean
 
 if TYPE_CHECKING:
     from supervisor.incidents.world import Turn
@@ -67,12 +67,13 @@ def ask(turn: Turn, action: str, args: str, runbook: Runbook, target_id: str | N
     )
     turn.put_request(request)
     turn.set_timer(TimerKind.REQUEST_OVER, request.id, VALID_S)
-    what = f"{clean(actor, 60)} asks to {_words(request)}"
-    text = f"{what}.\nA person decides: `healctl heal requests` has the code."
-    escalation.notice(turn, Channel.SYNAPSE, Tier.ASK, "request", what, text)
+    target = world.target(target_id) if target_id is not None else None
+    revoke = bool(msgspec.json.decode(args, type=dict[str, Any]).get("revoke"))
+    wants = notices.wanted(runbook, target, action, revoke=revoke)
+    escalation.notice(turn, Channel.SYNAPSE, Tier.ASK, "request", *notices.requested(wants, actor, runbook))
     if world.policy.pages:
-        text = f"{what}: {runbook.label}. Confirm with `healctl heal confirm {request.code}`; do nothing to refuse."
-        escalation.notice(turn, Channel.SIGNAL, Tier.ASK, "request", what, text)
+        told = notices.requested_of_you(wants, actor, runbook, request.code)
+        escalation.notice(turn, Channel.SIGNAL, Tier.ASK, "request", *told)
     return _pending(request)
 
 

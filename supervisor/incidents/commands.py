@@ -223,7 +223,7 @@ def _dismiss(turn: Turn, token: str, args: DismissArgs, actor: str) -> views.Jso
     if execution is not None and execution.state is ExecutionState.INTENDED:
         remedy.unproved(turn, turn.put_execution(execution, state=ExecutionState.EXPIRED))
     remedy.release(turn, incident.family)
-    return {"success": True, "incident_id": incident.id, "dismiss_until": views.stamp(until_wall_s)}
+    return {"success": True, **_named(incident), "dismiss_until": views.stamp(until_wall_s)}
 
 
 def _ack(turn: Turn, token: str, args: AckArgs, actor: str) -> views.Json:
@@ -234,7 +234,12 @@ def _ack(turn: Turn, token: str, args: AckArgs, actor: str) -> views.Json:
         incident = turn.note(incident, actor, "acknowledged")
         turn.drop_timer(TimerKind.REPEAT, incident.id)
     at = views.stamp(incident.acknowledged_wall_s)
-    return {"success": True, "incident_id": incident.id, "acknowledged_at": at}
+    return {"success": True, **_named(incident), "acknowledged_at": at}
+
+
+def _named(incident: Incident) -> views.Json:
+    """Which one it was: it may have been ordered by its target's name."""
+    return {"incident_id": incident.id, "target_id": incident.target_id, "anomaly_type": incident.anomaly.value}
 
 
 # What changes something, and so leaves a line in the audit, whatever came of it.

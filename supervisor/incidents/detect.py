@@ -128,7 +128,7 @@ def open_incident(turn: Turn, verdict: Verdict, reading: HealthReading | None, *
         return
     if len(world.incidents) >= OPEN_INCIDENTS_MAX and verdict.family != OWN_FAMILY:
         if "open incidents" not in world.limits:
-            world.limits["open incidents"] = f"{OPEN_INCIDENTS_MAX} incidents are open, more are not opened"
+            world.limits["open incidents"] = f"{OPEN_INCIDENTS_MAX} things are wrong at once; of more it is not told"
             turn.metric("heal_limit_reached", "open_incidents", "fired")
         return
     reopens = sum(1 for i in earlier if i.state is not State.DISMISSED and not i.outside)

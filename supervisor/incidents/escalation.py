@@ -154,14 +154,16 @@ def by_signal(incident: Incident) -> bool:
 
 def send(turn: Turn, incident: Incident, channel: Channel, kind: str) -> OutboxRow:
     """One message about one incident."""
-    subject, body = wording.subject(incident, kind), wording.body(turn.world, incident, channel, kind)
+    subject = wording.subject(turn.world, incident, channel, kind)
+    body = wording.body(turn.world, incident, channel, kind, turn.now.wall_s)
     return _row(turn, (incident.id,), channel, incident.tier, kind, subject, body)
 
 
 def notice(
     turn: Turn, channel: Channel, tier: Tier, kind: str, subject: str, body: str, covers: tuple[str, ...] = ()
 ) -> OutboxRow:
-    """A message in words of its own, about no incident or about those that it `covers`."""
+    """A message in words of its own, about no incident or about those that it `covers`, with the host's name if any."""
+    subject, body = (wording.on_host(turn.world, text) for text in (subject, body))
     return _row(turn, covers, channel, tier, kind, subject, body)
 
 
@@ -177,8 +179,8 @@ def _row(
         tier=tier,
         kind=kind,
         priority=PRIORITY[tier],
-        subject=subject,
-        body=body,
+        subject=wording.finished(channel, subject),
+        body=wording.finished(channel, body),
         created_wall_s=turn.now.wall_s,
     )
     turn.put_row(row)
@@ -260,7 +262,8 @@ def repeat_due(turn: Turn, incident: Incident) -> None:
     others = [i for i in turn.world.incidents.values() if i.page_id == incident.page_id and i.id != incident.id]
     if others:
         covered = [incident, *others]
-        subject, body = wording.subject(incident, "repeat"), wording.group(covered, "they still are")
+        subject = wording.group_subject(turn.world, covered)
+        body = wording.group(turn.world, covered, turn.now.wall_s, "they are still not well")
         _row(turn, tuple(i.id for i in covered), Channel.SIGNAL, incident.tier, "repeat", subject, body)
     else:
         send(turn, incident, Channel.SIGNAL, "repeat")
@@ -276,10 +279,10 @@ _REPEATED = frozenset({State.DIAGNOSING, State.REMEDIATING, State.VERIFYING, Sta
 def grouped_page(turn: Turn, incidents: list[Incident], cause: str) -> None:
     """One page for many (DESIGN §2.8): it names every target when they are 20 or fewer; repeated as one, too."""
     covers = tuple(incident.id for incident in incidents)
-    subject = f"{len(incidents)} targets of {incidents[0].family} failed at once"
+    subject = wording.group_subject(turn.world, incidents)
     family = incidents[0].family
-    paused = f"automatic repair of {family} targets is paused" if family in turn.world.pauses else ""
-    body = wording.group(incidents, cause, paused)
+    paused = "nothing of that kind is repaired by itself for now" if family in turn.world.pauses else ""
+    body = wording.group(turn.world, incidents, turn.now.wall_s, cause, paused)
     page = _row(turn, covers, Channel.SIGNAL, Tier.PAGE, "grouped", subject, body)
     _row(turn, covers, Channel.SYNAPSE, Tier.PAGE, "grouped", subject, body)
     turn.set_timer(TimerKind.REPEAT, incidents[0].id, turn.world.policy.repeats_s[0])

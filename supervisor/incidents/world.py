@@ -253,7 +253,7 @@ class Turn(Putting):
             return incident
         if n == TRAIL_MAX - 1 and not transition:
             note = f"trail full at {TRAIL_MAX} entries: from here on only transitions are written"
-            self.world.limits["audit trail"] = f"the trail of {incident.id} is full at {TRAIL_MAX} entries"
+            self.world.limits["audit trail"] = f"the history of {incident.target_id} is full at {TRAIL_MAX} entries"
             result = None
         entry = TrailEntry(
             incident_id=incident.id,
