@@ -37,6 +37,7 @@ Regex = Annotated[str, msgspec.Meta(extra={"form": Form.REGEX})]
 EndpointText = Annotated[str, msgspec.Meta(extra={"form": Form.ENDPOINT})]
 TransportText = Annotated[str, msgspec.Meta(extra={"form": Form.TRANSPORT})]
 SynapseText = Annotated[str, msgspec.Meta(extra={"form": Form.SYNAPSE})]
+PersonText = Annotated[str, msgspec.Meta(extra={"form": Form.PERSON})]
 LogLevel = Annotated[str, msgspec.Meta(extra={"form": Form.LOG_LEVEL})]
 ListenText = Annotated[str, msgspec.Meta(extra={"form": Form.LISTEN})]
 HttpText = Annotated[str, msgspec.Meta(extra={"form": Form.HTTP})]
@@ -255,6 +256,7 @@ class SignalSection(Section, frozen=True):
     transports: tuple[TransportText, ...] = ()  # step 1: "http://127.0.0.1:8080"
     account: str = ""
     recipient: str = ""
+    approvers: tuple[PersonText, ...] = ()  # whose replies are carried out; empty: replies are not even read
 
 
 class SynapseSection(Section, frozen=True):

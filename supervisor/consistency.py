@@ -31,6 +31,10 @@ def contradictions(config: Config) -> list[Problem]:
     if not signal.account and any(parse(text).kind is Kind.SIGNAL_CLI for text in signal.transports):
         hint = 'add account = "+15550100" (who sends); without a daemon signal-cli must be told'
         problems.append(Problem(("notify", "signal", "account"), 'is missing, "signal-cli" is a transport', hint))
+    if signal.approvers and not any(parse(text).kind.is_daemon for text in signal.transports):
+        text = "are given, but no transport can receive: only signal-cli's daemon does"
+        hint = 'add "http://127.0.0.1:8080" (signal-cli daemon --http) to transports, or remove approvers'
+        problems.append(Problem(("notify", "signal", "approvers"), text, hint))
     tree = config.tree
     if tree.beat_within <= tree.beat:
         hint = f"a worker beats every {float(tree.beat):g} s; allow several beats to be late"

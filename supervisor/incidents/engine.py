@@ -18,10 +18,12 @@ from supervisor.incidents import (
     halts,
     keeping,
     learning,
+    offers,
     outside,
     own,
     pauses,
     remedy,
+    replies,
     undoing,
     verify,
     views,
@@ -50,6 +52,7 @@ from supervisor.incidents.events import (
     ProgramEnded,
     ReadingSeen,
     Reconfigured,
+    ReplySeen,
     Started,
     StepEnded,
     TimersDue,
@@ -86,6 +89,7 @@ class Engine:
         _handle(turn, event)
         own.look(turn)
         halts.look(turn)
+        replies.finish(turn)
         return turn.decision()
 
     def next_due_steady_s(self) -> float | None:
@@ -141,6 +145,8 @@ def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and f
                 _timer(turn, timer)
         case Order(token, action, args, actor, secret):
             commands.handle(turn, token, action, args, actor, secret)
+        case ReplySeen(reply):
+            replies.seen(turn, reply)
 
 
 def _started(turn: Turn) -> None:
@@ -150,6 +156,7 @@ def _started(turn: Turn) -> None:
     graduation.refit(turn)
     own.started(turn)
     halts.refit(turn)
+    replies.started(turn)
     keeping.started(turn)
     keeping.arrange(turn)
     for incident in list(turn.world.incidents.values()):
@@ -210,6 +217,7 @@ def _delivered(turn: Turn, event: Delivered) -> None:
     )
     turn.took("heal_delivery_duration_seconds", row.channel, turn.now.wall_s - row.created_wall_s)
     learning.delivered(turn, row.id)
+    offers.delivered(turn, row, event.receipt)
     incident = turn.incident(row.incident_id) if row.incident_id else None
     if row.channel is Channel.SIGNAL:
         if own.is_page(row):  # an agent's request is none

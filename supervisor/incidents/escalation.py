@@ -6,7 +6,7 @@ their own, so neither waits for the other (AC-011).
 
 from __future__ import annotations
 
-from supervisor.incidents import halts, wording
+from supervisor.incidents import halts, offers, wording
 from supervisor.incidents.effects import (
     DeliverRow,
 )
@@ -145,19 +145,38 @@ def by_signal(incident: Incident) -> bool:
 
 def send(turn: Turn, incident: Incident, channel: Channel, kind: str) -> OutboxRow:
     """One message about one incident."""
-    subject, body = wording.subject(incident, kind), wording.body(turn.world, incident, channel, kind)
-    return _row(turn, (incident.id,), channel, incident.tier, kind, subject, body)
+    offer = offers.make(turn, (incident,), channel)
+    body = wording.body(turn.world, incident, channel, kind, offers.choices(turn, offer))
+    subject = wording.subject(incident, kind)
+    return _row(turn, (incident.id,), channel, incident.tier, kind, subject, body, offer.id if offer else "")
 
 
 def notice(
-    turn: Turn, channel: Channel, tier: Tier, kind: str, subject: str, body: str, covers: tuple[str, ...] = ()
+    turn: Turn,
+    channel: Channel,
+    tier: Tier,
+    kind: str,
+    subject: str,
+    body: str,
+    covers: tuple[str, ...] = (),
+    *,
+    offer_id: str = "",
+    to: str = "",
 ) -> OutboxRow:
     """A message in words of its own, about no incident or about those that it `covers`."""
-    return _row(turn, covers, channel, tier, kind, subject, body)
+    return _row(turn, covers, channel, tier, kind, subject, body, offer_id, to)
 
 
 def _row(
-    turn: Turn, covers: tuple[str, ...], channel: Channel, tier: Tier, kind: str, subject: str, body: str
+    turn: Turn,
+    covers: tuple[str, ...],
+    channel: Channel,
+    tier: Tier,
+    kind: str,
+    subject: str,
+    body: str,
+    offer_id: str = "",
+    to: str = "",
 ) -> OutboxRow:
     """One durable outbox row, delivered after the decision is."""
     row = OutboxRow(
@@ -171,6 +190,8 @@ def _row(
         subject=subject,
         body=body,
         created_wall_s=turn.now.wall_s,
+        offer_id=offer_id,
+        to=to,
     )
     turn.put_row(row)
     turn.effects.append(DeliverRow(row))
@@ -252,7 +273,7 @@ def repeat_due(turn: Turn, incident: Incident) -> None:
     if others:
         covered = [incident, *others]
         subject, body = wording.subject(incident, "repeat"), wording.group(covered, "they still are")
-        _row(turn, tuple(i.id for i in covered), Channel.SIGNAL, incident.tier, "repeat", subject, body)
+        _grouped_row(turn, covered, incident.tier, "repeat", subject, body)
     else:
         send(turn, incident, Channel.SIGNAL, "repeat")
     repeats = incident.repeats + 1
@@ -271,7 +292,7 @@ def grouped_page(turn: Turn, incidents: list[Incident], cause: str) -> None:
     family = incidents[0].family
     paused = f"automatic repair of {family} targets is paused" if family in turn.world.pauses else ""
     body = wording.group(incidents, cause, paused)
-    page = _row(turn, covers, Channel.SIGNAL, Tier.PAGE, "grouped", subject, body)
+    page = _grouped_row(turn, incidents, Tier.PAGE, "grouped", subject, body)
     _row(turn, covers, Channel.SYNAPSE, Tier.PAGE, "grouped", subject, body)
     turn.set_timer(TimerKind.REPEAT, incidents[0].id, turn.world.policy.repeats_s[0])
     for incident in incidents:
@@ -281,3 +302,12 @@ def grouped_page(turn: Turn, incidents: list[Incident], cause: str) -> None:
             if incident.escalated_wall_s is None:
                 fired(turn, incident.id, Tier.PAGE)
             turn.update(incident, page_id=page.id, tier=Tier.PAGE, tier_reason=reason)
+
+
+def _grouped_row(turn: Turn, incidents: list[Incident], tier: Tier, kind: str, subject: str, body: str) -> OutboxRow:
+    """Over Signal, with what can be answered to all of them."""
+    offer = offers.make(turn, incidents, Channel.SIGNAL)
+    if offer is not None:
+        body = f"{body}\n{offers.choices(turn, offer)}"
+    covers = tuple(incident.id for incident in incidents)
+    return _row(turn, covers, Channel.SIGNAL, tier, kind, subject, body, offer.id if offer else "")

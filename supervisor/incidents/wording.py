@@ -120,11 +120,12 @@ def subject(incident: Incident, kind: str) -> str:
     return what(incident)
 
 
-def body(world: World, incident: Incident, channel: Channel, kind: str) -> str:
-    """The whole text for one channel."""
+def body(world: World, incident: Incident, channel: Channel, kind: str, choices: str = "") -> str:
+    """The whole text for one channel. `choices`: how it can be answered over Signal, which is never cut."""
     if channel is Channel.SIGNAL:
         text = _closing(incident) if kind == "closing" else _signal(world, incident, kind)
-        return clean_lines(text, SIGNAL_CHARS_MAX)
+        last = f"\n{choices}" if choices else ""
+        return clean_lines(text, SIGNAL_CHARS_MAX - len(last)) + last
     return _for_synapse(_synapse(world, incident))
 
 

@@ -244,6 +244,7 @@ class Lab:
             drafts=tuple(world.drafts.values()),
             tallies=tuple(world.tallies.values()),
             requests=tuple(world.requests.values()),
+            replies=tuple(world.replies.values()),
             operator_pauses=tuple(world.operator_pauses.values()),
             known=tuple(PutKnown(name, ref, world.targets[name].sought) for name, ref in world.known.items()),
         )
