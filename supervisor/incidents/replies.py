@@ -1,5 +1,5 @@
 """A reply over Signal: who sent it, what it is about, whether it still counts; then the same command as at the command
-line, under the name "signal:NUMBER" (R7, R15, FR-005, ADR 0008). Pure.
+line, under the name "signal:NUMBER" (R7, R15, FR-005, ADR 0007). Pure.
 
 Nothing is done unless an approver's message says one thing about one page, by quoting it or by its code, in time. Every
 message is decided about once: what came of it is durable with it, so that the same message again does nothing. An
@@ -261,7 +261,8 @@ def _order(
     before = len(turn.effects)
     commands.handle(turn, token, action, msgspec.json.encode(args), _actor(said.person))
     answers = [it for it in turn.effects[before:] if isinstance(it, Answer) and it.token == token]
-    if any(it.error is not None for it in answers):
+    if refused := next((it.error for it in answers if it.error is not None), None):
+        _note_refusal(turn, said, str(refused).partition("\n")[0])
         return
     kept = turn.world.requests.get(offer.id)
     if kept is not None and taken.verb in CHANGES:
@@ -291,18 +292,21 @@ def _answer(turn: Turn, said: SignalReply, taken: TakenReply, text: str) -> None
 
 
 def _refuse(turn: Turn, said: SignalReply, error: HealError) -> None:
-    _audit(turn, said, error.message)
+    _note_refusal(turn, said, error.message)
     taken = turn.world.replies[said.key]
-    for incident in map(turn.incident, _named(turn, said)):
-        if incident is not None:
-            turn.note(incident, _actor(said.person), f"a reply was not carried out: {codes.masked(error.message)}")
     if not said.own or said.quote_ms:  # a note to self need not be meant for us
         _tell(turn, taken, reply_words.refusal(error))
 
 
-def _named(turn: Turn, said: SignalReply) -> tuple[str, ...]:
-    quoted = (it for it in turn.world.requests.values() if said.quote_ms > 0 and said.quote_ms in it.sent_ms)
-    return next((it.incident_ids for it in quoted), ())
+def _note_refusal(turn: Turn, said: SignalReply, why: str) -> None:
+    """In the audit, and in the trail of what was meant, as far as that is open."""
+    _audit(turn, said, why)
+    text = said.text.upper()
+    for offer in turn.world.requests.values():
+        if said.quote_ms in offer.sent_ms or (offer.code and offer.code in text):
+            for incident in map(turn.incident, offer.incident_ids):
+                if incident is not None:
+                    turn.note(incident, _actor(said.person), f"a reply was not carried out: {codes.masked(why)}")
 
 
 def _tell(turn: Turn, reply: TakenReply, text: str) -> None:

@@ -16,7 +16,9 @@ from supervisor.incidents.effects import FetchExecutionState
 from supervisor.incidents.model import Mode, OutboxRow, State, StepResult
 from supervisor.incidents.orders import SignalReply
 from supervisor.incidents.policy import Policy
-from supervisor.incidents.records import AddAudit, Record
+from supervisor.incidents.records import AddAudit, AddTrail, PutOutbox, Record
+from supervisor.messages import Event
+from supervisor.newsdesk import NewsDesk
 from tests.lab.engine import START, Lab, service
 
 ANNA = "+15550101"
@@ -249,6 +251,22 @@ def test_the_code_of_an_agents_request_confirms_it() -> None:
         assert answer.error is not None, "a page's code is no agent's, and nobody confirms it at the command line"
 
 
+@pytest.mark.req("R15")
+def test_a_code_is_in_no_event_of_the_feed() -> None:
+    lab = Phone()
+    said: list[Event] = []
+
+    class Wire:
+        def publish(self, body: Event) -> None:
+            said.append(body)
+
+    NewsDesk(Wire()).records(lab.records, lab.now_s)  # type: ignore[arg-type]
+    messages = [event.data.decode() for event in said if event.kind == "message"]
+    assert any("Reply (quote this)" in message for message in messages)
+    assert any(isinstance(r, PutOutbox) and lab.code in r.row.body for r in lab.records)
+    assert lab.code not in "".join(event.data.decode() for event in said)
+
+
 # -- what is refused --
 
 REFUSED = {
@@ -331,6 +349,9 @@ def test_each_choice_is_good_once_for_a_page_and_again_when_it_was_refused() -> 
     lab = Phone()
     lab.order("pause", target_id="web")
     assert "paused" in lab.quote("run")
+    notes = [r.entry.note for r in lab.records if isinstance(r, AddTrail) and r.entry.actor == f"signal:{ANNA}"]
+    assert notes[-1].startswith("a reply was not carried out: target web is paused")
+    assert (f"signal:{ANNA}", "reply") in lab.audit()
     lab.order("resume", target_id="web")
     lab.heals["web"] = False
     lab.step_fails = "start"
