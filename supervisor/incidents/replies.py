@@ -14,13 +14,13 @@ import msgspec
 
 from supervisor import redact
 from supervisor.errors import HealError, Refused, UsageError
-from supervisor.incidents import agents, codes, commands, escalation, offers, reply_words
+from supervisor.incidents import agents, codes, commands, escalation, offers, reply_words, wording
 from supervisor.incidents.effects import Answer
 from supervisor.incidents.model import Channel, Incident, State, Tier
 from supervisor.incidents.naming import runbook_of
 from supervisor.incidents.orders import Offer, SignalReply, TakenReply
 from supervisor.incidents.reply_text import CHANGES, KNOWN, Said, Verb, parse
-from supervisor.incidents.views import execution_answer
+from supervisor.incidents.views import Json, execution_answer
 from supervisor.incidents.world import Turn
 
 PREFIX = "reply:"  # of the tokens under which replies give orders; no request of the control socket has it
@@ -40,7 +40,7 @@ def seen(turn: Turn, said: SignalReply) -> None:
     if said.person not in world.policy.approvers or not said.person:
         _stranger(turn, said)
         return
-    if said.key in world.replies or said.timestamp_ms / 1000 < now_s - REMEMBERED_S:
+    if said.key in world.replies or said.timestamp_ms / 1000 < now_s - REMEMBERED_S or _is_private(said):
         return
     for old in [it for it in world.replies.values() if _forgotten(it, now_s)]:
         turn.drop_reply(old.key)
@@ -59,6 +59,17 @@ def seen(turn: Turn, said: SignalReply) -> None:
         _decide(turn, said, taken)
     except HealError as error:
         _refuse(turn, said, error)
+
+
+def _is_private(said: SignalReply) -> bool:
+    """A note to self that is no order: not ours to keep, or to answer."""
+    if not said.own or said.quote_ms:
+        return False
+    try:
+        parse(said.text)
+    except UsageError:
+        return True
+    return False
 
 
 def _forgotten(reply: TakenReply, now_s: float) -> bool:
@@ -100,7 +111,21 @@ def finish(turn: Turn) -> None:
             error = answer.error if isinstance(answer.error, HealError) else HealError(str(answer.error))
             _tell(turn, reply, reply_words.failed(error, reply))
         else:
-            _tell(turn, reply, reply_words.outcome(turn.world, reply, answer.body or {}))
+            _result(turn, reply, answer.body or {})
+
+
+def _result(turn: Turn, reply: TakenReply, body: Json) -> None:
+    """What came of it. What did not help is a new question, with a new code: the old one is spent."""
+    text = reply_words.outcome(turn.world, reply, body)
+    again = [it for it in map(turn.incident, reply.incident_ids) if it is not None]
+    if "steps_executed" in body and not body["success"] and len(again) == 1:
+        offer = offers.make(turn, again, Channel.SIGNAL)
+        if offer is not None:
+            choices = offers.choices(turn, offer)
+            text = f"{wording.clean_lines(text, reply_words.CHARS_MAX - len(choices) - 1)}\n{choices}"
+            _tell(turn, msgspec.structs.replace(reply, offer_id=offer.id), text)
+            return
+    _tell(turn, reply, text)
 
 
 def _decide(turn: Turn, said: SignalReply, taken: TakenReply) -> None:
@@ -167,7 +192,8 @@ def _only_page(turn: Turn, verb: Verb | None) -> Offer:
 
 def _about_agent(turn: Turn, said: SignalReply, taken: TakenReply, offer: Offer, verb: Verb) -> None:
     if verb is Verb.WHY:
-        _answer(turn, said, taken, f"{offer.by} asks to {agents.words(offer)}. Reply confirm, or do nothing to refuse.")
+        what = f"{wording.clean(offer.by, 60)} asks to {agents.words(offer)}"
+        _answer(turn, said, taken, f"{what}. Reply confirm, or do nothing to refuse.")
     elif verb is Verb.CONFIRM:
         _order(turn, said, taken, offer, "confirm", {"code": offer.code})
     else:
@@ -239,7 +265,8 @@ def _to_undo(turn: Turn, offer: Offer) -> str:
     (incident_id,) = offer.incident_ids
     last = offers.undoable(turn.world, incident_id)
     incident = _incident(turn, incident_id)
-    found = last.id if last is not None else offer.execution_id or (incident.execution_id if incident else "")
+    newest = (incident.execution_id if incident is not None else "") or offer.execution_id
+    found = last.id if last is not None else newest
     if not found:
         raise Refused("nothing was run that could be undone")
     return found
@@ -265,10 +292,12 @@ def _order(
         _note_refusal(turn, said, str(refused).partition("\n")[0])
         return
     kept = turn.world.requests.get(offer.id)
+    waiting = turn.world.executions.get(turn.id_of("exe", token))
     if kept is not None and taken.verb in CHANGES:
-        turn.put_request(msgspec.structs.replace(kept, spent=(*kept.spent, taken.verb)))
+        newest = waiting.id if waiting is not None else kept.execution_id
+        spent = (*kept.spent, taken.verb)
+        turn.put_request(msgspec.structs.replace(kept, spent=spent, execution_id=newest))
     if not answers:
-        waiting = turn.world.executions.get(turn.id_of("exe", token))
         runbook_id = waiting.runbook.id if waiting is not None else offer.runbook_id
         _tell(turn, taken, reply_words.begun(taken, runbook_id, offer.target_id))
 
@@ -293,9 +322,7 @@ def _answer(turn: Turn, said: SignalReply, taken: TakenReply, text: str) -> None
 
 def _refuse(turn: Turn, said: SignalReply, error: HealError) -> None:
     _note_refusal(turn, said, error.message)
-    taken = turn.world.replies[said.key]
-    if not said.own or said.quote_ms:  # a note to self need not be meant for us
-        _tell(turn, taken, reply_words.refusal(error))
+    _tell(turn, turn.world.replies[said.key], reply_words.refusal(error))
 
 
 def _note_refusal(turn: Turn, said: SignalReply, why: str) -> None:
@@ -310,13 +337,14 @@ def _note_refusal(turn: Turn, said: SignalReply, why: str) -> None:
 
 
 def _tell(turn: Turn, reply: TakenReply, text: str) -> None:
+    """`text`: without anything that looks like a code, but for what `_result` offers."""
     escalation.notice(
         turn,
         Channel.SIGNAL,
         Tier.ASK,
         "reply",
         "",
-        codes.masked(text),
+        text,
         reply.incident_ids,
         offer_id=reply.offer_id,
         to=reply.to,
