@@ -48,7 +48,8 @@ from supervisor.store.care import Care, Check
 from supervisor.store.ledger import Answer, Ledger, Write
 from supervisor.store.metrics import MetricsDb
 from supervisor.store.projection import DRAIN_S, Follower, Target
-from supervisor.store.synapse import Synapse, message_id
+from supervisor.store.synapse import Synapse
+from supervisor.synapse_ids import message_id
 from supervisor.worker import Boot, Worker
 
 log = logging.getLogger(__name__)
