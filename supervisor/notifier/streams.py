@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import h11
 import msgspec
@@ -91,8 +91,9 @@ async def _connected(transport: Transport) -> AsyncIterator[tuple[asyncio.Stream
 async def _events(transport: Transport, account: str, opened: asyncio.Event) -> AsyncGenerator[bytes, None]:
     """The HTML standard's event stream, as far as the daemon uses it: `event:receive`, `data:` in one line."""
     connection = h11.Connection(our_role=h11.CLIENT)
-    target = EVENTS_PATH + (f"?account={quote(account, safe='')}" if account else "")
-    headers = [("host", f"{transport.host}:{transport.port}"), ("accept", "text/event-stream")]
+    at = urlsplit(transport.text)  # behind a proxy the daemon may have a path of its own
+    target = at.path.rstrip("/") + EVENTS_PATH + (f"?account={quote(account, safe='')}" if account else "")
+    headers = [("host", at.netloc), ("accept", "text/event-stream")]
     async with _connected(transport) as (reader, writer):
         writer.write(connection.send(h11.Request(method="GET", target=target, headers=headers)) or b"")
         writer.write(connection.send(h11.EndOfMessage()) or b"")

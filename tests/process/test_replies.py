@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from supervisor.http import ProtocolError
 from supervisor.notifier import replies, streams
+from supervisor.transports import parse
 from tests.doubles.notifier_lab import Healer, Lab, NotifierProcess, config, row
 from tests.doubles.signal_double import Fault, Kind, SignalDouble
 from tests.doubles.signal_received import ACCOUNT, ANNA, message, received, text
@@ -135,6 +137,28 @@ def test_an_account_that_the_daemon_does_not_know_is_told_and_nothing_is_read(
 
     asyncio.run(asyncio.wait_for(main(), WAIT_S))
     assert caplog.text.count("does not know") == 1
+
+
+@pytest.mark.req("R15")
+def test_the_account_and_a_proxys_path_are_a_part_of_what_is_asked_for() -> None:
+    asked: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def daemon(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.put_nowait(await reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(daemon, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server:
+            transport = parse(f"http://127.0.0.1:{port}/signal/")
+            with pytest.raises(ProtocolError):
+                await anext(streams.received(transport, ACCOUNT, asyncio.Event()))
+            head = await asyncio.wait_for(asked.get(), WAIT_S)
+            assert head.startswith(b"GET /signal/api/v1/events?account=%2B15550100 HTTP/1.1\r\n")
+            assert f"127.0.0.1:{port}".encode() in head
+
+    asyncio.run(main())
 
 
 @pytest.mark.req("R15")
