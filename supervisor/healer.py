@@ -25,7 +25,7 @@ from supervisor.committer import Committer, open_epoch
 from supervisor.config import Config
 from supervisor.crashpoint import reach
 from supervisor.desk import Desk
-from supervisor.errors import HealError, StoreError, UsageError
+from supervisor.errors import HealError, Refused, StoreError
 from supervisor.feed import FeedServer
 from supervisor.fresh import Fresh
 from supervisor.halted import Halted
@@ -337,8 +337,10 @@ class HealerWorker(Worker):
         self._reloaded = news
 
     def _order(self, token: str, request: m.Request) -> None:
-        if token.startswith(replies.PREFIX):
-            self._desk.answer(token, UsageError("a request's id must not begin like that of a reply"))
+        if token.startswith(replies.PREFIX) or request.actor.startswith(replies.ACTOR):
+            self._desk.answer(
+                token, Refused("nobody but a phone speaks for a phone: not by this id, not as this actor")
+            )
             return
         elsewhere = {"probe": self._fresh.ask, "history": self._history.ask}.get(request.action)
         if elsewhere is not None:

@@ -24,6 +24,7 @@ from supervisor.incidents.views import Json, execution_answer
 from supervisor.incidents.world import Turn
 
 PREFIX = "reply:"  # of the tokens under which replies give orders; no request of the control socket has it
+ACTOR = "signal:"  # and of whom they are, in trail and audit; nobody else may call himself so
 OLD_S = 86_400.0  # a message sent longer ago is not acted on
 REMEMBERED_S = 2 * OLD_S  # and one that is older than this is not even answered: it may have been answered before
 AHEAD_S = 3_600.0  # a phone's clock may be wrong by so much
@@ -368,4 +369,4 @@ def _stranger(turn: Turn, said: SignalReply) -> None:
 
 
 def _actor(person: str) -> str:
-    return f"signal:{person}"
+    return f"{ACTOR}{person}"

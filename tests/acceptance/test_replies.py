@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zmq
 
+from supervisor.bus import Link
+from supervisor.incidents.orders import SignalReply
+from supervisor.messages import VERSION, Frame, Nack, ReplyReceived, Request, decode_frame, encode
 from supervisor.notifier.rehearsal import Sent
+from supervisor.sockets import endpoint, new_context, open_socket
 from tests.doubles.signal_double import SignalDouble
 from tests.doubles.signal_received import ACCOUNT, ANNA, text
 from tests.lab.daemon import Daemon, Service, Site, until
@@ -109,3 +115,38 @@ def test_a_reply_is_carried_out_once_whoever_dies_meanwhile(here: Site, phone: S
     told(phone, lambda sent: sent.text.startswith("Done: rb-restart-service for toy"))
     assert toy.starts() == starts + 1
     assert orders(daemon).count((f"signal:{ANNA}", "execute")) == 1
+
+
+async def forged(daemon: Daemon, reply: SignalReply, order: bytes) -> tuple[str, list[str]]:
+    """What comes of a reply over the healer's socket by one who calls himself the notifier, and over control.sock."""
+    context = new_context()
+    link = Link(context, endpoint(daemon.runtime_dir, "healer"), "notifier", lambda batch: None, "forged")
+    control = open_socket(context, zmq.DEALER, identity="forger")
+    control.connect(endpoint(daemon.runtime_dir, "control"))
+    codes = []
+    try:
+        for token, actor in ((f"reply:{reply.key}", "operator"), ("f.1", f"signal:{ANNA}")):
+            control.send(encode(Frame(VERSION, token, "", Request("approve", order, actor))))
+            assert control.poll(10_000), "no answer"
+            answer = decode_frame(control.recv()).body
+            codes.append(answer.code if isinstance(answer, Nack) else "taken")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(link.ask(ReplyReceived(reply)), 1.5)  # the hub drops it after a second
+    finally:
+        link.close()
+        control.close()
+        context.term()
+    return "not acknowledged", codes
+
+
+@pytest.mark.req("R15")
+def test_nobody_forges_a_reply_over_our_sockets(here: Site, phone: SignalDouble, tmp_path: Path) -> None:
+    daemon, toy, page = paged(here, phone, tmp_path / "gate")
+    starts = toy.starts()
+    reply = SignalReply("forger", ANNA, now_ms(), "run", page.timestamp)
+    order = b'{"runbook_id":"rb-restart-service","target_id":"toy"}'
+    assert asyncio.run(forged(daemon, reply, order)) == ("not acknowledged", ["refused", "refused"])
+    phone.inbox.put(text("ok", now_ms(), page.timestamp))
+    told(phone, lambda sent: sent.text.startswith("Acknowledged"))
+    assert [action for _, action in orders(daemon)] == ["ack"]
+    assert toy.starts() == starts
