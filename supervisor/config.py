@@ -3,7 +3,6 @@
 `load` never starts anything; an error names file, line, key, what was found and what was expected (exit 78). A bare
 number is no duration, an unknown key is an error with a suggestion, `~` is expanded and a relative path refused. The
 operator's own runbooks are a part of it: what is in force is so as a whole (`Accepted`).
-
 Nothing here may write: `make_state_dir`, called by `healctl start` alone, is the one exception.
 """
 
@@ -37,7 +36,6 @@ Regex = Annotated[str, msgspec.Meta(extra={"form": Form.REGEX})]
 EndpointText = Annotated[str, msgspec.Meta(extra={"form": Form.ENDPOINT})]
 TransportText = Annotated[str, msgspec.Meta(extra={"form": Form.TRANSPORT})]
 SynapseText = Annotated[str, msgspec.Meta(extra={"form": Form.SYNAPSE})]
-PersonText = Annotated[str, msgspec.Meta(extra={"form": Form.PERSON})]
 LogLevel = Annotated[str, msgspec.Meta(extra={"form": Form.LOG_LEVEL})]
 ListenText = Annotated[str, msgspec.Meta(extra={"form": Form.LISTEN})]
 HttpText = Annotated[str, msgspec.Meta(extra={"form": Form.HTTP})]
@@ -55,6 +53,10 @@ StepSpan = Annotated[Duration, msgspec.Meta(ge=0.01, le=3600)]
 LineText = Annotated[str, msgspec.Meta(extra={"form": Form.LINE})]
 EnvName = Annotated[
     str, msgspec.Meta(pattern="[A-Za-z_][A-Za-z0-9_]{0,99}", description="the name of an environment variable")
+]
+
+TimeText = Annotated[
+    str, msgspec.Meta(pattern="(([01][0-9]|2[0-3]):[0-5][0-9])?", description='a time of day like "03:30"')
 ]
 
 
@@ -256,7 +258,7 @@ class SignalSection(Section, frozen=True):
     transports: tuple[TransportText, ...] = ()  # step 1: "http://127.0.0.1:8080"
     account: str = ""
     recipient: str = ""
-    approvers: tuple[PersonText, ...] = ()  # whose replies are carried out; empty: replies are not even read
+    approvers: tuple[Annotated[str, msgspec.Meta(extra={"form": Form.PERSON})], ...] = ()  # whose replies count; empty: not even read
 
 
 class SynapseSection(Section, frozen=True):
@@ -286,6 +288,14 @@ class MetricsSection(Section, frozen=True):
     listen: ListenText = OFF  # or "127.0.0.1:9464"
 
 
+class DrillSection(Section, frozen=True):
+    """`[drill]`: a drill by itself; `at` or `every`, not both."""
+
+    at: TimeText = ""  # each day, by this host's clock; "" is never
+    every: Pause = Duration(0)  # 0 is never
+    timeout: Annotated[Duration, msgspec.Meta(ge=0.1, le=600)] = Duration(60)  # not through by then: it has failed
+
+
 class Tables(Section, frozen=True):
     """What a configuration file holds; where it came from is `places.locate`'s answer."""
 
@@ -307,6 +317,7 @@ class Tables(Section, frozen=True):
     escalation: EscalationSection = EscalationSection()
     mcp: McpSection = McpSection()
     metrics: MetricsSection = MetricsSection()
+    drill: DrillSection = DrillSection()
     command: dict[TargetName, CommandSection] = {}
     runbooks: RunbooksSection = RunbooksSection()
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from supervisor import __version__
+from supervisor import __version__, clock
 from supervisor.config import Config
+from supervisor.incidents import drill, own, views
 from supervisor.incidents import events as e
-from supervisor.incidents import own, views
 from supervisor.incidents.model import AnomalyType
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.readings import DatabaseData, HealthReading, Integrity
@@ -52,6 +52,10 @@ def policy_of(config: Config) -> Policy:
         agents_trusted=config.mcp.trusted,
         pages=bool(config.notify.signal.transports),
         approvers=config.notify.signal.approvers,
+        drill_at=config.drill.at,
+        drill_every_s=float(config.drill.every),
+        drill_timeout_s=float(config.drill.timeout),
+        zone=clock.local_zone() if config.drill.at else None,
     )
 
 
@@ -158,6 +162,7 @@ def tree_view(
         "pauses": views.pauses(world),
         "halted": views.halts(world),
         "targets": len(world.targets),
+        "drill": drill.last(world),
         "last_reload": reload_json(reloaded),
         "metrics": {"address": listening.address, "error": listening.error or None} if listening else None,
     }

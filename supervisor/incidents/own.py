@@ -134,6 +134,7 @@ _HINTS = {
     AnomalyType.LEDGER_NEAR_LIMIT: "make room on its disk, or raise ledger_max in [store]",
     AnomalyType.LEDGER_DAMAGED: "look for what broke it (the disk, another program), then move that file away",
     AnomalyType.BACKUP_OVERDUE: "healctl db status; healctl db backup NAME says why none can be made",
+    AnomalyType.DRILL_FAILED: "healctl drill shows every stage, healctl status what waits; a good drill ends it",
     AnomalyType.LIMIT_REACHED: "close what is over (healctl heal dismiss), or watch less",
 }
 

@@ -58,6 +58,8 @@ _WHAT = {
     AnomalyType.LEDGER_NEAR_LIMIT: "healctl's ledger runs out of room ({target})",
     AnomalyType.LIMIT_REACHED: "healctl has reached a limit of its own ({target})",
     AnomalyType.BACKUP_OVERDUE: "there is no recent good copy of a database ({target})",
+    AnomalyType.DRILL: "DRILL, nothing is wrong ({target})",
+    AnomalyType.DRILL_FAILED: "a drill of healctl's has failed ({target}): a real page might not reach you",
 }
 _WAS = {
     AnomalyType.PROCESS_DEAD: "{target} went down",
@@ -82,6 +84,8 @@ _WAS = {
     AnomalyType.LEDGER_NEAR_LIMIT: "healctl's ledger was running out of room ({target})",
     AnomalyType.LIMIT_REACHED: "healctl had reached a limit of its own ({target})",
     AnomalyType.BACKUP_OVERDUE: "there was no recent good copy of a database ({target})",
+    AnomalyType.DRILL: "DRILL, nothing was wrong ({target})",
+    AnomalyType.DRILL_FAILED: "a drill of healctl's had failed ({target})",
 }
 _STATE = {
     State.DETECTED: "just detected",

@@ -20,6 +20,8 @@ NAMES = (
     "bench_engine",
     "bench_metrics",
     "bench_learning",
+    "bench_drill",
+    "bench_tui",
 )
 
 results = {}
