@@ -258,7 +258,7 @@ class SignalSection(Section, frozen=True):
     transports: tuple[TransportText, ...] = ()  # step 1: "http://127.0.0.1:8080"
     account: str = ""
     recipient: str = ""
-    approvers: tuple[Annotated[str, msgspec.Meta(extra={"form": Form.PERSON})], ...] = ()  # whose replies count; empty: not even read
+    approvers: tuple[Annotated[str, msgspec.Meta(extra={"form": Form.PERSON})], ...] = ()  # whose replies count
 
 
 class SynapseSection(Section, frozen=True):
