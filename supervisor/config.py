@@ -3,7 +3,6 @@
 `load` never starts anything; an error names file, line, key, what was found and what was expected (exit 78). A bare
 number is no duration, an unknown key is an error with a suggestion, `~` is expanded and a relative path refused. The
 operator's own runbooks are a part of it: what is in force is so as a whole (`Accepted`).
-
 Nothing here may write: `make_state_dir`, called by `healctl start` alone, is the one exception.
 """
 
@@ -259,6 +258,7 @@ class SignalSection(Section, frozen=True):
     transports: tuple[TransportText, ...] = ()  # step 1: "http://127.0.0.1:8080"
     account: str = ""
     recipient: str = ""
+    approvers: tuple[Annotated[str, msgspec.Meta(extra={"form": Form.PERSON})], ...] = ()  # whose replies count
 
 
 class SynapseSection(Section, frozen=True):

@@ -40,6 +40,10 @@ def contradictions(config: Config) -> list[Problem]:
     if zone and not zones.known(zone):
         text = f"found {shown(zone)}, expected an IANA name that this machine knows"
         problems.append(Problem(("escalation", "timezone"), text, 'like "Europe/Berlin" or "UTC"'))
+    if signal.approvers and not any(parse(text).kind.is_daemon for text in signal.transports):
+        text = "are given, but no transport can receive: only signal-cli's daemon does"
+        hint = 'add "http://127.0.0.1:8080" (signal-cli daemon --http) to transports, or remove approvers'
+        problems.append(Problem(("notify", "signal", "approvers"), text, hint))
     tree = config.tree
     if tree.beat_within <= tree.beat:
         hint = f"a worker beats every {float(tree.beat):g} s; allow several beats to be late"

@@ -25,14 +25,14 @@ from supervisor.committer import Committer, open_epoch
 from supervisor.config import Config
 from supervisor.crashpoint import reach
 from supervisor.desk import Desk
-from supervisor.errors import HealError, StoreError
+from supervisor.errors import HealError, Refused, StoreError
 from supervisor.feed import FeedServer
 from supervisor.fresh import Fresh
 from supervisor.halted import Halted
 from supervisor.history import History
 from supervisor.house import MAY_WAIT, WAITING, beginning, corrupt, item_of, ledger_parts, policy_of, tree_view
 from supervisor.incidents import events as e
-from supervisor.incidents import views
+from supervisor.incidents import replies, views
 from supervisor.incidents.effects import (
     Answer,
     CarryDrill,
@@ -105,6 +105,7 @@ class HealerWorker(Worker):
         books = ladder(config.runbook.values())
         world = rebuild(snapshot, proc.this_boot(), policy, books, self._targets, open_families(config), trails)
         world.meanings = meanings(config)
+        world.secret = secrets.token_hex(32)  # kept nowhere: codes that were sent are in the ledger
         self._engine = Engine(world)
         self._capturing = Capturing(boot.runtime_dir)
         self._staged = Staged(boot.runtime_dir)
@@ -265,6 +266,9 @@ class HealerWorker(Worker):
                 self._decide(e.ProgramEnded(execution_id, step_id, exit_text, output), ack)
             case m.DeliveryReport(row_id, attempts, receipt, error):
                 self._decide(e.Delivered(row_id, attempts, receipt, error), ack)
+            case m.ReplyReceived(reply):
+                if self._hub.is_worker(source, "notifier"):  # nobody else may speak for a person's phone
+                    self._decide(e.ReplySeen(reply), ack)
             case m.ReadNow(target_id):
                 self._fresh.ask_for_step(frame.id, target_id, partial(self._hub.answer, source, frame))
             case m.FetchMetrics():
@@ -350,6 +354,11 @@ class HealerWorker(Worker):
         self._reloaded = news
 
     def _order(self, token: str, request: m.Request) -> None:
+        if token.startswith(replies.PREFIX) or request.actor.startswith(replies.ACTOR):
+            self._desk.answer(
+                token, Refused("nobody but a phone speaks for a phone: not by this id, not as this actor")
+            )
+            return
         elsewhere = {"probe": self._fresh.ask, "history": self._history.ask}.get(request.action)
         if elsewhere is not None:
             elsewhere(token, request.args)

@@ -29,7 +29,7 @@ from supervisor.units import OFF
 WAITING = "decisions"  # the limit on those that are not yet durable
 # What is not taken in beyond that limit, since it is sent, read or asked again.
 MAY_WAIT = (e.ReadingSeen, e.StepEnded, e.ExecutionClaimed, e.ExecutionNotRun, e.ProgramEnded, e.Delivered, e.Order,
-            e.TimersDue)  # fmt: skip
+            e.ReplySeen, e.TimersDue)  # fmt: skip
 CORE = ("store", "healer", "executor", "notifier")  # of every tree (`supervisor.tree.spec`)
 LEDGER = "healctl:ledger"
 LEDGER_FULL, LEDGER_WELL = 0.8, 0.75  # of `ledger_max`
@@ -56,6 +56,7 @@ def policy_of(config: Config) -> Policy:
         host=config.escalation.host,
         agents_trusted=config.mcp.trusted,
         pages=bool(config.notify.signal.transports),
+        approvers=config.notify.signal.approvers,
         drill_at=config.drill.at,
         drill_every_s=float(config.drill.every),
         drill_timeout_s=float(config.drill.timeout),
@@ -189,6 +190,8 @@ def item_of(event: e.Event) -> str:
             return f"outside:{target_id}"
         case e.Order(token):
             return f"order:{token}"
+        case e.ReplySeen(reply):
+            return f"reply:{reply.key}"
         case e.StepEnded(execution_id, index):
             return f"report:{execution_id}.{index}"
         case e.ExecutionClaimed(execution_id) | e.ExecutionNotRun(execution_id) | e.ProgramEnded(execution_id):

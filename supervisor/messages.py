@@ -21,6 +21,7 @@ from supervisor.errands import GuardedWrite as GuardedWrite
 from supervisor.errands import ReadNow as ReadNow
 from supervisor.errands import ReadSays as ReadSays
 from supervisor.incidents.model import Execution, OutboxRow, Program, StepResult
+from supervisor.incidents.orders import SignalReply
 from supervisor.incidents.readings import HealthReading, ProcessRef, SourceReading
 from supervisor.incidents.records import Record, Snapshot
 from supervisor.past import AuditFound as AuditFound
@@ -224,6 +225,15 @@ class DeliveryReport(msgspec.Struct, frozen=True, tag="delivery_report"):
     error: str = ""
 
 
+class ReplyReceived(msgspec.Struct, frozen=True, tag="reply_received"):
+    """Notifier -> healer, acked when what came of it is durable: somebody has written to the account that pages.
+
+    Sent again, and after a restart of either side too: it is known by its sender and the sender's time.
+    """
+
+    reply: SignalReply
+
+
 # --- healer <-> store ----------------------------------------------------------------------------------------------
 
 
@@ -312,6 +322,7 @@ Body = (
     | PlanAnswer
     | Deliver
     | DeliveryReport
+    | ReplyReceived
     | OpenEpoch
     | EpochOpened
     | Commit

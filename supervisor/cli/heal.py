@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from supervisor.cli import output
-from supervisor.cli.options import settings, with_output
+from supervisor.cli.options import duration_s, settings, with_output
 
 HISTORY_S = 60.0
 ACT_S = 120.0  # an execution's steps and its verification take as long as their own limits allow
@@ -227,13 +227,17 @@ def _show_dismissed(answer: Answer) -> None:
 @heal.command(epilog='\b\nExample:\n  healctl heal dismiss inc-01 --reason "maintenance until tonight"')
 @click.argument("incident")
 @click.option("--reason", required=True, metavar="R", help="Why; kept in the audit trail.")
+@click.option("--for", "span", metavar="DURATION", help="How long, e.g. 4h (default: `[policy] dismiss_window`).")
 @with_output
-def dismiss(incident: str, reason: str) -> None:
-    """Close INCIDENT as not worth acting on, and keep quiet about it for the dismiss window.
+def dismiss(incident: str, reason: str, span: str | None) -> None:
+    """Close INCIDENT as not worth acting on, and keep quiet about it for a while.
 
     INCIDENT is an id, or the name of a target that has one open incident only.
     """
-    ask("dismiss", {"incident_id": incident, "reason": reason}, _show_dismissed)
+    args: dict[str, Any] = {"incident_id": incident, "reason": reason}
+    if span is not None:
+        args["for_s"] = duration_s(span, "--for")
+    ask("dismiss", args, _show_dismissed)
 
 
 @heal.command(epilog="\b\nExample:\n  healctl heal undo exe_3f2a91c0d4e7")

@@ -39,7 +39,7 @@ class Decision(msgspec.Struct, frozen=True):
 
     def text(self, replies: str = "") -> str:
         """`replies`: a line that says what can be answered from the phone; it then stands for the commands."""
-        if replies and self.choices:
+        if replies:
             return f"{self.lead}\n{replies}"
         return "\n".join((self.lead, *(f"- {choice.label}: {choice.command}" for choice in self.choices)))
 

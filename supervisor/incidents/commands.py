@@ -36,6 +36,7 @@ from supervisor.incidents.world import (
 )
 
 REASON_CHARS_MAX = 500
+DISMISS_S_MIN, DISMISS_S_MAX = 60.0, 30 * 86_400.0
 ENDS = "stop-service"  # the kind of step that ends a live process
 
 
@@ -57,6 +58,7 @@ class ExecuteArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class DismissArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     incident_id: str
     reason: str
+    for_s: float | None = None  # how long to be quiet; None: `[policy] dismiss_window`
 
 
 class AckArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -209,7 +211,7 @@ def _dismiss(turn: Turn, token: str, args: DismissArgs, actor: str) -> views.Jso
     if not reason:
         raise UsageError("dismiss needs a reason", "e.g. --reason 'planned maintenance'")
     incident = open_incident_of(turn, args.incident_id)
-    window_s = turn.world.policy.dismiss_window_s
+    window_s = _quiet_s(turn, args.for_s, actor)
     until_wall_s = turn.now.wall_s + window_s
     turn.move(
         incident,
@@ -224,6 +226,17 @@ def _dismiss(turn: Turn, token: str, args: DismissArgs, actor: str) -> views.Jso
         remedy.unproved(turn, turn.put_execution(execution, state=ExecutionState.EXPIRED))
     remedy.release(turn, incident.family)
     return {"success": True, **_named(incident), "dismiss_until": views.stamp(until_wall_s)}
+
+
+def _quiet_s(turn: Turn, for_s: float | None, actor: str) -> float:
+    """For how long. An agent may not make it longer than a person has configured."""
+    window_s = turn.world.policy.dismiss_window_s
+    if for_s is None:
+        return window_s
+    longest_s = window_s if agents.limited(turn, actor) else DISMISS_S_MAX
+    if not DISMISS_S_MIN <= for_s <= longest_s:
+        raise UsageError(f"dismissed for {for_s:g} s", f"from {DISMISS_S_MIN:g} s to {longest_s / 3600:g} hours")
+    return for_s
 
 
 def _ack(turn: Turn, token: str, args: AckArgs, actor: str) -> views.Json:

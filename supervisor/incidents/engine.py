@@ -20,11 +20,13 @@ from supervisor.incidents import (
     halts,
     keeping,
     learning,
+    offers,
     outage,
     outside,
     own,
     pauses,
     remedy,
+    replies,
     undoing,
     verify,
     views,
@@ -54,6 +56,7 @@ from supervisor.incidents.events import (
     ProgramEnded,
     ReadingSeen,
     Reconfigured,
+    ReplySeen,
     Round,
     Started,
     StepEnded,
@@ -93,6 +96,7 @@ class Engine:
         own.look(turn)
         outage.look(turn)
         halts.look(turn)
+        replies.finish(turn)
         return turn.decision()
 
     def next_due_steady_s(self) -> float | None:
@@ -154,6 +158,8 @@ def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and f
                 _timer(turn, timer)
         case Order(token, action, args, actor, secret):
             commands.handle(turn, token, action, args, actor, secret)
+        case ReplySeen(reply):
+            replies.seen(turn, reply)
 
 
 def _started(turn: Turn) -> None:
@@ -165,6 +171,7 @@ def _started(turn: Turn) -> None:
     own.started(turn)
     drill.started(turn)
     halts.refit(turn)
+    replies.started(turn)
     keeping.started(turn)
     keeping.arrange(turn)
     for incident in list(turn.world.incidents.values()):
@@ -227,6 +234,7 @@ def _delivered(turn: Turn, event: Delivered) -> None:
     if not for_drill:
         turn.took("heal_delivery_duration_seconds", row.channel, turn.now.wall_s - row.created_wall_s)
     learning.delivered(turn, row.id)
+    offers.delivered(turn, row, event.receipt)
     incident = turn.incident(row.incident_id) if row.incident_id else None
     if row.channel is Channel.SIGNAL:
         if own.is_page(row) and not for_drill:  # an agent's request is none

@@ -6,7 +6,7 @@ their own, so neither waits for the other (AC-011).
 
 from __future__ import annotations
 
-from supervisor.incidents import halts, wording
+from supervisor.incidents import halts, offers, wording
 from supervisor.incidents.effects import (
     DeliverRow,
 )
@@ -154,21 +154,39 @@ def by_signal(incident: Incident) -> bool:
 
 def send(turn: Turn, incident: Incident, channel: Channel, kind: str) -> OutboxRow:
     """One message about one incident."""
+    offer = offers.make(turn, (incident,), channel)
     subject = wording.subject(turn.world, incident, channel, kind)
-    body = wording.body(turn.world, incident, channel, kind, turn.now.wall_s)
-    return _row(turn, (incident.id,), channel, incident.tier, kind, subject, body)
+    body = wording.body(turn.world, incident, channel, kind, turn.now.wall_s, offers.choices(turn, offer))
+    return _row(turn, (incident.id,), channel, incident.tier, kind, subject, body, offer.id if offer else "")
 
 
 def notice(
-    turn: Turn, channel: Channel, tier: Tier, kind: str, subject: str, body: str, covers: tuple[str, ...] = ()
+    turn: Turn,
+    channel: Channel,
+    tier: Tier,
+    kind: str,
+    subject: str,
+    body: str,
+    covers: tuple[str, ...] = (),
+    *,
+    offer_id: str = "",
+    to: str = "",
 ) -> OutboxRow:
     """A message in words of its own, about no incident or about those that it `covers`, with the host's name if any."""
     subject, body = (wording.on_host(turn.world, text) for text in (subject, body))
-    return _row(turn, covers, channel, tier, kind, subject, body)
+    return _row(turn, covers, channel, tier, kind, subject, body, offer_id, to)
 
 
 def _row(
-    turn: Turn, covers: tuple[str, ...], channel: Channel, tier: Tier, kind: str, subject: str, body: str
+    turn: Turn,
+    covers: tuple[str, ...],
+    channel: Channel,
+    tier: Tier,
+    kind: str,
+    subject: str,
+    body: str,
+    offer_id: str = "",
+    to: str = "",
 ) -> OutboxRow:
     """One durable outbox row, delivered after the decision is."""
     row = OutboxRow(
@@ -182,6 +200,8 @@ def _row(
         subject=wording.finished(channel, subject),
         body=wording.finished(channel, body),
         created_wall_s=turn.now.wall_s,
+        offer_id=offer_id,
+        to=to,
     )
     turn.put_row(row)
     turn.effects.append(DeliverRow(row))
@@ -264,7 +284,7 @@ def repeat_due(turn: Turn, incident: Incident) -> None:
         covered = [incident, *others]
         subject = wording.group_subject(turn.world, covered)
         body = wording.group(turn.world, covered, turn.now.wall_s, "they are still not well")
-        _row(turn, tuple(i.id for i in covered), Channel.SIGNAL, incident.tier, "repeat", subject, body)
+        _grouped_row(turn, covered, incident.tier, "repeat", subject, body)
     else:
         send(turn, incident, Channel.SIGNAL, "repeat")
     repeats = incident.repeats + 1
@@ -283,7 +303,7 @@ def grouped_page(turn: Turn, incidents: list[Incident], cause: str) -> None:
     family = incidents[0].family
     paused = "nothing of that kind is repaired by itself for now" if family in turn.world.pauses else ""
     body = wording.group(turn.world, incidents, turn.now.wall_s, cause, paused)
-    page = _row(turn, covers, Channel.SIGNAL, Tier.PAGE, "grouped", subject, body)
+    page = _grouped_row(turn, incidents, Tier.PAGE, "grouped", subject, body)
     _row(turn, covers, Channel.SYNAPSE, Tier.PAGE, "grouped", subject, body)
     turn.set_timer(TimerKind.REPEAT, incidents[0].id, turn.world.policy.repeats_s[0])
     for incident in incidents:
@@ -293,3 +313,12 @@ def grouped_page(turn: Turn, incidents: list[Incident], cause: str) -> None:
             if incident.escalated_wall_s is None:
                 fired(turn, incident.id, Tier.PAGE)
             turn.update(incident, page_id=page.id, tier=Tier.PAGE, tier_reason=reason)
+
+
+def _grouped_row(turn: Turn, incidents: list[Incident], tier: Tier, kind: str, subject: str, body: str) -> OutboxRow:
+    """Over Signal, with what can be answered to all of them."""
+    offer = offers.make(turn, incidents, Channel.SIGNAL)
+    if offer is not None:
+        body = f"{body}\n{offers.choices(turn, offer)}"
+    covers = tuple(incident.id for incident in incidents)
+    return _row(turn, covers, Channel.SIGNAL, tier, kind, subject, body, offer.id if offer else "")

@@ -12,6 +12,7 @@ from supervisor.incidents.model import (
     StepResult,
     Target,
 )
+from supervisor.incidents.orders import SignalReply
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.readings import HealthReading
 
@@ -158,6 +159,12 @@ class Order(msgspec.Struct, frozen=True):
     secret: str = ""
 
 
+class ReplySeen(msgspec.Struct, frozen=True):
+    """Somebody has written to the account that pages; the same message may come again."""
+
+    reply: SignalReply
+
+
 Event = (
     ReadingSeen
     | Hinted
@@ -180,4 +187,5 @@ Event = (
     | Round
     | TimersDue
     | Order
+    | ReplySeen
 )

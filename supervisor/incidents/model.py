@@ -521,6 +521,8 @@ class OutboxRow(msgspec.Struct, frozen=True):
     last_error: str = ""
     receipt: str = ""
     delivered_wall_s: float | None = None
+    offer_id: str = ""  # whose code it carries, and what a reply that quotes it is about
+    to: str = ""  # on Signal the one who asked; empty: the recipient that is configured
 
 
 class Metric(msgspec.Struct, frozen=True):

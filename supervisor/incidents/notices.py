@@ -71,12 +71,13 @@ def requested(wants: str, actor: str, runbook: Runbook) -> tuple[str, str]:
     return subject, body + "healctl heal requests"
 
 
-def requested_of_you(wants: str, actor: str, runbook: Runbook, code: str) -> tuple[str, str]:
-    """R15, for Signal: with the code."""
+def requested_of_you(wants: str, actor: str, runbook: Runbook, code: str, *, by_reply: bool) -> tuple[str, str]:
+    """R15, for Signal: with the code. `by_reply`: it can be sent back as it stands, too."""
     subject = f"{_who(actor)} asks to {wants}"
     body = (
         f"{subject}.\nIt is {_called(runbook)}. Nothing was done. Decide, within a day:\n"
-        f"- allow it: {command('heal', 'confirm', code)}\nTo refuse, do nothing."
+        f"- allow it: {command('heal', 'confirm', code)}\n"
+        f"{f'- or reply {code}' + chr(10) if by_reply else ''}To refuse, do nothing."
     )
     return subject, body
 

@@ -63,6 +63,7 @@ def _world(world: World) -> Iterable[r.Record]:
     yield from (r.PutPause(pause) for pause in world.pauses.values())
     yield from (r.PutOperatorPause(pause) for pause in world.operator_pauses.values())
     yield from (r.PutRequest(request) for request in world.requests.values())
+    yield from (r.PutReply(reply) for reply in world.replies.values())
     yield from (r.PutStage(stage) for stage in world.stages.values())
     yield from (r.PutKnown(target_id, process) for target_id, process in world.known.items())
     yield from (r.PutHalt(halt) for halt in world.halts.values())

@@ -82,7 +82,8 @@ def since(world: World, incident: Incident, now_wall_s: float) -> str:
 def _signal(world: World, incident: Incident, kind: str, now_wall_s: float, replies: str) -> str:
     first = f"{headline(world, incident, kind)} {since(world, incident, now_wall_s)}"
     if kind == "closing":
-        return f"{first}.\n{tried(world, incident, now_wall_s).text(STEPS_CHARS_MAX)}"
+        said = f"{first}.\n{tried(world, incident, now_wall_s).text(STEPS_CHARS_MAX)}"
+        return f"{said}\n{replies}" if replies else said
     parts = [Part(f"{first}:", incident.evidence), tried(world, incident, now_wall_s), _plan(incident)]
     return _fitted(parts, decide(world, incident, now_wall_s).text(replies), SIGNAL_CHARS_MAX)
 

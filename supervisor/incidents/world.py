@@ -40,7 +40,7 @@ from supervisor.incidents.model import (
     TrailEntry,
     is_over,
 )
-from supervisor.incidents.orders import AgentRequest, OperatorPause
+from supervisor.incidents.orders import Offer, OperatorPause, TakenReply
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.putting import Putting
 from supervisor.incidents.readings import HealthReading, ProcessRef
@@ -101,7 +101,10 @@ class World:
     breakers: dict[tuple[str, str], Breaker] = field(default_factory=dict)
     pauses: dict[str, FamilyPause] = field(default_factory=dict)
     operator_pauses: dict[str, OperatorPause] = field(default_factory=dict)  # by key
-    requests: dict[str, AgentRequest] = field(default_factory=dict)  # of agents, for a person to confirm
+    requests: dict[str, Offer] = field(default_factory=dict)  # what waits for a person's word, by a one-time code
+    replies: dict[str, TakenReply] = field(default_factory=dict)  # those of the last days, by key
+    strangers: list[float] = field(default_factory=list)  # steady_s of their audited messages
+    secret: str = ""  # of this run of the healer: what the codes of pages are made of; without one they have none
     wrong_codes: list[float] = field(default_factory=list)  # steady_s
     drafts: dict[str, Runbook] = field(default_factory=dict)  # of runbooks, from what people did (FR-006)
     meanings: tuple[Meaning, ...] = ()  # what people's commands mean

@@ -71,7 +71,8 @@ def test_every_message_reads_as_it_was_reviewed(book: str) -> None:
 
 def test_every_anomaly_has_its_book() -> None:
     assert {path.stem for path in GOLDEN.iterdir()} == set(BOOKS)
-    assert {*(scene.anomaly.value for scene in SCENES), *OURSELVES} == {anomaly.value for anomaly in AnomalyType}
+    told = {anomaly.value for anomaly in AnomalyType} - {AnomalyType.DRILL}  # whose one message is its own
+    assert {*(scene.anomaly.value for scene in SCENES), *OURSELVES} == told
 
 
 def test_the_page_in_the_readme_is_a_real_one() -> None:
