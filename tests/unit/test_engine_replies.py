@@ -179,7 +179,7 @@ def test_dismiss_keeps_the_reason_and_the_duration() -> None:
     other.quote("dismiss")
     assert other.only("web").dismiss_until_wall_s == pytest.approx(other.now_s + 24 * H)
     third = Phone()
-    assert "Nothing was done" in third.quote("dismiss 1s").replace("dismiss was not done", "Nothing was done")
+    assert "Nothing was done" in third.quote("dismiss 1s").replace("Dismiss was not done", "Nothing was done")
     assert third.only("web").open
 
 
@@ -440,7 +440,7 @@ def test_a_note_to_self_that_is_none_of_ours_is_not_answered() -> None:
     assert lab.records[before:] == [], "nor kept"
     assert "Acknowledged" in lab.say("ok", own=True)
     assert lab.sent[-1][0].to == "", "to the recipient that is configured"
-    assert lab.say("why", lab.at(lab.pages()[0])).startswith("web is down")
+    assert lab.say("why", lab.at(lab.pages()[0])).startswith("Web is down")
     assert lab.sent[-1][0].to == ANNA
 
 
