@@ -39,6 +39,7 @@ from supervisor.incidents.effects import (
     DispatchExecution,
     Effect,
     FetchExecutionState,
+    FindIncident,
     PlanExecution,
     SettleExecution,
 )
@@ -54,6 +55,7 @@ from supervisor.meanings import meanings
 from supervisor.metering import Metering
 from supervisor.newsdesk import NewsDesk
 from supervisor.outgoing import Outgoing
+from supervisor.reporting import Reporting
 from supervisor.sockets import endpoint, new_context
 from supervisor.targets import families, open_families, targets
 from supervisor.trails import fetch as trails_of
@@ -120,6 +122,7 @@ class HealerWorker(Worker):
         self._asking = Asking(self._hub, self._store, self._readings, self._decide)
         self._fresh = Fresh(self._hub, world, self._clock.now, self._desk.answer, self._readings)
         self._history = History(self._store, world, self._clock.now, self._desk.answer)
+        self._reporting = Reporting(self._store, self._clock.now, self._desk.answer)
         self._feed = FeedServer(
             boot.runtime_dir,
             self._hub,
@@ -137,7 +140,7 @@ class HealerWorker(Worker):
 
     async def stop(self) -> None:
         await self._committer.flush(FLUSH_WITHIN_S)
-        for part in (self._history, self._feed, self._hub, self._control, self._store, self._news):
+        for part in (self._history, self._reporting, self._feed, self._hub, self._control, self._store, self._news):
             part.close()
         self._context.destroy(linger=200)
 
@@ -216,6 +219,8 @@ class HealerWorker(Worker):
                     self._asking.settle(execution)
                 case FetchExecutionState(execution_id):
                     self._asking.fetch(execution_id)
+                case FindIncident(incident_id):
+                    self._asking.find(incident_id)
                 case PlanExecution():
                     self._asking.plan(effect)
                 case DeliverRow(row):
@@ -333,7 +338,9 @@ class HealerWorker(Worker):
         self._reloaded = news
 
     def _order(self, token: str, request: m.Request) -> None:
-        elsewhere = {"probe": self._fresh.ask, "history": self._history.ask}.get(request.action)
+        elsewhere = {"probe": self._fresh.ask, "history": self._history.ask, "report": self._reporting.ask}.get(
+            request.action
+        )
         if elsewhere is not None:
             elsewhere(token, request.args)
             return

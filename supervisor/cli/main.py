@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "capture": ("capture", "capture", "Report what is run by hand while an incident is open."),
     "mcp": ("mcp", "mcp", "Serve cortex_heal to agents over MCP, on standard input and output."),
     "stats": ("operate", "stats", "Show counts and last times (self_healing_status)."),
+    "report": ("report", "report", "How well it does: times to detect and repair, false actions, pages."),
     "events": ("events", "events", "Show open incidents, or follow what happens."),
     "demo": ("demo", "demo", "Watch a toy service be killed and healed, in a sandbox."),
 }

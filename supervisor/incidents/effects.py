@@ -28,6 +28,12 @@ class FetchExecutionState(msgspec.Struct, frozen=True):
     execution_id: str
 
 
+class FindIncident(msgspec.Struct, frozen=True):
+    """Was there ever such an incident? The engine remembers the recent ones only."""
+
+    incident_id: str
+
+
 class PlanExecution(msgspec.Struct, frozen=True):
     """A dry run: `token` names who asked; of an execution with an incident, it is the engine itself (R4)."""
 
@@ -47,4 +53,4 @@ class Answer(msgspec.Struct, frozen=True):
     error: Exception | None = None
 
 
-Effect = DispatchExecution | SettleExecution | FetchExecutionState | PlanExecution | DeliverRow | Answer
+Effect = DispatchExecution | SettleExecution | FetchExecutionState | FindIncident | PlanExecution | DeliverRow | Answer

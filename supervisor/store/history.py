@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 
 from supervisor.clock import rfc3339
-from supervisor.messages import FetchHistory, HistoryFound
+from supervisor.errors import StoreError, UnknownId
+from supervisor.messages import Ack, FetchHistory, FetchIncident, HistoryFound, Nack
 from supervisor.store import sqlite
 
 PAGE_INCIDENTS = 50
@@ -35,7 +36,7 @@ _EXECUTIONS = (
 
 def page(ledger: sqlite3.Connection, folder: Path, asked: FetchHistory) -> HistoryFound:
     """The next of what is asked for. Raises sqlite3.Error of the ledger alone."""
-    source = asked.source or _first(folder, asked.since_wall_s)
+    source = asked.source or first_source(folder, asked.since_wall_s)
     if source == LEDGER:
         rows = list(_of_ledger(ledger, asked))
         return HistoryFound(tuple(row for _, row in rows), source, rows[-1][0] if rows else 0, more=bool(rows))
@@ -43,9 +44,11 @@ def page(ledger: sqlite3.Connection, folder: Path, asked: FetchHistory) -> Histo
         with closing(sqlite.open_reader(folder / source)) as archive:
             rows = list(_of_archive(archive, ledger, asked))
     except sqlite3.Error as error:
-        return HistoryFound((), _next(folder, source), 0, more=True, passed_over=f"{source}: {sqlite.describe(error)}")
+        return HistoryFound(
+            (), next_source(folder, source), 0, more=True, passed_over=f"{source}: {sqlite.describe(error)}"
+        )
     if not rows:
-        return HistoryFound((), _next(folder, source), 0, more=True)
+        return HistoryFound((), next_source(folder, source), 0, more=True)
     return HistoryFound(tuple(row for _, row in rows), source, rows[-1][0], more=True)
 
 
@@ -53,14 +56,30 @@ def _archives(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("archive-[0-9][0-9][0-9][0-9].db"))
 
 
-def _first(folder: Path, since_wall_s: float) -> str:
+def first_source(folder: Path, since_wall_s: float) -> str:
     """The oldest archive that may hold some of it: they are named for the year in which what they hold was over."""
     name = f"archive-{rfc3339(since_wall_s)[:4]}.db"
     return min((archive for archive in _archives(folder) if archive >= name), default=LEDGER)
 
 
-def _next(folder: Path, source: str) -> str:
+def next_source(folder: Path, source: str) -> str:
+    """What comes behind it."""
     return min((archive for archive in _archives(folder) if archive > source), default=LEDGER)
+
+
+def known(ledger: sqlite3.Connection, folder: Path, asked: FetchIncident) -> Ack | Nack:
+    """Is it in the ledger, or in an archive? Raises sqlite3.Error of the ledger alone."""
+    query, its = "SELECT 1 FROM incidents WHERE id = ?", (asked.incident_id,)
+    if ledger.execute(query, its).fetchone() is not None:
+        return Ack()
+    for name in reversed(_archives(folder)):
+        try:
+            with closing(sqlite.open_reader(folder / name)) as archive:
+                if archive.execute(query, its).fetchone() is not None:
+                    return Ack()
+        except sqlite3.Error as error:
+            return Nack(StoreError.code, f"{name} cannot be read, and it may be there: {sqlite.describe(error)}")
+    return Nack(UnknownId.code, f"no incident {asked.incident_id}", exit_code=UnknownId.exit_code)
 
 
 def _bounded(rows: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:

@@ -31,6 +31,8 @@ from supervisor.messages import (
     FetchAudit,
     FetchExecution,
     FetchHistory,
+    FetchIncident,
+    FetchReport,
     FetchTrail,
     Frame,
     GuardedWrite,
@@ -42,7 +44,7 @@ from supervisor.messages import (
     StoreStatus,
     TrailFound,
 )
-from supervisor.store import guarded, sqlite
+from supervisor.store import guarded, history, reporting, sqlite
 from supervisor.store.brain_db import BrainDb
 from supervisor.store.care import Care, Check
 from supervisor.store.ledger import Answer, Ledger, Write
@@ -267,7 +269,11 @@ class StoreWorker(Worker):
                 trails = self._ledger.trails(body.incident_ids)
                 return trails if isinstance(trails, LedgerTrouble) else TrailFound(trails)
             case FetchHistory():
-                return self._ledger.history(body)
+                return self._ledger.past(history.page, body)
+            case FetchReport():
+                return self._ledger.past(reporting.page, body)
+            case FetchIncident():
+                return self._ledger.past(history.known, body)
             case Hello():
                 return None
             case ProbeNow():

@@ -34,7 +34,8 @@ _LEGAL = {(old, new) for (old, _), new in TRANSITIONS.items()}
 # What a rebuilt engine has to find out anew, or is told: the processes around it, their answers, what was only heard.
 VOLATILE = frozenset({"epoch", "counter", "classifier", "readings", "asked", "hinted", "refuted", "planning", "rerun",
                       "waiters", "executor", "settled", "storms", "limits", "set_aside", "alarms", "undo_asked",
-                      "proposed", "wrong_codes", "executions", "ended", "history", "closed", "trails", "by_target",
+                      "mark_asked", "well", "proposed", "wrong_codes",
+                      "executions", "ended", "history", "closed", "trails", "by_target",
                       "last_remediation_wall_s", "last_escalation_wall_s", "last_signal_wall_s"})  # fmt: skip
 _DURABLE = tuple(field.name for field in fields(World) if field.name not in VOLATILE)
 # Since an execution's claim is the store's, the engine may not have heard of it.

@@ -161,7 +161,7 @@ def fetched(ledger: Ledger, target_id: str = "", since_wall_s: float = 0.0) -> t
     asked = FetchHistory(tuple(a.value for a in RB.applies_to), target_id, since_wall_s)
     rows, passed_over = [], []
     for _ in range(100):
-        found = ledger.history(asked)
+        found = ledger.past(pages.page, asked)
         assert isinstance(found, HistoryFound)
         rows += [msgspec.json.decode(row, type=Past) for row in found.rows]
         passed_over += [found.passed_over] if found.passed_over else []
