@@ -10,7 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from typing import TypeVar
 
+import msgspec
+
+from supervisor.errors import Refused
 from supervisor.incidents.counted import PastAction, PastIncident, PastMark, PastPage
 from supervisor.incidents.model import ActedBy, State
 from supervisor.incidents.orders import Verdict
@@ -18,7 +22,12 @@ from supervisor.incidents.views import Json, stamp
 
 WEEK_S = 7 * 86_400.0
 GROUPS_MAX = 50  # with the most incidents
+ROWS_MAX = 250_000  # of a kind: some 300 MiB of memory while it is added up (tests/bench/bench_report.py)
 NONE = "-"  # the group of what is nobody's: an incident without a runbook, a page about none
+
+
+_WORDS = ("anomaly", "target_id", "state", "runbook_id", "acted_by")
+Row = TypeVar("Row", PastIncident, PastAction)
 
 
 class By(StrEnum):
@@ -40,6 +49,7 @@ class Report:
         self._marks: dict[str, PastMark] = {}
         self._undone: set[str] = set()
         self._passed_over: list[str] = []
+        self._words: dict[str, str] = {}
 
     def take(
         self,
@@ -48,17 +58,28 @@ class Report:
         pages: Iterable[PastPage],
         marks: Iterable[PastMark],
     ) -> None:
-        self._incidents |= {it.id: it for it in incidents}
+        for incident in incidents:
+            self._incidents[incident.id] = self._slim(incident)
         for action in actions:
             if action.undoes:
                 self._undone.add(action.undoes)
-            else:
-                self._actions[action.id] = action
+            elif action.by_itself and action.acts and action.ran:
+                self._actions[action.id] = self._slim(action)
         self._pages |= {it.id: it for it in pages}
         for mark in marks:
             old = self._marks.get(mark.incident_id)
             if old is None or old.at_wall_s <= mark.at_wall_s:
                 self._marks[mark.incident_id] = mark
+
+        if max(len(self._incidents), len(self._actions), len(self._pages)) > ROWS_MAX:
+            raise Refused(
+                f"more than {ROWS_MAX} incidents, actions or pages are too many for one report", "less --since"
+            )
+
+    def _slim(self, row: Row) -> Row:
+        """The same with its words shared: there are few, and many rows."""
+        words = {name: value for name in _WORDS if isinstance(value := getattr(row, name, None), str)}
+        return msgspec.structs.replace(row, **{name: self._words.setdefault(it, it) for name, it in words.items()})
 
     def reaches_back(self, oldest_wall_s: float) -> None:
         """Something is recorded of that time."""
@@ -70,7 +91,7 @@ class Report:
 
     def body(self, by: By | None = None) -> Json:
         """The report; with `by` its figures for each group, too."""
-        since, actions = max(self._since, min(self._oldest, self._now)), self._done()
+        since, actions = max(self._since, min(self._oldest, self._now)), list(self._actions.values())
         pages = list(self._pages.values())
         weeks = max(self._now - since, WEEK_S) / WEEK_S
         answer: Json = {
@@ -83,10 +104,6 @@ class Report:
         if by is not None:
             answer |= {"by": by.value, **self._groups(by, actions, pages, weeks)}
         return answer
-
-    def _done(self) -> list[PastAction]:
-        """What healctl did by itself that did more than look."""
-        return [it for it in self._actions.values() if it.by_itself and it.acts and it.ran]
 
     def _groups(self, by: By, actions: Sequence[PastAction], pages: Sequence[PastPage], weeks: float) -> Json:
         found: dict[str, tuple[list[PastIncident], list[PastAction], list[PastPage]]] = {}

@@ -88,6 +88,16 @@ def test_what_a_report_says_of_a_small_history() -> None:
 
 
 @pytest.mark.req("FR-008")
+def test_a_report_of_too_much_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisor.incidents.report.ROWS_MAX", 2)
+    report = Report(NOW - DAY, NOW)
+    report.take([incident(n, ended=1.0) for n in (1, 2, 2)], [], [], [])
+    with pytest.raises(Refused) as refused:
+        report.take([incident(3, ended=1.0)], [], [], [])
+    assert refused.value.hint == "less --since"
+
+
+@pytest.mark.req("FR-008")
 def test_of_nothing_nothing_is_claimed() -> None:
     body = Report(NOW - DAY, NOW).body(By.RUNBOOK)
     assert (body["mttr"]["median_s"], body["auto_resolved_percent"], body["false_action_percent"]) == (None, None, None)
