@@ -55,6 +55,7 @@ from supervisor.meanings import meanings
 from supervisor.metering import Metering
 from supervisor.newsdesk import NewsDesk
 from supervisor.outgoing import Outgoing
+from supervisor.recording import FOLDER, Recorder
 from supervisor.reporting import Reporting
 from supervisor.sockets import endpoint, new_context
 from supervisor.targets import families, open_families, targets
@@ -102,6 +103,7 @@ class HealerWorker(Worker):
         world = rebuild(snapshot, proc.this_boot(), policy, books, self._targets, open_families(config), trails)
         world.meanings = meanings(config)
         self._engine = Engine(world)
+        self._recorder = Recorder(boot.state_dir / FOLDER, int(config.healctl.record), world)
         self._capturing = Capturing(boot.runtime_dir)
         self._metering = Metering(snapshot.tallies)
         self._halted = Halted(snapshot.halts, self._tell)
@@ -140,7 +142,8 @@ class HealerWorker(Worker):
 
     async def stop(self) -> None:
         await self._committer.flush(FLUSH_WITHIN_S)
-        for part in (self._history, self._reporting, self._feed, self._hub, self._control, self._store, self._news):
+        asking = (self._history, self._reporting, self._feed)
+        for part in (*asking, self._hub, self._control, self._store, self._news, self._recorder):
             part.close()
         self._context.destroy(linger=200)
 
@@ -156,12 +159,14 @@ class HealerWorker(Worker):
             return
         reach("decide.before")
         now = self._clock.now()
+        self._recorder.given(event, now)
         try:
             decision = self._engine.handle(event, now)
         except Exception:
             # Named to the root before this process dies: the same item a second time, and it is quarantined.
             self.working(item)
             raise
+        self._recorder.decided(decision)
         self.done += 1
         for probe in decision.probes:
             self._asking.probe(probe)
@@ -295,6 +300,7 @@ class HealerWorker(Worker):
         """A ledger that knows nothing, or only what was salvaged, is given all that we have."""
         world, snapshot = self._engine.world, opened.snapshot
         world.ledger_id, world.epoch = snapshot.ledger_id, snapshot.epoch
+        self._recorder.anew()
         return seed_parts(world, waiting)
 
     def _readings(self, readings: tuple[HealthReading, ...]) -> None:

@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "stats": ("operate", "stats", "Show counts and last times (self_healing_status)."),
     "report": ("report", "report", "How well it does: times to detect and repair, false actions, pages."),
     "events": ("events", "events", "Show open incidents, or follow what happens."),
+    "replay": ("replay", "replay", "Decide again what a recording holds, and compare."),
     "demo": ("demo", "demo", "Watch a toy service be killed and healed, in a sandbox."),
 }
 

@@ -36,7 +36,7 @@ def copied(world: World) -> World:
             value = copy(value)
         elif name == "classifier":
             value = copy(value)
-            value._unavailable = dict(value._unavailable)
+            value.counts = dict(value.counts)
         setattr(new, name, value)
     return new
 

@@ -411,7 +411,7 @@ def _target(node: Node, target_id: str) -> tuple[Any, ...]:
     newest, asked = world.readings.get(target_id), world.asked.get(target_id)
     late = asked is not None and (newest is None or newest.taken_mono_s < asked - STEP_S / 2)
     says = "" if newest is None else node.site.said(newest)
-    silent = world.classifier._unavailable.get(target_id, 0)
+    silent = world.classifier.counts.get(target_id, 0)
     return (says, asked is not None, late, target_id in world.known, min(silent, 3))
 
 
