@@ -18,11 +18,11 @@ from supervisor.incidents.effects import AskProbe, PlanExecution
 from supervisor.incidents.model import Execution
 from supervisor.incidents.readings import HealthReading
 from supervisor.messages import (
-    Ack,
     Body,
     ExecutionFound,
     FetchExecution,
     FetchIncident,
+    IncidentFound,
     LedgerTrouble,
     Nack,
     PlanAnswer,
@@ -93,7 +93,7 @@ class Asking:
 
         def answered(done: asyncio.Future[Body]) -> None:
             body = None if done.cancelled() else done.result()
-            if isinstance(body, Ack):
+            if isinstance(body, IncidentFound):
                 self._decide(e.IncidentFound(incident_id, True))
             elif isinstance(body, Nack) and body.code == UnknownId.code:
                 self._decide(e.IncidentFound(incident_id, False))

@@ -57,6 +57,7 @@ from supervisor.newsdesk import NewsDesk
 from supervisor.outgoing import Outgoing
 from supervisor.recording import FOLDER, Recorder
 from supervisor.reporting import Reporting
+from supervisor.samples import Samples
 from supervisor.sockets import endpoint, new_context
 from supervisor.targets import families, open_families, targets
 from supervisor.trails import fetch as trails_of
@@ -83,7 +84,9 @@ class HealerWorker(Worker):
         self._strange: dict[str, HealthReading] = {}  # of targets that we do not know
         self._reloaded: m.Reloaded | None = None
         self._listening = False
-        self._desk = Desk(self._order, {"tree": self._tree_view, "snapshot": self._snapshot})
+        self._samples = Samples()
+        views_by_name = {"tree": self._tree_view, "snapshot": self._snapshot, "targets": self._targets_view}
+        self._desk = Desk(self._order, views_by_name)
 
     # -- life --
 
@@ -310,6 +313,7 @@ class HealerWorker(Worker):
                 if len(self._strange) < STRANGE_MAX and not reading.external:
                     self._strange[reading.target_id] = reading
                 continue
+            self._samples.observe(reading)
             if self._engine.world.readings.get(reading.target_id) != reading:  # one that was asked for comes twice
                 self._decide(e.ReadingSeen(reading))
 
@@ -364,6 +368,9 @@ class HealerWorker(Worker):
 
     def _tree_view(self) -> dict[str, Any]:
         return tree_view(*self._standing(), self._reloaded, self._metering.listening)
+
+    def _targets_view(self) -> dict[str, Any]:
+        return self._samples.view(self._engine.world)
 
     def _snapshot(self) -> dict[str, Any]:
         """The state that the feed continues from: `seq` is the last event it contains."""

@@ -30,6 +30,7 @@ from supervisor.past import FetchIncident as FetchIncident
 from supervisor.past import FetchReport as FetchReport
 from supervisor.past import FetchTrail as FetchTrail
 from supervisor.past import HistoryFound as HistoryFound
+from supervisor.past import IncidentFound as IncidentFound
 from supervisor.past import ReportFound as ReportFound
 from supervisor.past import TrailFound as TrailFound
 from supervisor.standing import Family as Family
@@ -319,13 +320,14 @@ Body = (
     | ExecutionFound
     | FetchAudit
     | AuditFound
+    | FetchIncident
+    | IncidentFound
     | FetchTrail
     | TrailFound
     | FetchHistory
     | HistoryFound
     | FetchReport
     | ReportFound
-    | FetchIncident
     | StoreStatus
     | Listening
     | FetchMetrics

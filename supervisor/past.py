@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.incidents.counted import PastAction, PastIncident, PastMark, PastPage
+from supervisor.incidents.model import OutboxRow
 from supervisor.incidents.orders import AuditEntry
 
 
@@ -82,6 +83,13 @@ class ReportFound(msgspec.Struct, frozen=True, tag="report_found"):
 
 
 class FetchIncident(msgspec.Struct, frozen=True, tag="fetch_incident"):
-    """Healer -> store: is there such an incident, in the ledger or in an archive? Answer: Ack, or Nack unknown_id."""
+    """Healer -> store: all that is known of one incident, open or over. Answer: IncidentFound, or Nack `unknown_id`."""
 
     incident_id: str
+
+
+class IncidentFound(msgspec.Struct, frozen=True, tag="incident_found"):
+    """`past` is msgspec-JSON of `replay.Past`; `messages` are the newest outbox rows that speak of it, oldest first."""
+
+    past: bytes
+    messages: tuple[OutboxRow, ...] = ()

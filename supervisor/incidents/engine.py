@@ -219,7 +219,7 @@ def _delivered(turn: Turn, event: Delivered) -> None:
         if own.is_page(row):  # an agent's request is none
             turn.metric("heal_signal_sent", f"tier{row.tier:d}", "sent", row.incident_id)
         turn.world.last_signal_wall_s = turn.now.wall_s
-        own.delivered(turn)
+    own.delivered(turn, row.channel)
     if incident is not None:
         turn.note(incident, "notifier", f"{row.channel} {row.kind} delivered ({event.receipt})")
 

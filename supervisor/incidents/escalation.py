@@ -140,7 +140,7 @@ def tell(turn: Turn, incident: Incident, kind: str) -> Incident:
 
 def by_signal(incident: Incident) -> bool:
     """That Signal does not deliver is not told by Signal: such messages would heap up there without an end."""
-    return incident.anomaly is not AnomalyType.DELIVERY_FAILING
+    return (incident.anomaly, incident.target_id) != (AnomalyType.DELIVERY_FAILING, f"messages:{Channel.SIGNAL}")
 
 
 def send(turn: Turn, incident: Incident, channel: Channel, kind: str) -> OutboxRow:

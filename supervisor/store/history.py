@@ -14,13 +14,16 @@ from pathlib import Path
 import msgspec
 
 from supervisor.clock import rfc3339
-from supervisor.errors import StoreError, UnknownId
-from supervisor.messages import Ack, FetchHistory, FetchIncident, HistoryFound, Nack
+from supervisor.errors import StoreError
+from supervisor.incidents.model import OutboxRow
+from supervisor.messages import FetchHistory, HistoryFound, IncidentFound, Nack
 from supervisor.store import sqlite
 
 PAGE_INCIDENTS = 50
 PAGE_BYTES = 2 * 1024 * 1024
 LEDGER = "ledger"
+MESSAGES_LOOKED_AT_MAX = 20_000  # the newest: no index leads from an incident to its messages
+MESSAGES_MAX = 50
 
 _WHERE = (
     "WHERE rowid > ? AND anomaly IN (SELECT value FROM json_each(?)) AND ? IN ('', target_id)"
@@ -67,21 +70,6 @@ def next_source(folder: Path, source: str) -> str:
     return min((archive for archive in _archives(folder) if archive > source), default=LEDGER)
 
 
-def known(ledger: sqlite3.Connection, folder: Path, asked: FetchIncident) -> Ack | Nack:
-    """Is it in the ledger, or in an archive? Raises sqlite3.Error of the ledger alone."""
-    query, its = "SELECT 1 FROM incidents WHERE id = ?", (asked.incident_id,)
-    if ledger.execute(query, its).fetchone() is not None:
-        return Ack()
-    for name in reversed(_archives(folder)):
-        try:
-            with closing(sqlite.open_reader(folder / name)) as archive:
-                if archive.execute(query, its).fetchone() is not None:
-                    return Ack()
-        except sqlite3.Error as error:
-            return Nack(StoreError.code, f"{name} cannot be read, and it may be there: {sqlite.describe(error)}")
-    return Nack(UnknownId.code, f"no incident {asked.incident_id}", exit_code=UnknownId.exit_code)
-
-
 def _bounded(rows: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
     size = 0
     for row in rows:
@@ -124,3 +112,40 @@ def _of_archive(
 def _row(incident: str, trail: str, executions: list[tuple[str]]) -> bytes:
     bodies = ",".join(body for (body,) in executions)
     return f'{{"incident":{incident},"trail":{trail},"executions":[{bodies}]}}'.encode()
+
+
+def incident(ledger: sqlite3.Connection, folder: Path, incident_id: str) -> IncidentFound | Nack | None:
+    """One incident with its trail, executions and messages, from the ledger or an archive; None: there is none. A Nack
+    when an archive in which it may be cannot be read. Raises sqlite3.Error of the ledger alone: else a damaged archive
+    would have a sound ledger set aside."""
+    found = ledger.execute("SELECT body FROM incidents WHERE id = ?", (incident_id,)).fetchone()
+    if found is not None:
+        trail = f"[{','.join(text for (text,) in ledger.execute(_TRAIL, (incident_id,)))}]"
+        executions = ledger.execute(_EXECUTIONS, (trail, found[0])).fetchall()
+        return IncidentFound(_row(found[0], trail, executions), _messages(ledger, incident_id))
+    for name in reversed(_archives(folder)):
+        try:
+            past = _archived(folder / name, incident_id)
+        except sqlite3.Error as error:
+            return Nack(StoreError.code, f"{name} cannot be read, and it may be there: {sqlite.describe(error)}")
+        if past is not None:
+            return IncidentFound(past, _messages(ledger, incident_id))
+    return None
+
+
+def _archived(path: Path, incident_id: str) -> bytes | None:
+    with closing(sqlite.open_reader(path)) as archive:
+        found = archive.execute("SELECT body, trail FROM incidents WHERE id = ?", (incident_id,)).fetchone()
+        if found is None:
+            return None
+        return _row(found[0], found[1], archive.execute(_EXECUTIONS, (found[1], found[0])).fetchall())
+
+
+def _messages(ledger: sqlite3.Connection, incident_id: str) -> tuple[OutboxRow, ...]:
+    query = (
+        "SELECT body FROM (SELECT first_rev, body FROM outbox ORDER BY first_rev DESC LIMIT ?)"
+        " WHERE instr(body, ?) ORDER BY first_rev DESC LIMIT ?"
+    )
+    named = msgspec.json.encode(incident_id).decode()
+    rows = ledger.execute(query, (MESSAGES_LOOKED_AT_MAX, named, MESSAGES_MAX)).fetchall()
+    return tuple(msgspec.json.decode(body, type=OutboxRow) for (body,) in reversed(rows))

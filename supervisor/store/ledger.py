@@ -41,7 +41,6 @@ from supervisor.store.sqlite import Fault
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Asked = TypeVar("Asked")
 
 Write = Commit | Claim | ProgramStarted
 Answer = Ack | Nack | ClaimAnswer | LedgerTrouble
@@ -391,8 +390,9 @@ class Ledger:
     def trails(self, incident_ids: Sequence[str]) -> tuple[bytes, ...] | LedgerTrouble:
         return self._reading(lambda: queries.trails(self._connection, incident_ids))
 
-    def past(self, read: Callable[[sqlite3.Connection, Path, Asked], T], asked: Asked) -> T | LedgerTrouble:
-        return self._reading(lambda: read(self._connection, self.path.parent, asked))
+    def past(self, ask: Callable[[sqlite3.Connection, Path], T]) -> T | LedgerTrouble:
+        """`ask` gets the ledger and the folder of its archives (`history`)."""
+        return self._reading(lambda: ask(self._connection, self.path.parent))
 
     def undelivered_synapse(self, up_to_rev: int) -> tuple[OutboxRow, ...]:
         """Messages for Synapse written at `up_to_rev` or before whose delivery the ledger does not know of yet."""

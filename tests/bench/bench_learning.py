@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -82,7 +83,7 @@ def pages(ledger: Ledger, each: Callable[[bytes], object]) -> tuple[int, float, 
     began_s = time.process_time()
     while True:
         page_s = time.perf_counter()
-        found = ledger.past(history.page, asked)
+        found = ledger.past(partial(history.page, asked=asked))
         longest_s = max(longest_s, time.perf_counter() - page_s)
         assert isinstance(found, HistoryFound)
         for row in found.rows:

@@ -12,6 +12,7 @@ import sqlite3
 import tempfile
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -60,7 +61,7 @@ def walk(ledger: Ledger) -> tuple[dict[str, object], float, float]:
     longest_s, began_s = 0.0, time.perf_counter()
     while True:
         page_s = time.perf_counter()
-        found = ledger.past(reporting.page, asked)
+        found = ledger.past(partial(reporting.page, asked=asked))
         longest_s = max(longest_s, time.perf_counter() - page_s)
         assert isinstance(found, ReportFound)
         frame = decode_frame(encode(Frame(1, "a", "b", found)))

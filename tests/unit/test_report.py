@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from supervisor.incidents.effects import FindIncident
 from supervisor.incidents.orders import AuditEntry
 from supervisor.incidents.records import AddAudit, AddLateTrail
 from supervisor.incidents.report import By, Report, rank
-from supervisor.messages import Ack, FetchIncident, FetchReport, Nack, ReportFound
+from supervisor.messages import FetchReport, IncidentFound, Nack, ReportFound
 from supervisor.store import history, reporting
 from supervisor.store.ledger import Ledger
 from tests.lab.engine import Lab
@@ -130,7 +131,7 @@ def test_the_store_tells_every_row_once_from_archives_and_ledger_in_small_pages(
         report = Report(0.0, 2e9)
         incidents: list[str] = []
         while True:
-            found = ledger.past(reporting.page, asked)
+            found = ledger.past(partial(reporting.page, asked=asked))
             assert isinstance(found, ReportFound)
             assert found.passed_over == ""
             pages += 1
@@ -142,16 +143,15 @@ def test_the_store_tells_every_row_once_from_archives_and_ledger_in_small_pages(
         assert pages > 8
         assert sorted(incidents) == [f"inc-{n:06d}" for n in (1, 2, 3, 4, 5, 7)]
         assert report.body()["actions"] == 5
-        assert ledger.past(history.known, FetchIncident("inc-000001")) == Ack()
-        unknown = ledger.past(history.known, FetchIncident("inc-nothing"))
-        assert isinstance(unknown, Nack)
-        assert unknown.code == "unknown_id"
+        one = partial(history.incident, incident_id="inc-000001")
+        assert isinstance(ledger.past(one), IncidentFound)
+        assert ledger.past(partial(history.incident, incident_id="inc-nothing")) is None
         archive = next(path for path in tmp_path.glob("archive-*.db") if lab.rows(path, "SELECT 1 FROM incidents"))
         archive.write_bytes(b"not a database")
-        doubtful = ledger.past(history.known, FetchIncident("inc-000001"))
+        doubtful = ledger.past(one)
         assert isinstance(doubtful, Nack)
-        assert doubtful.code != "unknown_id"
-        broken = ledger.past(reporting.page, FetchReport(0.0, archive.name))
+        assert archive.name in doubtful.message
+        broken = ledger.past(partial(reporting.page, asked=FetchReport(0.0, archive.name)))
         assert isinstance(broken, ReportFound)
         assert archive.name in broken.passed_over
         assert ledger.damage == "", "that is no damage of the ledger"
