@@ -68,6 +68,7 @@ class HealctlSection(Section, frozen=True):
     state_dir: PathText = ""  # default: XDG state, /var/lib/healctl as root
     runtime_dir: PathText = ""  # default: XDG runtime, /run/healctl as root
     log_level: LogLevel = "info"  # debug | info | warning | error
+    record: Size = Size(0)  # so much of what the engine is given and decides is kept, for `healctl replay`; 0: nothing
 
 
 class StoreSection(Section, frozen=True):

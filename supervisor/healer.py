@@ -40,6 +40,7 @@ from supervisor.incidents.effects import (
     DispatchExecution,
     Effect,
     FetchExecutionState,
+    FindIncident,
     PlanExecution,
     SettleExecution,
 )
@@ -55,6 +56,8 @@ from supervisor.meanings import meanings
 from supervisor.metering import Metering
 from supervisor.newsdesk import NewsDesk
 from supervisor.outgoing import Outgoing
+from supervisor.recording import FOLDER, Recorder
+from supervisor.reporting import Reporting
 from supervisor.rounds import Rounds
 from supervisor.samples import Samples
 from supervisor.sockets import endpoint, new_context
@@ -107,6 +110,7 @@ class HealerWorker(Worker):
         world.meanings = meanings(config)
         world.secret = secrets.token_hex(32)  # kept nowhere: codes that were sent are in the ledger
         self._engine = Engine(world)
+        self._recorder = Recorder(boot.state_dir / FOLDER, int(config.healctl.record), world)
         self._capturing = Capturing(boot.runtime_dir)
         self._staged = Staged(boot.runtime_dir)
         self._metering = Metering(snapshot.tallies)
@@ -129,6 +133,7 @@ class HealerWorker(Worker):
         self._fresh = Fresh(self._hub, world, self._clock.now, self._desk.answer, self._readings)
         self._history = History(self._store, world, self._clock.now, self._desk.answer)
         self._rounds = Rounds(partial(self._decide, e.Round()), self._came_round, self.alarm)
+        self._reporting = Reporting(self._store, self._clock.now, self._desk.answer)
         self._feed = FeedServer(
             boot.runtime_dir,
             self._hub,
@@ -146,7 +151,8 @@ class HealerWorker(Worker):
 
     async def stop(self) -> None:
         await self._committer.flush(FLUSH_WITHIN_S)
-        for part in (self._history, self._feed, self._hub, self._control, self._store, self._news):
+        asking = (self._history, self._reporting, self._feed)
+        for part in (*asking, self._hub, self._control, self._store, self._news, self._recorder):
             part.close()
         self._context.destroy(linger=200)
 
@@ -162,12 +168,14 @@ class HealerWorker(Worker):
             return
         reach("decide.before")
         now = self._clock.now()
+        self._recorder.given(event, now)
         try:
             decision = self._engine.handle(event, now)
         except Exception:
             # Named to the root before this process dies: the same item a second time, and it is quarantined.
             self.working(item)
             raise
+        self._recorder.decided(decision)
         self.done += 1
         for probe in decision.probes:
             self._asking.probe(probe)
@@ -231,6 +239,8 @@ class HealerWorker(Worker):
                     self._asking.settle(execution)
                 case FetchExecutionState(execution_id):
                     self._asking.fetch(execution_id)
+                case FindIncident(incident_id):
+                    self._asking.find(incident_id)
                 case PlanExecution():
                     self._asking.plan(effect)
                 case DeliverRow(row):
@@ -310,6 +320,7 @@ class HealerWorker(Worker):
         """A ledger that knows nothing, or only what was salvaged, is given all that we have."""
         world, snapshot = self._engine.world, opened.snapshot
         world.ledger_id, world.epoch = snapshot.ledger_id, snapshot.epoch
+        self._recorder.anew()
         return seed_parts(world, waiting)
 
     def _readings(self, readings: tuple[HealthReading, ...]) -> None:
@@ -359,7 +370,9 @@ class HealerWorker(Worker):
                 token, Refused("nobody but a phone speaks for a phone: not by this id, not as this actor")
             )
             return
-        elsewhere = {"probe": self._fresh.ask, "history": self._history.ask}.get(request.action)
+        elsewhere = {"probe": self._fresh.ask, "history": self._history.ask, "report": self._reporting.ask}.get(
+            request.action
+        )
         if elsewhere is not None:
             elsewhere(token, request.args)
             return

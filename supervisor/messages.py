@@ -28,9 +28,11 @@ from supervisor.past import AuditFound as AuditFound
 from supervisor.past import FetchAudit as FetchAudit
 from supervisor.past import FetchHistory as FetchHistory
 from supervisor.past import FetchIncident as FetchIncident
+from supervisor.past import FetchReport as FetchReport
 from supervisor.past import FetchTrail as FetchTrail
 from supervisor.past import HistoryFound as HistoryFound
 from supervisor.past import IncidentFound as IncidentFound
+from supervisor.past import ReportFound as ReportFound
 from supervisor.past import TrailFound as TrailFound
 from supervisor.standing import Family as Family
 from supervisor.standing import FetchMetrics as FetchMetrics
@@ -336,6 +338,8 @@ Body = (
     | TrailFound
     | FetchHistory
     | HistoryFound
+    | FetchReport
+    | ReportFound
     | StoreStatus
     | Listening
     | FetchMetrics

@@ -252,6 +252,29 @@ def undo(execution: str) -> int:
     return 0 if ask("undo", {"execution_id": execution}, _show_execution, ACT_S)["success"] else 1
 
 
+def _show_marked(answer: Answer) -> None:
+    told = {"fine": "what healctl did was fine", "should_not_have": "healctl should not have acted"}
+    output.say(f"{output.plain(answer['incident_id'])}: {told[answer['verdict']]}. `healctl report` counts it.")
+
+
+@heal.command(
+    epilog="\b\nExamples:\n  healctl heal mark inc_1f2e should-not-have --note 'it was being deployed'\n"
+    "  healctl heal mark inc_1f2e fine"
+)
+@click.argument("incident")
+@click.argument("verdict", type=click.Choice(["should-not-have", "fine"]))
+@click.option("--note", default="", metavar="N", help="Why; kept in the audit and in the trail.")
+@with_output
+def mark(incident: str, verdict: str, note: str) -> None:
+    """Say of INCIDENT, however old, that healctl should not have acted, or (taking that back) that it was fine.
+
+    `healctl report` counts what was done for a marked incident as a false action. It takes nothing back: `heal undo`
+    does, and `heal approve --revoke` keeps a runbook from running again.
+    """
+    args = {"incident_id": incident, "verdict": verdict.replace("-", "_"), "note": note}
+    ask("mark", args, _show_marked, HISTORY_S)
+
+
 def _show_recorded(answer: Answer) -> None:
     draft = f"{output.plain(answer['draft_runbook_id'])} ({output.state(answer['draft_runbook_mode'])})"
     kinds = ", ".join(output.plain(step["kind"]) for step in answer["steps"])

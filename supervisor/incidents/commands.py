@@ -13,7 +13,19 @@ import msgspec
 
 from supervisor import redact
 from supervisor.errors import HealError, NeedsConfirm, Refused, UsageError
-from supervisor.incidents import agents, approvals, drill, dryruns, learning, matching, pauses, remedy, undoing, views
+from supervisor.incidents import (
+    agents,
+    approvals,
+    drill,
+    dryruns,
+    learning,
+    marks,
+    matching,
+    pauses,
+    remedy,
+    undoing,
+    views,
+)
 from supervisor.incidents.effects import (
     Answer,
     PlanExecution,
@@ -30,6 +42,7 @@ from supervisor.incidents.model import (
     TimerKind,
 )
 from supervisor.incidents.naming import must_be_for, must_fit, open_incident_of, runbook_of, target_of
+from supervisor.incidents.orders import MarkArgs
 from supervisor.incidents.policy import changes, resource_of
 from supervisor.incidents.world import (
     Turn,
@@ -276,6 +289,7 @@ TABLE: Mapping[str, tuple[type, _Run]] = {
     "requests": (NoArgs, _requests),
     "confirm": (agents.ConfirmArgs, _confirm),
     "undo": (undoing.UndoArgs, undoing.order),
+    "mark": (MarkArgs, marks.order),
     "stats": (NoArgs, _stats),
     "drill": (drill.DrillArgs, drill.order),
     "drill_wait": (drill.WaitArgs, drill.wait),

@@ -20,6 +20,7 @@ from supervisor.incidents import (
     halts,
     keeping,
     learning,
+    marks,
     offers,
     outage,
     outside,
@@ -48,6 +49,7 @@ from supervisor.incidents.events import (
     ExecutionUnknown,
     ExecutorIs,
     Hinted,
+    IncidentFound,
     LimitIs,
     NotifierIsBack,
     Order,
@@ -134,6 +136,8 @@ def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and f
             verify.on_execution_found(turn, execution)
         case ExecutionUnknown(execution_id, trouble):
             undoing.unknown(turn, execution_id, trouble)
+        case IncidentFound(incident_id, known, trouble):
+            marks.found(turn, incident_id, trouble, known=known)
         case ExecutionSettled(execution_id, ok, running, ended):
             verify.on_settled(turn, execution_id, ended, ok=ok, running=running)
         case Planned(_, execution, steps, error) if execution.incident_id is not None:

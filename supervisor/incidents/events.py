@@ -91,6 +91,14 @@ class ExecutionUnknown(msgspec.Struct, frozen=True):
     trouble: str = ""
 
 
+class IncidentFound(msgspec.Struct, frozen=True):
+    """The store's answer to FindIncident. Not `known` with a `trouble`: it cannot tell."""
+
+    incident_id: str
+    known: bool
+    trouble: str = ""
+
+
 class ExecutionSettled(msgspec.Struct, frozen=True):
     execution_id: str
     ok: bool
@@ -178,6 +186,7 @@ Event = (
     | ProgramEnded
     | ExecutionSeen
     | ExecutionUnknown
+    | IncidentFound
     | ExecutionSettled
     | Planned
     | Delivered

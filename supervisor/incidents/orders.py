@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
@@ -13,6 +14,21 @@ class Scope(StrEnum):
     TARGET = "target"
     FAMILY = "family"
     ALL = "all"
+
+
+class Verdict(StrEnum):
+    """A person's word on what healctl did about an incident."""
+
+    SHOULD_NOT_HAVE = "should_not_have"
+    FINE = "fine"  # takes the other one back
+
+
+class MarkArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of the order `mark`, and what the audit keeps of it."""
+
+    incident_id: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+    verdict: Verdict
+    note: str = ""
 
 
 class OperatorPause(msgspec.Struct, frozen=True):

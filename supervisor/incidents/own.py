@@ -64,6 +64,7 @@ def reconfigured(
         del world.readings[target_id]
         world.asked.pop(target_id, None)
         world.classifier.forget(target_id)
+    world.well = {key: at for key, at in world.well.items() if world.target(key[1]) is not None}
     for target_id in [name for name in world.stages if world.target(name) is None]:
         turn.drop_stage(target_id)
     dismiss_gone(turn)

@@ -40,7 +40,7 @@ from supervisor.incidents.model import (
     TrailEntry,
     is_over,
 )
-from supervisor.incidents.orders import Offer, OperatorPause, TakenReply
+from supervisor.incidents.orders import MarkArgs, Offer, OperatorPause, TakenReply
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.putting import Putting
 from supervisor.incidents.readings import HealthReading, ProcessRef
@@ -112,6 +112,7 @@ class World:
     storms: dict[str, Storm] = field(default_factory=dict)
     readings: dict[str, HealthReading] = field(default_factory=dict)  # newest per target
     known: dict[str, ProcessRef] = field(default_factory=dict)  # target -> the process last seen to be it
+    well: dict[Key, float] = field(default_factory=dict)  # wall_s of the newest look of ours that was well
     stages: dict[str, StageEntry] = field(default_factory=dict)  # of the pipelines' tasks
     halts: dict[str, Halt] = field(default_factory=dict)  # databases that nobody writes (R10)
     asked: dict[str, float] = field(default_factory=dict)  # target -> mono_s of the newest question
@@ -119,6 +120,7 @@ class World:
     refuted: dict[str, float] = field(default_factory=dict)  # target -> steady_s when our probe contradicted others
     planning: dict[str, set[str]] = field(default_factory=dict)  # incident -> runbooks whose dry run is under way
     rerun: set[str] = field(default_factory=set)  # escalated incidents that may run now
+    mark_asked: dict[str, list[tuple[str, str, MarkArgs]]] = field(default_factory=dict)  # incident -> token, actor
     undo_asked: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # execution -> (token, actor)
     waiters: dict[str, list[str]] = field(default_factory=dict)  # execution -> tokens of people who wait for it
     executor: str = ""  # incarnation of the living executor
