@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from supervisor.errors import Refused, UnknownId
-from supervisor.incidents import escalation
+from supervisor.incidents import posting
 from supervisor.incidents.model import AGENT, Channel, Runbook, Tier, TimerKind
 from supervisor.incidents.orders import AgentRequest
 from supervisor.incidents.views import Json, stamp
@@ -69,10 +69,10 @@ def ask(turn: Turn, action: str, args: str, runbook: Runbook, target_id: str | N
     turn.set_timer(TimerKind.REQUEST_OVER, request.id, VALID_S)
     what = f"{clean(actor, 60)} asks to {_words(request)}"
     text = f"{what}.\nA person decides: `healctl heal requests` has the code."
-    escalation.notice(turn, Channel.SYNAPSE, Tier.ASK, "request", what, text)
+    posting.post(turn, Channel.SYNAPSE, Tier.ASK, "request", what, text)
     if world.policy.pages:
         text = f"{what}: {runbook.label}. Confirm with `healctl heal confirm {request.code}`; do nothing to refuse."
-        escalation.notice(turn, Channel.SIGNAL, Tier.ASK, "request", what, text)
+        posting.post(turn, Channel.SIGNAL, Tier.ASK, "request", what, text)
     return _pending(request)
 
 

@@ -20,6 +20,7 @@ from supervisor.incidents import (
     learning,
     outside,
     own,
+    pages,
     pauses,
     remedy,
     undoing,
@@ -236,6 +237,8 @@ def _timer(turn: Turn, timer: Timer) -> None:
             escalation.page_hold_due(turn, incident)
         case TimerKind.REPEAT if incident is not None:
             escalation.repeat_due(turn, incident)
+        case TimerKind.PAGED | TimerKind.GATHER | TimerKind.STORM | TimerKind.LULL | TimerKind.URGENT as kind:
+            pages.timer_due(turn, kind, timer.subject)
         case TimerKind.OWN:
             own.timer_due(turn, timer.subject)
         case TimerKind.PROPOSED:

@@ -6,16 +6,12 @@ their own, so neither waits for the other (AC-011).
 
 from __future__ import annotations
 
-from supervisor.incidents import halts, wording
-from supervisor.incidents.effects import (
-    DeliverRow,
-)
+from supervisor.incidents import halts, pages, posting, wording
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
     AnomalyType,
     Channel,
     Incident,
-    OutboxRow,
     Severity,
     State,
     Tier,
@@ -29,7 +25,6 @@ from supervisor.incidents.world import (
 )
 
 GATHER_S = 45.0  # a grouped page leaves within 60 s of the first that it groups (DESIGN §5)
-PRIORITY = {Tier.INFORM: "info", Tier.ASK: "action", Tier.PAGE: "urgent"}
 
 
 def escalate(
@@ -127,54 +122,15 @@ def tell(turn: Turn, incident: Incident, kind: str) -> Incident:
     """The messages of the incident's tier. A page that already went out is not repeated here (R2)."""
     if incident.tier is Tier.SILENT:
         return incident
-    send(turn, incident, Channel.SYNAPSE, kind)
+    posting.about(turn, incident, Channel.SYNAPSE, kind)
     if incident.tier is not Tier.PAGE or incident.page_id is not None or not by_signal(incident):
         return incident
-    row = send(turn, incident, Channel.SIGNAL, kind)
-    turn.drop_timer(TimerKind.PAGE_HOLD, incident.id)
-    if incident.open:
-        turn.set_timer(TimerKind.REPEAT, incident.id, turn.world.policy.repeats_s[0])
-        return turn.update(incident, page_id=row.id)
-    return incident
+    return pages.opening(turn, incident, kind)
 
 
 def by_signal(incident: Incident) -> bool:
     """That Signal does not deliver is not told by Signal: such messages would heap up there without an end."""
     return incident.anomaly is not AnomalyType.DELIVERY_FAILING
-
-
-def send(turn: Turn, incident: Incident, channel: Channel, kind: str) -> OutboxRow:
-    """One message about one incident."""
-    subject, body = wording.subject(incident, kind), wording.body(turn.world, incident, channel, kind)
-    return _row(turn, (incident.id,), channel, incident.tier, kind, subject, body)
-
-
-def notice(
-    turn: Turn, channel: Channel, tier: Tier, kind: str, subject: str, body: str, covers: tuple[str, ...] = ()
-) -> OutboxRow:
-    """A message in words of its own, about no incident or about those that it `covers`."""
-    return _row(turn, covers, channel, tier, kind, subject, body)
-
-
-def _row(
-    turn: Turn, covers: tuple[str, ...], channel: Channel, tier: Tier, kind: str, subject: str, body: str
-) -> OutboxRow:
-    """One durable outbox row, delivered after the decision is."""
-    row = OutboxRow(
-        id=turn.new_id("out"),
-        incident_id=covers[0] if covers else None,
-        covers=covers,
-        channel=channel,
-        tier=tier,
-        kind=kind,
-        priority=PRIORITY[tier],
-        subject=subject,
-        body=body,
-        created_wall_s=turn.now.wall_s,
-    )
-    turn.put_row(row)
-    turn.effects.append(DeliverRow(row))
-    return row
 
 
 def resolved(turn: Turn, incident: Incident, reason: TierReason) -> None:
@@ -193,10 +149,9 @@ def resolved(turn: Turn, incident: Incident, reason: TierReason) -> None:
 
 def closing(turn: Turn, incident: Incident) -> None:
     """R2: one short message when what a page spoke of is over; for a grouped page, when the last of it is."""
-    send(turn, incident, Channel.SYNAPSE, "closing")
-    if not by_signal(incident) or any(other.page_id == incident.page_id for other in turn.world.incidents.values()):
-        return
-    send(turn, incident, Channel.SIGNAL, "closing")
+    posting.about(turn, incident, Channel.SYNAPSE, "closing")
+    if by_signal(incident) and incident.page_id not in turn.world.paging.covers:
+        pages.closing(turn, incident)
 
 
 def hold_page(turn: Turn, incident: Incident) -> Incident:
@@ -248,13 +203,16 @@ def repeat_due(turn: Turn, incident: Incident) -> None:
     """R2: the page again while nobody acknowledged it: after 1 h, 4 h, then daily."""
     if incident.acknowledged_wall_s is not None or incident.state not in _REPEATED:
         return
-    others = [i for i in turn.world.incidents.values() if i.page_id == incident.page_id and i.id != incident.id]
-    if others:
+    ids = turn.world.paging.covers.get(incident.page_id or "", {})
+    others = [turn.world.incidents[incident_id] for incident_id in ids if incident_id != incident.id]
+    if others and pages.free(turn.world):
         covered = [incident, *others]
         subject, body = wording.subject(incident, "repeat"), wording.group(covered, "they still are")
-        _row(turn, tuple(i.id for i in covered), Channel.SIGNAL, incident.tier, "repeat", subject, body)
+        covers = tuple(i.id for i in covered)
+        pages.counted(turn, posting.post(turn, Channel.SIGNAL, incident.tier, "repeat", subject, body, covers))
     else:
-        send(turn, incident, Channel.SIGNAL, "repeat")
+        pages.repeat(turn, incident)
+    incident = turn.incident(incident.id) or incident
     repeats = incident.repeats + 1
     steps = turn.world.policy.repeats_s
     turn.set_timer(TimerKind.REPEAT, incident.id, steps[min(repeats, len(steps) - 1)])
@@ -266,18 +224,15 @@ _REPEATED = frozenset({State.DIAGNOSING, State.REMEDIATING, State.VERIFYING, Sta
 
 def grouped_page(turn: Turn, incidents: list[Incident], cause: str) -> None:
     """One page for many (DESIGN §2.8): it names every target when they are 20 or fewer; repeated as one, too."""
-    covers = tuple(incident.id for incident in incidents)
-    subject = f"{len(incidents)} targets of {incidents[0].family} failed at once"
     family = incidents[0].family
+    subject = f"{len(incidents)} targets of {family} failed at once"
     paused = f"automatic repair of {family} targets is paused" if family in turn.world.pauses else ""
     body = wording.group(incidents, cause, paused)
-    page = _row(turn, covers, Channel.SIGNAL, Tier.PAGE, "grouped", subject, body)
-    _row(turn, covers, Channel.SYNAPSE, Tier.PAGE, "grouped", subject, body)
-    turn.set_timer(TimerKind.REPEAT, incidents[0].id, turn.world.policy.repeats_s[0])
+    covers = tuple(incident.id for incident in incidents)
+    posting.post(turn, Channel.SYNAPSE, Tier.PAGE, "grouped", subject, body, covers)
     for incident in incidents:
         if incident.page_id is None:
-            turn.drop_timer(TimerKind.PAGE_HOLD, incident.id)
-            reason = incident.tier_reason or TierReason.CANARY_FAILED
             if incident.escalated_wall_s is None:
                 fired(turn, incident.id, Tier.PAGE)
-            turn.update(incident, page_id=page.id, tier=Tier.PAGE, tier_reason=reason)
+            turn.update(incident, tier=Tier.PAGE, tier_reason=incident.tier_reason or TierReason.CANARY_FAILED)
+    pages.together(turn, [turn.world.incidents[incident_id] for incident_id in covers], subject, body)

@@ -14,7 +14,7 @@ import msgspec
 
 from supervisor import redact
 from supervisor.errors import Refused, UnknownId, UsageError
-from supervisor.incidents import escalation, matching
+from supervisor.incidents import matching, posting
 from supervisor.incidents.effects import Answer
 from supervisor.incidents.matching import Command
 from supervisor.incidents.model import (
@@ -168,9 +168,7 @@ def _propose(
         turn.metric("heal_runbook_created", runbook.id, "created", incident.id)
     runbook = world.runbooks[runbook.id]
     subject = f"a fix for {clean(incident.target_id, 60)} could become a runbook: {runbook.id}"
-    row = escalation.notice(
-        turn, Channel.SYNAPSE, Tier.ASK, "proposal", subject, _words(incident, runbook), (incident.id,)
-    )
+    row = posting.post(turn, Channel.SYNAPSE, Tier.ASK, "proposal", subject, _words(incident, runbook), (incident.id,))
     return runbook, row
 
 

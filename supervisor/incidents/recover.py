@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from supervisor.incidents import breaker, ladder, pauses
+from supervisor.incidents import breaker, ladder, pages, pauses
 from supervisor.incidents.model import (
     ExecutionState,
     Runbook,
@@ -75,6 +75,7 @@ def rebuild(
     world.requests = {request.id: request for request in snapshot.requests}
     world.tallies = {(it.name, it.stage, it.result): it for it in snapshot.tallies}
     world.operator_pauses = {pause.key: pause for pause in snapshot.operator_pauses}
+    pages.remember(world, snapshot.gathered)
     _go_on(world)
     return world
 

@@ -7,6 +7,7 @@ leave only after the records are durable (DESIGN §2.1); `ask_probe` alone may g
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,6 +73,20 @@ class Storm:
 
 
 @dataclass
+class Paging:
+    """How much has been told by Signal lately (`pages`). All of it stands in the ledger, as timers and in incidents."""
+
+    sent: set[str] = field(default_factory=set)  # outbox rows of the last two minutes
+    urgent: set[str] = field(default_factory=set)  # of those in a storm that waited for nothing
+    gather: str = ""  # the outbox row that will tell of what waits; empty: nothing does
+    storm: bool = False
+    groups: int = 0  # grouped messages of this storm that have left
+    newest_steady_s: float = -math.inf  # when the newest incident that a page spoke of was detected
+    lull_steady_s: float = math.inf  # what was detected from then on is no part of the storm
+    covers: dict[str, dict[str, None]] = field(default_factory=dict)  # open incidents by their page
+
+
+@dataclass
 class World:
     """Everything the engine knows. Rebuilt from the ledger after a crash (`recover`)."""
 
@@ -105,6 +120,7 @@ class World:
     meanings: tuple[Meaning, ...] = ()  # what people's commands mean
     proposed: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)  # outbox row -> (token, answer)
     storms: dict[str, Storm] = field(default_factory=dict)
+    paging: Paging = field(default_factory=Paging)
     readings: dict[str, HealthReading] = field(default_factory=dict)  # newest per target
     known: dict[str, ProcessRef] = field(default_factory=dict)  # target -> the process last seen to be it
     stages: dict[str, StageEntry] = field(default_factory=dict)  # of the pipelines' tasks
@@ -168,6 +184,7 @@ class Turn(Putting):
     def __init__(self, world: World, now: Instant) -> None:
         super().__init__(world, now)
         self.effects: list[Effect] = []
+        self.closed: list[str] = []  # incidents
         self._probes: dict[str, AskProbe] = {}
 
     def decision(self) -> Decision:
@@ -194,6 +211,8 @@ class Turn(Putting):
     def _remember(self, incident: Incident) -> Incident:
         if incident.open:
             self.world.incidents[incident.id] = incident
+            if incident.page_id is not None:
+                self.world.paging.covers.setdefault(incident.page_id, {})[incident.id] = None
         elif mine := self.world.closed.get((incident.anomaly, incident.target_id)):
             mine[:] = [incident if it.id == incident.id else it for it in mine]
         return incident
@@ -280,6 +299,11 @@ class Turn(Putting):
         if not mine:
             world.by_target.pop(incident.target_id, None)
         world.closed.setdefault(key, []).append(incident)
+        self.closed.append(incident.id)
+        if (covered := world.paging.covers.get(incident.page_id or "")) is not None:
+            covered.pop(incident.id, None)
+            if not covered:
+                del world.paging.covers[incident.page_id or ""]
         self._hand_on_repeat(incident)
         for kind in (TimerKind.PAGE_HOLD, TimerKind.REPEAT, TimerKind.RECHECK, TimerKind.PLAN):
             self.drop_timer(kind, incident.id)
@@ -287,7 +311,8 @@ class Turn(Putting):
     def _hand_on_repeat(self, incident: Incident) -> None:
         """A grouped page is repeated by one of those that it covers: by the next, once that one is over."""
         if (repeat := self.world.timers.get((TimerKind.REPEAT, incident.id))) is not None:
-            covered = (i for i in self.world.incidents.values() if i.page_id == incident.page_id)
+            ids = self.world.paging.covers.get(incident.page_id or "", ())
+            covered = (self.world.incidents[incident_id] for incident_id in ids)
             if heir := next((i for i in covered if i.acknowledged_wall_s is None), None):
                 self.update(heir, repeats=incident.repeats)
                 self.set_timer(TimerKind.REPEAT, heir.id, max(0.0, repeat.due_steady_s - self.now.steady_s))
