@@ -143,10 +143,10 @@ def look(turn: Turn) -> None:
     if world.limits and (AnomalyType.LIMIT_REACHED, LIMITS) not in world.by_key:
         part(turn, LIMITS, AnomalyType.LIMIT_REACHED, "; ".join(world.limits.values()), firing=True)
         turn.set_timer(TimerKind.OWN, LIMITS, LIMITS_S)
-    for anomaly, name in [key for key in world.by_key if key[0] is AnomalyType.BACKUP_OVERDUE]:
+    for name in sorted(world.copies_overdue):
         alarm = (TimerKind.BACKUP_OVERDUE, name.removeprefix(keeping.COPIES))
         if alarm in world.timers or not any(t.written and t.target_id == alarm[1] for t in world.targets.values()):
-            part(turn, name, anomaly, "a good copy was made, or none is needed any more", firing=False)
+            part(turn, name, AnomalyType.BACKUP_OVERDUE, "a good copy was made, or none is needed any more", firing=False)
     waited_for = (TimerKind.OWN, PAGES) in world.timers or not world.policy.pages
     if not waited_for and any(isinstance(effect, DeliverRow) and is_page(effect.row) for effect in turn.effects):
         turn.set_timer(TimerKind.OWN, PAGES, DELIVERY_WITHIN_S)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from supervisor.incidents import breaker, ladder, pages, pauses
 from supervisor.incidents.model import (
+    AnomalyType,
     ExecutionState,
     Runbook,
     State,
@@ -46,6 +47,8 @@ def rebuild(
     for incident in snapshot.open_incidents:
         world.incidents[incident.id] = incident
         world.by_key[incident.anomaly, incident.target_id] = incident.id
+        if incident.anomaly is AnomalyType.BACKUP_OVERDUE:
+            world.copies_overdue.add(incident.target_id)
         world.by_target.setdefault(incident.target_id, set()).add(incident.id)
     for incident in snapshot.recent_closed:
         world.closed.setdefault((incident.anomaly, incident.target_id), []).append(incident)

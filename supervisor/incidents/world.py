@@ -101,6 +101,7 @@ class World:
     classifier: Classifier = field(default_factory=Classifier)
     incidents: dict[str, Incident] = field(default_factory=dict)  # open ones
     by_key: dict[Key, str] = field(default_factory=dict)
+    copies_overdue: set[str] = field(default_factory=set)  # targets of the open incidents of that kind
     by_target: dict[str, set[str]] = field(default_factory=dict)
     closed: dict[Key, list[Incident]] = field(default_factory=dict)  # within the reopening window, or dismissed
     trails: dict[str, list[TrailEntry]] = field(default_factory=dict)
@@ -199,6 +200,8 @@ class Turn(Putting):
         world = self.world
         world.incidents[incident.id] = incident
         world.by_key[incident.anomaly, incident.target_id] = incident.id
+        if incident.anomaly is AnomalyType.BACKUP_OVERDUE:
+            world.copies_overdue.add(incident.target_id)
         world.by_target.setdefault(incident.target_id, set()).add(incident.id)
         self.records.append(PutIncident(incident))
 
@@ -291,6 +294,8 @@ class Turn(Putting):
         key = (incident.anomaly, incident.target_id)
         world.incidents.pop(incident.id, None)
         world.by_key.pop(key, None)
+        if incident.anomaly is AnomalyType.BACKUP_OVERDUE:
+            world.copies_overdue.discard(incident.target_id)
         world.trails.pop(incident.id, None)
         world.rerun.discard(incident.id)
         world.planning.pop(incident.id, None)
