@@ -51,6 +51,7 @@ Keep = Annotated[Duration, msgspec.Meta(ge=86400)]
 RestartTime = Annotated[Duration, msgspec.Meta(ge=1, le=3600)]
 Interval = Annotated[Duration, msgspec.Meta(ge=0.1)]
 StepSpan = Annotated[Duration, msgspec.Meta(ge=0.01, le=3600)]
+QuietText = Annotated[str, msgspec.Meta(extra={"form": Form.QUIET})]
 LineText = Annotated[str, msgspec.Meta(extra={"form": Form.LINE})]
 EnvName = Annotated[
     str, msgspec.Meta(pattern="[A-Za-z_][A-Za-z0-9_]{0,99}", description="the name of an environment variable")
@@ -270,6 +271,7 @@ class NotifySection(Section, frozen=True):
 
 class EscalationSection(Section, frozen=True):
     page_healed_critical: bool = True
+    quiet_hours: QuietText = OFF  # or "22:00-07:00", local time: what need not wake anybody waits for their end
 
 
 class McpSection(Section, frozen=True):

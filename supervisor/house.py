@@ -11,17 +11,18 @@ from typing import Any
 
 import msgspec
 
-from supervisor import __version__
+from supervisor import __version__, local_time
 from supervisor.config import Config
 from supervisor.incidents import events as e
 from supervisor.incidents import views
 from supervisor.incidents.model import AnomalyType
 from supervisor.incidents.policy import Policy
+from supervisor.incidents.quiet_hours import QuietHours
 from supervisor.incidents.readings import DatabaseData, HealthReading, Integrity
 from supervisor.incidents.world import World
 from supervisor.messages import Listening, Reloaded, StoreStatus
 from supervisor.targets import METRICS, families
-from supervisor.units import OFF
+from supervisor.units import OFF, parse_hours
 
 WAITING = "decisions"  # the limit on those that are not yet durable
 # What is not taken in beyond that limit, since it is sent, read or asked again.
@@ -49,9 +50,15 @@ def policy_of(config: Config) -> Policy:
         breaker_total=section.breaker_total,
         breaker_window_s=float(section.breaker_window),
         page_healed_critical=config.escalation.page_healed_critical,
+        quiet_hours=_quiet_hours(config),
         agents_trusted=config.mcp.trusted,
         pages=bool(config.notify.signal.transports),
     )
+
+
+def _quiet_hours(config: Config) -> QuietHours | None:
+    hours = parse_hours(config.escalation.quiet_hours)
+    return QuietHours(*hours, local_time.shifts()) if hours is not None else None
 
 
 def beginning(world: World, config: Config) -> list[e.Event]:

@@ -188,6 +188,13 @@ def _show_tree(answer: dict[str, Any]) -> None:
         error = f": {output.plain(row['last_error'])}" if row["last_error"] else ""
         what = f"{row['channel']} tier {row['tier']} {row['kind']}, {row['attempts']} attempts"
         output.say(f"  {output.plain(row['id'])} {what}{error}")
+    if outbox["gathered"]:
+        output.say(f"{outbox['gathered']} incidents of a storm wait to be told in one message.")
+    if outbox["held"]["count"]:
+        until = output.local_time(outbox["held"]["until"]) if outbox["held"]["until"] else "now"
+        output.say(f"Quiet hours: {outbox['held']['count']} messages wait until {until}")
+    for row in outbox["held"]["rows"]:
+        output.say(f"  {output.plain(row['id'])} tier {row['tier']} {row['kind']}: {output.plain(row['subject'])}")
     for projection in (answer.get("store") or {}).get("projections", ()):
         behind = f"{projection['behind']} behind" if projection["behind"] else "up to date"
         error = f", {output.plain(projection['last_error'])}" if projection["last_error"] else ""

@@ -22,6 +22,7 @@ from supervisor.incidents import (
     own,
     pages,
     pauses,
+    quiet,
     remedy,
     undoing,
     verify,
@@ -87,6 +88,7 @@ class Engine:
         _handle(turn, event)
         own.look(turn)
         halts.look(turn)
+        quiet.closed(turn)
         return turn.decision()
 
     def next_due_steady_s(self) -> float | None:
@@ -108,7 +110,7 @@ def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and f
         case ExecutorIs(incarnation):
             _executor_is(turn, incarnation)
         case NotifierIsBack():
-            turn.effects.extend(DeliverRow(row) for row in turn.world.outbox.values())
+            turn.effects.extend(DeliverRow(row) for row in turn.world.outbox.values() if not row.held)
         case ExecutionClaimed(execution_id, incarnation):
             verify.on_claimed(turn, execution_id, incarnation)
         case StepEnded(execution_id, index, result, last):
@@ -152,6 +154,7 @@ def _started(turn: Turn) -> None:
     own.started(turn)
     halts.refit(turn)
     keeping.started(turn)
+    quiet.look_again(turn)
     keeping.arrange(turn)
     for incident in list(turn.world.incidents.values()):
         if incident.id in turn.world.rerun:
@@ -239,6 +242,8 @@ def _timer(turn: Turn, timer: Timer) -> None:
             escalation.repeat_due(turn, incident)
         case TimerKind.PAGED | TimerKind.GATHER | TimerKind.STORM | TimerKind.LULL | TimerKind.URGENT as kind:
             pages.timer_due(turn, kind, timer.subject)
+        case TimerKind.QUIET:
+            quiet.due(turn)
         case TimerKind.OWN:
             own.timer_due(turn, timer.subject)
         case TimerKind.PROPOSED:

@@ -517,6 +517,7 @@ class OutboxRow(msgspec.Struct, frozen=True):
     last_error: str = ""
     receipt: str = ""
     delivered_wall_s: float | None = None
+    held: bool = False  # it waits for the end of the quiet hours (`quiet`), and nobody delivers it until then
 
 
 class Metric(msgspec.Struct, frozen=True):
@@ -578,6 +579,7 @@ class TimerKind(StrEnum):
     REQUEST_OVER = "request_over"  # an agent's request has waited for a person too long
     CHECK_COPY = "check_copy"  # after a start: is the newest good copy of a database still what it was?
     PAUSE_OVER = "pause_over"  # a person's pause has run its time
+    QUIET = "quiet"  # the quiet hours end: what waits for that leaves
     PAGED = "paged"  # this Signal message counts for the next two minutes (pages)
     GATHER = "gather"  # what waits to be told in this outbox row leaves
     STORM = "storm"  # so many grouped messages of a storm have left; it is over when this is due

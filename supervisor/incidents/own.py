@@ -5,7 +5,7 @@ Pure. Our own parts are targets like any other, told by the healer's process ins
 
 from __future__ import annotations
 
-from supervisor.incidents import detect, graduation, halts, keeping, ladder, remedy
+from supervisor.incidents import detect, graduation, halts, keeping, ladder, quiet, remedy
 from supervisor.incidents.effects import DeliverRow
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.matching import Meaning
@@ -78,6 +78,7 @@ def reconfigured(
     for runbook in world.runbooks.values():  # the whitelist may be another
         turn.records.append(PutRunbook(runbook, runbook.version()))
     graduation.refit(turn)
+    quiet.look_again(turn)
     for incident in list(world.incidents.values()):  # a recipe or a runbook may be new, as after a restart
         if incident.family != detect.OWN_FAMILY and ladder.goes_on(world, incident):
             turn.want_run(incident)

@@ -19,6 +19,7 @@ from supervisor.incidents.model import (
     Tier,
     TierReason,
 )
+from supervisor.incidents.quiet_hours import QuietHours
 
 EVERY_TARGET = "*"
 CONFIDENCE_PRIOR = 0.5  # R5
@@ -40,6 +41,7 @@ class Policy(msgspec.Struct, frozen=True):
     breaker_total: int = 20
     breaker_window_s: float = 3600.0
     page_healed_critical: bool = True
+    quiet_hours: QuietHours | None = None  # what need not wake anybody waits for their end
     agents_trusted: bool = False  # R15: an agent's orders are a person's
     pages: bool = False  # somebody is configured to be paged
     intent_expires_s: float = 60.0  # DESIGN §2.3

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from supervisor.incidents import wording
+from supervisor.incidents import quiet, wording
 from supervisor.incidents.effects import DeliverRow
 from supervisor.incidents.model import Channel, Incident, OutboxRow, Tier
 from supervisor.incidents.world import Turn
-
-PRIORITY = {Tier.INFORM: "info", Tier.ASK: "action", Tier.PAGE: "urgent"}
 
 
 def about(turn: Turn, incident: Incident, channel: Channel, kind: str, row_id: str = "") -> OutboxRow:
@@ -26,7 +24,7 @@ def post(
     covers: tuple[str, ...] = (),
     row_id: str = "",
 ) -> OutboxRow:
-    """A message in words of its own, about no incident or about those that it `covers`."""
+    """A message in words of its own, about no incident or about those that it `covers`; in quiet hours it may wait."""
     row = OutboxRow(
         id=row_id or turn.new_id("out"),
         incident_id=covers[0] if covers else None,
@@ -34,11 +32,13 @@ def post(
         channel=channel,
         tier=tier,
         kind=kind,
-        priority=PRIORITY[tier],
+        priority=quiet.PRIORITY[tier],
         subject=subject,
         body=body,
         created_wall_s=turn.now.wall_s,
     )
+    if quiet.waits(turn, row):
+        return quiet.keep(turn, row)
     turn.put_row(row)
     turn.effects.append(DeliverRow(row))
     return row

@@ -68,6 +68,7 @@ def rebuild(
         if execution.state is not ExecutionState.EXPIRED:
             breaker.began(world, execution)
     world.outbox = {row.id: row for row in snapshot.outbox}
+    world.quiet = {row.incident_id or row.id: row.id for row in snapshot.outbox if row.held}
     world.runbook_states = {(state.runbook_id, state.target_id): state for state in snapshot.runbook_states}
     for timer in snapshot.timers:
         world.arm(timer)

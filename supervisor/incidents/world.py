@@ -109,6 +109,7 @@ class World:
     ended: dict[str, Execution] = field(default_factory=dict)  # over, within the breaker window
     history: deque[tuple[float, str, str, str]] = field(default_factory=deque)  # steady_s, runbook, resource, id
     outbox: dict[str, OutboxRow] = field(default_factory=dict)  # undelivered
+    quiet: dict[str, str] = field(default_factory=dict)  # of those that are held: incident (or row) -> row
     runbook_states: dict[tuple[str, str], RunbookState] = field(default_factory=dict)
     timers: dict[tuple[TimerKind, str], Timer] = field(default_factory=dict)
     alarms: list[tuple[float, TimerKind, str]] = field(default_factory=list)  # heap; a stale one is skipped
@@ -185,7 +186,7 @@ class Turn(Putting):
     def __init__(self, world: World, now: Instant) -> None:
         super().__init__(world, now)
         self.effects: list[Effect] = []
-        self.closed: list[str] = []  # incidents
+        self.closed: list[Incident] = []
         self._probes: dict[str, AskProbe] = {}
 
     def decision(self) -> Decision:
@@ -304,7 +305,7 @@ class Turn(Putting):
         if not mine:
             world.by_target.pop(incident.target_id, None)
         world.closed.setdefault(key, []).append(incident)
-        self.closed.append(incident.id)
+        self.closed.append(incident)
         if (covered := world.paging.covers.get(incident.page_id or "")) is not None:
             covered.pop(incident.id, None)
             if not covered:

@@ -153,6 +153,7 @@ def undelivered_synapse(connection: sqlite3.Connection, up_to_rev: int) -> tuple
     return _bodies(
         connection,
         OutboxRow,
-        "SELECT body FROM outbox WHERE state = 'pending' AND channel = 'synapse' AND first_rev <= ? ORDER BY first_rev",
+        "SELECT body FROM outbox WHERE state = 'pending' AND channel = 'synapse' AND first_rev <= ?"
+        " AND NOT ifnull(json_extract(body, '$.held'), 0) ORDER BY first_rev",
         (up_to_rev,),
     )
