@@ -37,10 +37,37 @@ LOST_MAX = 2  # copies of which nobody knows whether they arrived; more only LOS
 LOST_TWICE_S = 300.0
 LOST_S_MAX = 3600.0
 STEADY_S = 2.0  # a way that loses answers now and then is not given a second copy in between,
+PROOF_S = 0.25  # so old may the question be with which a way proved itself
 STEADY_WITHIN_S = 60.0  # unless none is steady for so long
 TEXT_CHARS_MAX = 4_000
 CUT = "\n… (cut: `healctl heal status` has the rest)"
 NO_TRANSPORT = 'no way to send is configured: set notify.signal.transports, e.g. ["http://127.0.0.1:8080"]'
+
+
+class _Proof:
+    """One question to a way, for all who want to know whether its answers come back."""
+
+    def __init__(self, way: Way) -> None:
+        self.began_s = asyncio.get_running_loop().time()
+        self._way = way
+        self._task = asyncio.get_running_loop().create_task(_proof(way))
+
+    def serves(self) -> bool:
+        """It is under way, or has just been answered well."""
+        if not self._task.done():
+            return True
+        return self._task.result() is None and asyncio.get_running_loop().time() - self.began_s <= PROOF_S
+
+    async def answered(self, timeout_s: float) -> None:
+        """Raises what was answered; Retryable when nothing was."""
+        await asyncio.wait({self._task}, timeout=timeout_s)
+        if not self._task.done():
+            raise Retryable(f"{self._way.transport.text}: hangs: it has not answered a question for {timeout_s:.3g} s")
+        if (error := self._task.result()) is not None:
+            raise type(error)(str(error), error.pause_s)
+
+    def drop(self) -> None:
+        self._task.cancel()
 
 
 class _Call:
@@ -82,6 +109,7 @@ class SignalCli:
         self._ways = sorted(ways(config), key=lambda way: way.transport.kind is Kind.SIGNAL_CLI)
         self._good: Way | None = None
         self._steady_s: dict[Way, float] = {}  # since when (the loop's time) it answers without a failure
+        self._proofs: dict[Way, _Proof] = {}
         self._silent: set[Way] = set()  # left their last call unanswered
         self._open: dict[str, _Call] = {}  # by row
         self._begun: dict[str, set[Way]] = {}  # by row: the programs that were started for it
@@ -130,13 +158,18 @@ class SignalCli:
     async def close(self) -> None:
         for key in tuple(self._open):
             self._drop(key)
+        for proof in self._proofs.values():
+            proof.drop()
         await asyncio.gather(*self._ending, return_exceptions=True)
         self._flights.close()
 
     async def _proved(self, way: Way, key: str, timeout_s: float) -> None:
         """Raises Retryable for a way that does not answer, or only since a moment, if an answer was lost already."""
+        proof = self._proofs.get(way)
+        if proof is None or not proof.serves():
+            proof = self._proofs[way] = _Proof(way)
         try:
-            await way.prove(timeout_s)
+            await proof.answered(timeout_s)
         except DeliveryError:
             self._steady_s.pop(way, None)
             raise
@@ -275,6 +308,14 @@ def message_text(row: OutboxRow) -> str:
     """Subject and body as one text; a body that begins with its subject does not get it twice."""
     whole = row.body if not row.subject or row.body.startswith(row.subject) else f"{row.subject}\n\n{row.body}"
     return whole if len(whole) <= TEXT_CHARS_MAX else whole[: TEXT_CHARS_MAX - len(CUT)] + CUT
+
+
+async def _proof(way: Way) -> DeliveryError | None:
+    try:
+        await way.prove(KNOCK_S_MAX)
+    except DeliveryError as error:
+        return error
+    return None
 
 
 async def _outcome(way: Way, message: Message) -> str | DeliveryError:

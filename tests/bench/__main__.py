@@ -20,6 +20,7 @@ NAMES = (
     "bench_engine",
     "bench_metrics",
     "bench_learning",
+    "bench_page",
 )
 
 results = {}

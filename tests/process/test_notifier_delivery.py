@@ -245,7 +245,8 @@ def test_a_silent_daemon_is_asked_before_it_is_given_the_message_again() -> None
             for writer in open_for_good:
                 writer.close()
                 await writer.wait_closed()
-        assert methods == ["send", *["version"] * 3]
+        assert methods.count("send") == 1
+        assert set(methods[1:]) == {"version"}, "attempts that follow one another share a question"
 
     run(test())
 

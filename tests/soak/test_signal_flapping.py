@@ -84,6 +84,8 @@ class Daemon:
         assert answer.status == 200
 
     def lines(self) -> list[dict[str, Any]]:
+        if not self.log.exists():
+            return []  # it has taken nothing yet
         return [msgspec.json.decode(line) for line in self.log.read_bytes().splitlines() if line.endswith(b"}")]
 
 
