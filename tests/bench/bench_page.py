@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 import shutil
 import statistics
 import sys
@@ -29,7 +28,7 @@ from supervisor.notifier.ways import RPC_PATH
 from tests.bench.bench_probe import quantiles
 from tests.doubles.notifier_lab import Healer, NotifierProcess, config, row
 from tests.lab.daemon import site, until
-from tests.soak.test_pages_arrive import Victims
+from tests.soak.test_pages_arrive import Victims, rss_bytes
 from tests.soak.test_signal_flapping import Daemon as SignalDaemon
 
 PAGES = 20
@@ -115,7 +114,7 @@ async def outage(folder: Path, signal: SignalDaemon) -> dict[str, float]:
         first_s = time.monotonic()
         await healer.until(all_have_theirs, 120)
         over_s = time.monotonic()
-        used_bytes = rss_bytes(notifier)
+        used_bytes = rss_bytes(notifier.process.pid)
     finally:
         notifier.kill()
         healer.close()
@@ -128,11 +127,6 @@ async def outage(folder: Path, signal: SignalDaemon) -> dict[str, float]:
         "floor_one_ms": round(one_s * 1000, 3),
         "notifier_rss_mib": round(used_bytes / 2**20, 1),
     }
-
-
-def rss_bytes(notifier: NotifierProcess) -> int:
-    text = Path(f"/proc/{notifier.process.pid}/statm").read_text().split()
-    return int(text[1]) * resource.getpagesize()
 
 
 def main() -> None:
