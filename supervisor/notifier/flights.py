@@ -6,8 +6,9 @@ after it: a row that was begun and has none is *lost* once more. `signal_cli` gi
 more care, and after a second loss only seldom (docs/adr/0008-lost-answers.md).
 A receipt is written down too, until the ledger has it.
 
-One JSON object a line, the newest of a row counts. It must never keep a message from being sent: a disk that takes
-no more is said once, and the memory of this process serves on.
+One JSON object a line, the newest of a row counts. Nothing is synced: it is for a process that is killed, and a page
+does not wait for a disk. When the power fails, a handing over may be forgotten, which may cost one copy more. It must
+never keep a message from being sent: a disk that takes no more is said once, and the memory of this process serves on.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class Flights:
         return {flight.row: flight.receipt for flight in self._known.values() if flight.receipt}
 
     def begin(self, row: str) -> None:
-        """On the disk before it returns: the message is handed over next."""
-        self._put(Flight(row, self.lost(row), begun=True), sync=True)
+        """Written before it returns: the message is handed over next."""
+        self._put(Flight(row, self.lost(row), begun=True))
 
     def refused(self, row: str) -> None:
         """Answered: it was not sent."""
@@ -74,7 +75,7 @@ class Flights:
             self._put(Flight(row, flight.lost + 1))
 
     def arrived(self, row: str, receipt: str) -> None:
-        self._put(Flight(row, self.lost(row), receipt=receipt), sync=True)
+        self._put(Flight(row, self.lost(row), receipt=receipt))
 
     def forget(self, row: str) -> None:
         if row in self._known:
@@ -85,7 +86,7 @@ class Flights:
             os.close(self._fd)
             self._fd = None
 
-    def _put(self, flight: Flight, *, sync: bool = False) -> None:
+    def _put(self, flight: Flight) -> None:
         self._known.pop(flight.row, None)
         if not flight.gone:
             self._known[flight.row] = flight
@@ -97,8 +98,6 @@ class Flights:
         elif self._fd is not None:
             try:
                 os.write(self._fd, _line(flight))
-                if sync:
-                    os.fdatasync(self._fd)
             except OSError as error:
                 log.error("%s cannot be written: %s; a crash now may cost a second copy", self._path, error)
                 self.close()  # until this process starts anew, or the file is written anew
@@ -114,7 +113,6 @@ class Flights:
             fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
                 _write_all(fd, b"".join(map(_line, self._known.values())))
-                os.fdatasync(fd)
                 os.rename(beside, self._path)
             except OSError:
                 os.close(fd)

@@ -248,7 +248,7 @@ def main() -> None:
         backoff.FIRST_S = backoff.LEAST_PAUSE_S = pace_s
         backoff.CAP_PAGE_S = 4 * pace_s
         signal_cli.LOST_TWICE_S = 5.0
-        process.SignalCli = partial(SignalCli, attempt_s=20 * pace_s)  # type: ignore[assignment,misc]
+        process.SignalCli = partial(SignalCli, attempt_s=60 * pace_s)  # type: ignore[assignment,misc]
     run(NotifierWorker, boot, socket.socket(fileno=int(sys.argv[1])), output=2)
 
 
