@@ -11,18 +11,21 @@ import logging
 import os
 
 from probes import memory
-from probes.base import Events, Probe, Source, begin
+from probes.base import Began, Events, Probe, Source, begin
 from probes.disk import PREFIX, Disks
 from probes.exceptional import Exceptional
 from probes.memory import Memory
 from probes.mounts import MOUNTINFO
 from supervisor import clock
-from supervisor.config import Config
-from supervisor.incidents.readings import DiskData, HealthReading, MemoryData, Unavailable
+from supervisor.config import Config, dirs
+from supervisor.incidents import drill_run
+from supervisor.incidents.readings import DiskData, DrillData, HealthReading, MemoryData, Unavailable
+from supervisor.staged import Staged
 
 log = logging.getLogger(__name__)
 
 MOUNTS_SETTLE_S = 0.05  # mounts come in bursts: one look for all of them
+DRILL_FRESH_MS = 60_000  # it is never polled
 STALL_GAP_S = 5.0  # a stall lasts: it is looked at this often at most
 
 
@@ -34,6 +37,7 @@ class HostProbe(Probe):
     def __init__(self, config: Config) -> None:
         self._disks = Disks(config.disk)
         self._memory = Memory(config.memory)
+        self._drills = Staged(dirs(config).runtime_dir)
         self._events: Events | None = None
         self._watches: list[Exceptional] = []
         self._settling: asyncio.TimerHandle | None = None
@@ -58,6 +62,8 @@ class HostProbe(Probe):
         """Any mount point may be asked for: one that is not there reads `mounted=False`, which closes what is open."""
         if target_id == memory.TARGET:
             return self._memory_source()
+        if target_id == drill_run.TARGET:
+            return Source(target_id, DRILL_FRESH_MS, DRILL_FRESH_MS)
         point = target_id.removeprefix(PREFIX)
         return self._disk_source(point) if target_id != point and self._disks.may_be_ours(point) else None
 
@@ -73,6 +79,8 @@ class HostProbe(Probe):
         source = self.source(target_id)
         if source is None:
             return begin(Source(target_id, 1000, 1000), self.family).cannot(Unavailable.MISSING, "no target of ours")
+        if target_id == drill_run.TARGET:
+            return self._staged(begin(source, drill_run.FAMILY))
         began = begin(source, self.family)
         if target_id == memory.TARGET:
             reading = await self._memory.read(began, deadline_s)
@@ -82,6 +90,13 @@ class HostProbe(Probe):
                 self._mounts_changed()  # what a named path lies on may be there without having been mounted just now
         self._plan(reading)
         return reading
+
+    def _staged(self, began: Began) -> HealthReading:
+        """A drill's made-up trouble: a file of our own, read only when it is asked for."""
+        try:
+            return began.tells(DrillData(self._drills.read()))
+        except OSError as error:
+            return began.cannot(Unavailable.ERROR, f"{self._drills.path}: {error.strerror}")
 
     def _plan(self, reading: HealthReading) -> None:
         """What is short is read more often than its interval says."""

@@ -69,6 +69,7 @@ class _AppEnv(msgspec.Struct):
 class _App(msgspec.Struct):
     name: str
     pm2_env: _AppEnv
+    pid: int | None = None
 
 
 _jlist = msgspec.json.Decoder(list[_App])
@@ -122,14 +123,34 @@ def judge_unit(unit: str, told: Mapping[str, str]) -> Told:
 
 
 async def _pm2(name: str, env: Mapping[str, str], last_pid: int, timeout_s: float) -> Told:
+    title, stdout = await _list(env, timeout_s)
+    return judge_apps(name, stdout, last_pid, tells_orders=_TELLS_ORDERS.match(title) is not None)
+
+
+async def apps(env: Mapping[str, str], timeout_s: float) -> dict[str, int]:
+    """The apps that PM2 has, each with the process id of an instance, 0 for none. Raises command.CommandFailed."""
+    _, stdout = await _list(env, timeout_s)
+    try:
+        return {app.name: app.pid or 0 for app in _apps(stdout)}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise command.CommandFailed(command.Kind.ERROR, "it answered with what is not its list") from None
+
+
+async def _list(env: Mapping[str, str], timeout_s: float) -> tuple[str, bytes]:
+    """PM2's title, and what `pm2 jlist` printed. Raises command.CommandFailed: it cannot be asked."""
     env = identify.manager_environment("pm2", env)
     title, problem = _daemon(identify.pm2_home(env))
     if problem:
-        return Told(Manager.UNKNOWN, problem[:WORDS_CHARS_MAX])
+        raise command.CommandFailed(command.Kind.ERROR, problem)
     answer = await command.run([PM2, "jlist"], timeout_s, env=env, stdout_bytes_max=JLIST_BYTES_MAX)
     if answer.code != 0:
-        return Told(Manager.UNKNOWN, f"PM2 cannot be asked: exit {answer.code}")
-    return judge_apps(name, answer.stdout, last_pid, tells_orders=_TELLS_ORDERS.match(title) is not None)
+        raise command.CommandFailed(command.Kind.ERROR, f"PM2 cannot be asked: exit {answer.code}")
+    return title, answer.stdout
+
+
+def _apps(stdout: bytes) -> list[_App]:
+    line = next((line for line in reversed(stdout.splitlines()) if line.startswith(b"[")), b"")
+    return _jlist.decode(line)
 
 
 def _daemon(home: str) -> tuple[str, str]:
@@ -148,9 +169,8 @@ def _daemon(home: str) -> tuple[str, str]:
 
 def judge_apps(name: str, stdout: bytes, last_pid: int, *, tells_orders: bool) -> Told:
     """What `pm2 jlist` printed, as an answer about the app `name`, all its instances together."""
-    line = next((line for line in reversed(stdout.splitlines()) if line.startswith(b"[")), b"")
     try:
-        apps = [app for app in _jlist.decode(line) if app.name == name]
+        apps = [app for app in _apps(stdout) if app.name == name]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Told(Manager.UNKNOWN, "PM2 answered with what is not its list")
     if not apps:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from remediators.base import Step, StepFailed
 from remediators.cleanup import PruneFiles
 from remediators.database import BackupDatabase, RestoreDatabase, VerifyBackup
+from remediators.drill import ClearDrill
 from remediators.gateway import RestartGateway
 from remediators.halt import HaltWrites
 from remediators.manual import Manual
@@ -46,6 +47,7 @@ KINDS: Mapping[str, type[Step]] = {
         RestartGateway,
         RunCommand,
         Manual,
+        ClearDrill,
     )
 }
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from supervisor.incidents import drill_run
 from supervisor.incidents.model import AnomalyType, Effect, Runbook, StepSpec
 
 DATABASE_S = 3600.0  # a large database, on a slow disk
@@ -158,6 +159,15 @@ RUNBOOKS: tuple[Runbook, ...] = (
         steps=(StepSpec("restart", "restart-gateway", Effect.CHANGE, timeout_s=60.0),),
         resource="service:{service}",
         starts_service=True,
+    ),
+    # For `healctl drill` alone: its only target is nobody's.
+    Runbook(
+        id="rb-drill",
+        label="Take away the made-up trouble of a drill",
+        applies_to=(AnomalyType.DRILL,),
+        steps=(StepSpec("clear", "clear-drill", Effect.PROTECT, idempotent=True),),
+        resource="drill",
+        targets=(drill_run.TARGET,),
     ),
 )
 

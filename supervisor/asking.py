@@ -28,6 +28,7 @@ from supervisor.messages import (
     Settle,
     Settled,
 )
+from supervisor.targets import worker_of
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Asking:
         old = self._probing.pop(probe.target_id, None)
         if old is not None:
             old.cancel()
-        future = self._hub.request(probe.family, ProbeNow(probe.target_id))
+        future = self._hub.request(worker_of(probe.family), ProbeNow(probe.target_id))
         self._probing[probe.target_id] = future
         future.add_done_callback(lambda done: self._on_probed(probe, done))
 

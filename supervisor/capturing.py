@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from supervisor.incidents.drill_run import FAMILY
 from supervisor.incidents.learning import LATE_S, OWN_FAMILY
 from supervisor.incidents.world import World
 from supervisor.places import CAPTURING
@@ -25,7 +26,7 @@ class Capturing:
 
     def look(self, world: World) -> None:
         """After each decision: does anything stand open that a person's command could be about?"""
-        wanted = any(incident.family != OWN_FAMILY for incident in world.incidents.values())
+        wanted = any(incident.family not in (OWN_FAMILY, FAMILY) for incident in world.incidents.values())
         if wanted and self._ending is not None:
             self._ending.cancel()
             self._ending = None

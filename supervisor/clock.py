@@ -14,8 +14,9 @@ Two times are kept apart, since they answer different questions:
 
 from __future__ import annotations
 
+import os
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
 import msgspec
@@ -67,6 +68,21 @@ class SteadyClock:
     def anchor(self) -> Anchor:
         mono = time.monotonic()
         return Anchor(boot_id=self._boot_id, mono_s=mono, steady_s=mono + self._offset_s)
+
+
+def local_zone() -> tzinfo:
+    """The zone of this host with its changes to summer time: that of $TZ, else /etc/localtime. Where neither names one
+    that is known, the offset of this moment."""
+    from zoneinfo import ZoneInfo
+
+    try:
+        name = os.environ.get("TZ", "").removeprefix(":") or "/etc/localtime"
+        if not name.startswith("/"):
+            return ZoneInfo(name)
+        with Path(name).open("rb") as file:
+            return ZoneInfo.from_file(file)
+    except (OSError, ValueError, LookupError):
+        return datetime.fromtimestamp(time.time(), UTC).astimezone().tzinfo or UTC
 
 
 def rfc3339(wall_s: float) -> str:

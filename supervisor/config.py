@@ -2,9 +2,8 @@
 
 `load` never starts anything; an error names file, line, key, what was found and what was expected (exit 78). A bare
 number is no duration, an unknown key is an error with a suggestion, `~` is expanded and a relative path refused. The
-operator's own runbooks are a part of it: what is in force is so as a whole (`Accepted`).
-
-Nothing here may write: `make_state_dir`, called by `healctl start` alone, is the one exception.
+operator's own runbooks are a part of it: what is in force is so as a whole (`Accepted`). Nothing here may write:
+`make_state_dir`, called by `healctl start` alone, is the one exception.
 """
 
 from __future__ import annotations
@@ -51,10 +50,13 @@ Keep = Annotated[Duration, msgspec.Meta(ge=86400)]
 RestartTime = Annotated[Duration, msgspec.Meta(ge=1, le=3600)]
 Interval = Annotated[Duration, msgspec.Meta(ge=0.1)]
 StepSpan = Annotated[Duration, msgspec.Meta(ge=0.01, le=3600)]
-QuietText = Annotated[str, msgspec.Meta(extra={"form": Form.QUIET})]
 LineText = Annotated[str, msgspec.Meta(extra={"form": Form.LINE})]
 EnvName = Annotated[
     str, msgspec.Meta(pattern="[A-Za-z_][A-Za-z0-9_]{0,99}", description="the name of an environment variable")
+]
+
+TimeText = Annotated[
+    str, msgspec.Meta(pattern="(([01][0-9]|2[0-3]):[0-5][0-9])?", description='a time of day like "03:30"')
 ]
 
 
@@ -271,7 +273,7 @@ class NotifySection(Section, frozen=True):
 
 class EscalationSection(Section, frozen=True):
     page_healed_critical: bool = True
-    quiet_hours: QuietText = OFF  # or "22:00-07:00", local time: what need not wake anybody waits for their end
+    quiet_hours: Annotated[str, msgspec.Meta(extra={"form": Form.QUIET})] = OFF  # or "22:00-07:00", local time
 
 
 class McpSection(Section, frozen=True):
@@ -284,6 +286,14 @@ class MetricsSection(Section, frozen=True):
     """`[metrics]`: what Prometheus may read. Whoever can reach the address can read it, without a password."""
 
     listen: ListenText = OFF  # or "127.0.0.1:9464"
+
+
+class DrillSection(Section, frozen=True):
+    """`[drill]`: a drill by itself; `at` or `every`, not both."""
+
+    at: TimeText = ""  # each day, by this host's clock; "" is never
+    every: Pause = Duration(0)  # 0 is never
+    timeout: Annotated[Duration, msgspec.Meta(ge=0.1, le=600)] = Duration(60)  # not through by then: it has failed
 
 
 class Tables(Section, frozen=True):
@@ -307,6 +317,7 @@ class Tables(Section, frozen=True):
     escalation: EscalationSection = EscalationSection()
     mcp: McpSection = McpSection()
     metrics: MetricsSection = MetricsSection()
+    drill: DrillSection = DrillSection()
     command: dict[TargetName, CommandSection] = {}
     runbooks: RunbooksSection = RunbooksSection()
 

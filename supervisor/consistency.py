@@ -24,6 +24,10 @@ def contradictions(config: Config) -> list[Problem]:
     problems += _other_files(config)
     problems += _limit_contradictions(config)
     problems += _cleanup_contradictions(config)
+    if config.drill.at and config.drill.every:
+        problems.append(Problem(("drill", "every"), "found at, too, expected one of the two", "remove at or every"))
+    if 0 < config.drill.every < 1:
+        problems.append(Problem(("drill", "every"), "found less than a second, which a drill takes", "e.g. 24h"))
     signal = config.notify.signal
     if signal.transports and not signal.recipient:
         hint = 'add recipient = "+15550100" (who is paged), or remove transports'

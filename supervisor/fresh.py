@@ -20,6 +20,7 @@ from supervisor.incidents.model import Instant, Status
 from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.world import World
 from supervisor.messages import Body, Nack, ProbeNow, Readings, ReadSays
+from supervisor.targets import worker_of
 
 WITHIN_S = 10.5  # a reading takes up to 5 s (R9), and one for an earlier question may have to end first
 
@@ -79,7 +80,7 @@ class Fresh:
             told(UnknownId("no target of that name is watched", "see `healctl check`"))
             return
         try:
-            future = self._hub.request(target.family, ProbeNow(target.target_id))
+            future = self._hub.request(worker_of(target.family), ProbeNow(target.target_id))
         except BusError as error:
             told(error)
         else:

@@ -35,6 +35,7 @@ from supervisor.incidents import events as e
 from supervisor.incidents import views
 from supervisor.incidents.effects import (
     Answer,
+    CarryDrill,
     DeliverRow,
     DispatchExecution,
     Effect,
@@ -54,7 +55,9 @@ from supervisor.meanings import meanings
 from supervisor.metering import Metering
 from supervisor.newsdesk import NewsDesk
 from supervisor.outgoing import Outgoing
+from supervisor.samples import Samples
 from supervisor.sockets import endpoint, new_context
+from supervisor.staged import Staged
 from supervisor.targets import families, open_families, targets
 from supervisor.trails import fetch as trails_of
 from supervisor.treetable import ALIVE, TreeTable
@@ -80,7 +83,9 @@ class HealerWorker(Worker):
         self._strange: dict[str, HealthReading] = {}  # of targets that we do not know
         self._reloaded: m.Reloaded | None = None
         self._listening = False
-        self._desk = Desk(self._order, {"tree": self._tree_view, "snapshot": self._snapshot})
+        self._samples = Samples()
+        views_by_name = {"tree": self._tree_view, "snapshot": self._snapshot, "targets": self._targets_view}
+        self._desk = Desk(self._order, views_by_name)
 
     # -- life --
 
@@ -101,6 +106,7 @@ class HealerWorker(Worker):
         world.meanings = meanings(config)
         self._engine = Engine(world)
         self._capturing = Capturing(boot.runtime_dir)
+        self._staged = Staged(boot.runtime_dir)
         self._metering = Metering(snapshot.tallies)
         self._halted = Halted(snapshot.halts, self._tell)
         self._committer = Committer(
@@ -220,6 +226,8 @@ class HealerWorker(Worker):
                     self._asking.plan(effect)
                 case DeliverRow(row):
                     self._outgoing.add(row)
+                case CarryDrill(drill_id, stage):
+                    self._decide(e.DrillTold(drill_id, stage, self._staged.carry_out(drill_id, stage)))
                 case Answer(token, body, error):
                     self._desk.answer(token, error if error is not None else body or {})
 
@@ -299,6 +307,7 @@ class HealerWorker(Worker):
                 if len(self._strange) < STRANGE_MAX and not reading.external:
                     self._strange[reading.target_id] = reading
                 continue
+            self._samples.observe(reading)
             if self._engine.world.readings.get(reading.target_id) != reading:  # one that was asked for comes twice
                 self._decide(e.ReadingSeen(reading))
 
@@ -351,6 +360,9 @@ class HealerWorker(Worker):
 
     def _tree_view(self) -> dict[str, Any]:
         return tree_view(*self._standing(), self._reloaded, self._metering.listening)
+
+    def _targets_view(self) -> dict[str, Any]:
+        return self._samples.view(self._engine.world)
 
     def _snapshot(self) -> dict[str, Any]:
         """The state that the feed continues from: `seq` is the last event it contains."""

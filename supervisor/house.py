@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from supervisor import __version__, local_time
+from supervisor import __version__, clock, local_time
 from supervisor.config import Config
+from supervisor.incidents import drill, own, views
 from supervisor.incidents import events as e
-from supervisor.incidents import views
 from supervisor.incidents.model import AnomalyType
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.quiet_hours import QuietHours
@@ -53,6 +53,10 @@ def policy_of(config: Config) -> Policy:
         quiet_hours=_quiet_hours(config),
         agents_trusted=config.mcp.trusted,
         pages=bool(config.notify.signal.transports),
+        drill_at=config.drill.at,
+        drill_every_s=float(config.drill.every),
+        drill_timeout_s=float(config.drill.timeout),
+        zone=clock.local_zone() if config.drill.at else None,
     )
 
 
@@ -94,10 +98,27 @@ def corrupt(readings: Iterable[HealthReading], file: Path) -> str:
 
 
 def ledger_parts(world: World, status: StoreStatus | None, config: Config) -> list[e.OwnPart]:
-    """What is new about the ledger itself."""
+    """What is new about the ledger itself, and about the way from it to Synapse."""
     if status is None:
         return []
-    return [part for part in (_size(world, status, config), _damage(world, status)) if part is not None]
+    found = (_size(world, status, config), _damage(world, status), _synapse(world, status))
+    return [part for part in found if part is not None]
+
+
+def _synapse(world: World, status: StoreStatus) -> e.OwnPart | None:
+    """Its tables in brain.db take nothing: they do not fit (which column stands in the evidence), or somebody keeps
+    them locked. A halt is an incident already."""
+    it = next((projection for projection in status.projections if projection.name == "synapse"), None)
+    if it is None:
+        return None
+    open_now = (AnomalyType.DELIVERY_FAILING, own.SYNAPSE) in world.by_key
+    halted = any(halt.path == it.path for halt in world.halts.values())
+    if not open_now and not halted and it.last_error and it.behind_for_s >= own.DELIVERY_WITHIN_S:
+        evidence = f"{it.last_error}; nothing has reached Synapse for {it.behind_for_s:.0f} s"
+        return e.OwnPart(own.SYNAPSE, AnomalyType.DELIVERY_FAILING, True, evidence)
+    if open_now and not it.behind:
+        return e.OwnPart(own.SYNAPSE, AnomalyType.DELIVERY_FAILING, False, "Synapse has everything")
+    return None
 
 
 def _damage(world: World, status: StoreStatus) -> e.OwnPart | None:
@@ -147,6 +168,7 @@ def tree_view(
         "pauses": views.pauses(world),
         "halted": views.halts(world),
         "targets": len(world.targets),
+        "drill": drill.last(world),
         "last_reload": reload_json(reloaded),
         "metrics": {"address": listening.address, "error": listening.error or None} if listening else None,
     }

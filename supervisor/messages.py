@@ -26,8 +26,10 @@ from supervisor.incidents.records import Record, Snapshot
 from supervisor.past import AuditFound as AuditFound
 from supervisor.past import FetchAudit as FetchAudit
 from supervisor.past import FetchHistory as FetchHistory
+from supervisor.past import FetchIncident as FetchIncident
 from supervisor.past import FetchTrail as FetchTrail
 from supervisor.past import HistoryFound as HistoryFound
+from supervisor.past import IncidentFound as IncidentFound
 from supervisor.past import TrailFound as TrailFound
 from supervisor.standing import Family as Family
 from supervisor.standing import FetchMetrics as FetchMetrics
@@ -316,6 +318,8 @@ Body = (
     | ExecutionFound
     | FetchAudit
     | AuditFound
+    | FetchIncident
+    | IncidentFound
     | FetchTrail
     | TrailFound
     | FetchHistory

@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import Any
 
 from supervisor import __version__
-from supervisor.incidents import views
+from supervisor.incidents import drill, drill_run, views
 from supervisor.incidents.model import BUCKETS_S, AnomalyType, Channel, Tally
 from supervisor.incidents.records import PutTally, Record
 from supervisor.incidents.world import World
@@ -121,9 +121,9 @@ def _of(label: str, stage: str, result: str) -> Labels:
 def _expected(world: World, name: str) -> Iterable[str]:
     """What is shown as 0 before it happens first: else its first time would be no increase."""
     if name == "heal_anomaly_detected":
-        return AnomalyType
+        return [anomaly for anomaly in AnomalyType if anomaly is not AnomalyType.DRILL]
     if name in _BY_RUNBOOK:
-        return world.runbooks
+        return [runbook_id for runbook_id in world.runbooks if runbook_id != drill_run.RUNBOOK]
     return {
         "heal_escalation_fired": ("tier1", "tier2", "tier3"),
         "heal_signal_sent": ("tier3",),
@@ -146,7 +146,7 @@ def _engine(world: World) -> Iterable[Family]:
         "heal_open_incidents",
         "Incidents that are open.",
         ("anomaly", "severity", "state"),
-        ((i.anomaly, i.severity, i.state) for i in world.incidents.values()),
+        ((i.anomaly, i.severity, i.state) for i in world.incidents.values() if i.anomaly is not AnomalyType.DRILL),
     )
     halted = (((("database", h.database), ("phase", h.phase.value)), 1) for h in world.halts.values())
     yield _gauge("heal_database_halted", "Databases that nobody may write (R10).", *halted)
@@ -167,11 +167,15 @@ def _engine(world: World) -> Iterable[Family]:
         "remediation": world.last_remediation_wall_s,
         "escalation": world.last_escalation_wall_s,
         "signal_sent": world.last_signal_wall_s,
+        "drill": drill.last_wall_s(world),
     }
     for what, at_wall_s in last.items():
         shown = () if at_wall_s is None else (((), at_wall_s),)
         words = what.replace("_", " ")
         yield _gauge(f"heal_last_{what}_timestamp_seconds", f"When the last {words} was, Unix time.", *shown)
+    good = drill.passed(world)
+    shown = () if good is None else (((), float(good)),)
+    yield _gauge("heal_last_drill_success", "Whether the last drill reached every stage, 1 or 0.", *shown)
 
 
 def _outbox(world: World, wall_s: float) -> Iterable[Family]:

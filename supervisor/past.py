@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from supervisor.incidents.model import OutboxRow
 from supervisor.incidents.orders import AuditEntry
 
 
@@ -52,3 +53,16 @@ class HistoryFound(msgspec.Struct, frozen=True, tag="history_found"):
     after: int
     more: bool
     passed_over: str = ""
+
+
+class FetchIncident(msgspec.Struct, frozen=True, tag="fetch_incident"):
+    """Healer -> store: all that is known of one incident, open or over. Answer: IncidentFound, or Nack `unknown_id`."""
+
+    incident_id: str
+
+
+class IncidentFound(msgspec.Struct, frozen=True, tag="incident_found"):
+    """`past` is msgspec-JSON of `replay.Past`; `messages` are the newest outbox rows that speak of it, oldest first."""
+
+    past: bytes
+    messages: tuple[OutboxRow, ...] = ()

@@ -37,6 +37,14 @@ def locate(path: Path | None, env: Mapping[str, str]) -> Path | None:
     return None
 
 
+def default_file(env: Mapping[str, str]) -> Path:
+    """Where a configuration is written when nobody says: of the standard places the one that is this user's."""
+    home = env.get("XDG_CONFIG_HOME")
+    if os.geteuid() == 0 and not home:
+        return Path("/etc/healctl/healctl.toml")
+    return Path(home or os.path.expanduser("~/.config"), "healctl/healctl.toml")
+
+
 def load_dirs(path: Path | None, env: Mapping[str, str]) -> Dirs:
     """Where the daemon of the configuration in force lives, for a client that asks it something.
 

@@ -19,6 +19,7 @@ from supervisor.config import (
     TradingSection,
     dirs,
 )
+from supervisor.incidents import drill_run
 from supervisor.incidents.model import Recipe, Target
 
 SYSTEMCTL = "systemctl"
@@ -43,6 +44,11 @@ def families(config: Config) -> tuple[str, ...]:
         "logs": config.logs,
     }
     return tuple(name for name in FAMILIES if watched[name])
+
+
+def worker_of(family: str) -> str:
+    """Whose worker reads this family's targets: a drill has none of its own, the one that always runs looks."""
+    return "host" if family == drill_run.FAMILY else family
 
 
 def watched(config: Config) -> tuple[str, ...]:

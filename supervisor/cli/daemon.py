@@ -179,6 +179,8 @@ def _show_tree(answer: dict[str, Any]) -> None:
     if (news := answer.get("last_reload")) is not None:
         what = f"refused: {output.plain(news['error'])}" if news["error"] else ", ".join(news["changes"]) or "no change"
         output.say(f"Last reload {output.local_time(news['at'])}: {what}")
+    if (drill := answer.get("drill")) is not None:
+        output.say(output.drill(drill))
     outbox = answer["outbox"]
     line = f"Outbox: {outbox['pending']} pending"
     if outbox["pending"]:

@@ -23,9 +23,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "stop": ("daemon", "stop", "Stop the daemon and wait until it is gone."),
     "reload": ("daemon", "reload", "Let the daemon read its configuration again."),
     "status": ("daemon", "status", "Show the daemon's own workers, store and outbox."),
+    "init": ("init", "init", "Look at this host and write a configuration to begin with."),
+    "doctor": ("doctor", "doctor", "Look for what would bite on this host, and say how to mend it."),
     "check": ("check", "check", "Check the configuration, and what each target reads now (--live)."),
     "probe": ("probe", "probe", "Read one target now."),
     "feed": ("feed_in", "feed", "Hand in readings and insights of other programs."),
+    "tui": ("tui", "tui", "Watch and decide, in the terminal's dashboard."),
     "heal": ("heal", "heal", "Incidents and runbooks: status, approve, execute, dismiss ..."),
     "db": ("db", "db", "Databases: copies, their verification, and restoring one."),
     "ack": ("operate", "ack", "Acknowledge an incident: its page is not repeated."),
@@ -36,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "mcp": ("mcp", "mcp", "Serve cortex_heal to agents over MCP, on standard input and output."),
     "stats": ("operate", "stats", "Show counts and last times (self_healing_status)."),
     "events": ("events", "events", "Show open incidents, or follow what happens."),
+    "drill": ("drill", "drill", "Send a made-up incident all the way to a receipt, and time each stage."),
     "demo": ("demo", "demo", "Watch a toy service be killed and healed, in a sandbox."),
 }
 

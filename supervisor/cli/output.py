@@ -105,6 +105,15 @@ def paused(pause: dict[str, Any]) -> str:
     return f"Paused: {what}{until}, by {plain(pause['by'])} since {local_time(pause['since'])}{why}"
 
 
+def drill(found: dict[str, Any]) -> str:
+    """One line on the last drill, and the schedule of the next."""
+    ended = "passed" if found["passed"] else "FAILED"
+    ended += f"; not proved since it failed: {plain(found['why'])}" if found["why"] else ""
+    words = f"{local_time(found['last_at'])} {ended}" if found["last_at"] else "there was none yet (healctl drill)"
+    planned = f"; by itself {plain(found['schedule'])}" if found["schedule"] else ""
+    return f"Last drill: {words}{planned}" + ("; one is under way" if found["under_way"] else "")
+
+
 def local_time(text: object) -> str:
     """RFC 3339 UTC to whole seconds, for columns: `2026-02-18T09:30:00.123Z` -> `2026-02-18 09:30:00Z`."""
     whole = plain(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from supervisor.incidents import drill_run
 from supervisor.incidents.model import Breaker, Execution
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.world import (
@@ -14,7 +15,9 @@ STARTS = frozenset({"start-service", "restart-gateway"})  # kinds of steps
 
 
 def began(world: World, execution: Execution) -> None:
-    """Remember that an execution began."""
+    """Remember that an execution began. A drill says nothing about a repair, and no breaker may stop the next one."""
+    if execution.runbook.id == drill_run.RUNBOOK:
+        return
     world.history.append((execution.created_steady_s, execution.runbook.id, execution.resource, execution.id))
     if len(world.history) > HISTORY_MAX:
         world.history.popleft()

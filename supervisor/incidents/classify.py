@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from supervisor.incidents import resources, services
+from supervisor.incidents import drill_run, resources, services
 from supervisor.incidents.judge import Judge
 from supervisor.incidents.model import AnomalyType, Severity, Status, Verdict
 from supervisor.incidents.readings import (
     DatabaseData,
     DiskData,
+    DrillData,
     FleetData,
     GatewayData,
     HealthReading,
@@ -59,6 +60,7 @@ RULES: dict[type, Callable[..., tuple[Verdict, ...]]] = {
     MemoryData: resources.memory,
     DatabaseData: resources.database,
     LogsData: resources.logs,
+    DrillData: drill_run.rule,
 }
 
 

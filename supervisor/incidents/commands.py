@@ -13,7 +13,7 @@ import msgspec
 
 from supervisor import redact
 from supervisor.errors import HealError, NeedsConfirm, Refused, UsageError
-from supervisor.incidents import agents, approvals, dryruns, learning, matching, pauses, remedy, undoing, views
+from supervisor.incidents import agents, approvals, drill, dryruns, learning, matching, pauses, remedy, undoing, views
 from supervisor.incidents.effects import (
     Answer,
     PlanExecution,
@@ -238,7 +238,9 @@ def _ack(turn: Turn, token: str, args: AckArgs, actor: str) -> views.Json:
 
 
 # What changes something, and so leaves a line in the audit, whatever came of it.
-AUDITED = frozenset({"approve", "execute", "dismiss", "ack", "pause", "resume", "undo", "confirm", "record_fix"})
+AUDITED = frozenset(
+    {"approve", "execute", "dismiss", "ack", "pause", "resume", "undo", "confirm", "record_fix", "drill"}
+)
 
 _Run = Callable[[Turn, str, Any, str], views.Json | None]
 TABLE: Mapping[str, tuple[type, _Run]] = {
@@ -257,4 +259,6 @@ TABLE: Mapping[str, tuple[type, _Run]] = {
     "confirm": (agents.ConfirmArgs, _confirm),
     "undo": (undoing.UndoArgs, undoing.order),
     "stats": (NoArgs, _stats),
+    "drill": (drill.DrillArgs, drill.order),
+    "drill_wait": (drill.WaitArgs, drill.wait),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervisor.incidents import escalation, halts, ladder, learning, remedy, stages, verify, wording
+from supervisor.incidents import drill_run, escalation, halts, ladder, learning, remedy, stages, verify, wording
 from supervisor.incidents.judge import Judge
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
@@ -120,6 +120,10 @@ def open_incident(turn: Turn, verdict: Verdict, reading: HealthReading | None, *
     world, now = turn.world, turn.now
     key = (verdict.anomaly, verdict.target_id)
     earlier = _earlier(turn, key)
+    if key == drill_run.KEY:
+        if world.drill is None or world.drill.over or world.drill.incident_id:
+            return  # a reading that comes late: its drill is over, or has its incident
+        earlier = []  # a drill says nothing about the next one: neither a dismissed one nor many in a row
     if any(i.dismiss_until_steady_s is not None and i.dismiss_until_steady_s > now.steady_s for i in earlier):
         return
     if len(world.incidents) >= OPEN_INCIDENTS_MAX and verdict.family != OWN_FAMILY:

@@ -47,4 +47,12 @@ class Answer(msgspec.Struct, frozen=True):
     error: Exception | None = None
 
 
-Effect = DispatchExecution | SettleExecution | FetchExecutionState | PlanExecution | DeliverRow | Answer
+class CarryDrill(msgspec.Struct, frozen=True):
+    """A drill, outside of the engine: its trouble is to be made or taken away, or what came before is durable by now;
+    `DrillTold` answers."""
+
+    drill_id: str
+    stage: str
+
+
+Effect = DispatchExecution | SettleExecution | FetchExecutionState | PlanExecution | DeliverRow | Answer | CarryDrill

@@ -24,6 +24,7 @@ from supervisor.incidents.world import (
     Turn,
 )
 
+DRILL_BY_SIGNAL = "drill:signal"  # our own part of which a drill has shown that Signal alone does not deliver
 GATHER_S = 45.0  # a grouped page leaves within 60 s of the first that it groups (DESIGN §5)
 
 
@@ -113,14 +114,18 @@ def _paged_unescalated(incident: Incident) -> bool:
 
 def fired(turn: Turn, incident_id: str, tier: Tier) -> None:
     """FR-008: `heal_escalation_fired`, for tiers 1 and up only."""
+    incident = turn.incident(incident_id)
+    if incident is not None and incident.anomaly is AnomalyType.DRILL:
+        return
     if tier >= Tier.INFORM:
         turn.metric("heal_escalation_fired", f"tier{tier:d}", "fired", incident_id)
         turn.world.last_escalation_wall_s = turn.now.wall_s
 
 
 def tell(turn: Turn, incident: Incident, kind: str) -> Incident:
-    """The messages of the incident's tier. A page that already went out is not repeated here (R2)."""
-    if incident.tier is Tier.SILENT:
+    """The messages of the incident's tier. A page that already went out is not repeated here (R2). Those of a drill are
+    `drill`'s own."""
+    if incident.tier is Tier.SILENT or incident.anomaly is AnomalyType.DRILL:
         return incident
     posting.about(turn, incident, Channel.SYNAPSE, kind)
     if incident.tier is not Tier.PAGE or incident.page_id is not None or not by_signal(incident):
@@ -130,7 +135,11 @@ def tell(turn: Turn, incident: Incident, kind: str) -> Incident:
 
 def by_signal(incident: Incident) -> bool:
     """That Signal does not deliver is not told by Signal: such messages would heap up there without an end."""
-    return incident.anomaly is not AnomalyType.DELIVERY_FAILING
+    not_by_it = {
+        (AnomalyType.DELIVERY_FAILING, f"messages:{Channel.SIGNAL}"),
+        (AnomalyType.DRILL_FAILED, DRILL_BY_SIGNAL),
+    }
+    return (incident.anomaly, incident.target_id) not in not_by_it
 
 
 def resolved(turn: Turn, incident: Incident, reason: TierReason) -> None:

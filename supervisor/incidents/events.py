@@ -131,6 +131,14 @@ class LimitIs(msgspec.Struct, frozen=True):
     evidence: str
 
 
+class DrillTold(msgspec.Struct, frozen=True):
+    """What `CarryDrill` asked for is done, or (`error`) could not be."""
+
+    drill_id: str
+    stage: str
+    error: str = ""
+
+
 class TimersDue(msgspec.Struct, frozen=True):
     """Some timer's time may have come."""
 
@@ -163,6 +171,7 @@ Event = (
     | Delivered
     | OwnPart
     | LimitIs
+    | DrillTold
     | TimersDue
     | Order
 )

@@ -52,6 +52,8 @@ class AnomalyType(StrEnum):
     LEDGER_DAMAGED = "ledger_damaged"  # it was set aside, and a new one begun
     LIMIT_REACHED = "limit_reached"
     BACKUP_OVERDUE = "backup_overdue"  # no good copy of a database that we write for two days
+    DRILL = "drill"  # made up: nothing is wrong (`drill_run`)
+    DRILL_FAILED = "drill_failed"
 
 
 class Severity(StrEnum):
@@ -239,7 +241,10 @@ class Runbook(msgspec.Struct, frozen=True, omit_defaults=True):
         return hashlib.sha256(text).hexdigest()[:12]
 
     def suits(self, anomaly: AnomalyType, target_id: str) -> bool:
-        """Is it a runbook for this anomaly of this target? One with steps that only a person can do is for no one."""
+        """Is it a runbook for this anomaly of this target? One with steps that only a person can do is for no one, and
+        a drill is the shipped one's alone."""
+        if anomaly is AnomalyType.DRILL and self.author != SHIPPED:
+            return False
         return anomaly in self.applies_to and self.is_for(target_id) and not self.by_hand
 
     @property
@@ -507,7 +512,7 @@ class OutboxRow(msgspec.Struct, frozen=True):
     covers: tuple[str, ...]  # the incidents it speaks of
     channel: Channel
     tier: Tier
-    kind: str  # page | outcome | closing | repeat | summary | approval
+    kind: str  # page | outcome | closing | repeat | summary | approval | drill
     priority: str  # info | action | urgent (SITE.md)
     subject: str
     body: str
@@ -585,6 +590,7 @@ class TimerKind(StrEnum):
     STORM = "storm"  # so many grouped messages of a storm have left; it is over when this is due
     LULL = "lull"  # what was detected ten minutes before this is due, or later, is no part of the storm
     URGENT = "urgent"  # this page left by itself in the middle of a storm
+    DRILL = "drill"  # a drill has taken too long, or the next one of the schedule is due
 
 
 class Timer(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.incidents import breaker as breakers
-from supervisor.incidents import escalation, graduation, halts, keeping, ladder, remedy, storm, undoing
+from supervisor.incidents import drill_run, escalation, graduation, halts, keeping, ladder, remedy, storm, undoing
 from supervisor.incidents.effects import (
     Answer,
 )
@@ -129,7 +129,10 @@ def give_up(turn: Turn, execution: Execution, reason: TierReason, note: str) -> 
 
 
 def _count(turn: Turn, execution: Execution, *, success: bool) -> None:
-    """R4, R5: success never lowers the confidence; a failure of an approved run demotes it for this target."""
+    """R4, R5: success never lowers the confidence; a failure of an approved run demotes it for this target. The record
+    of the drill's own is that of whole drills (`drill`)."""
+    if execution.runbook.id == drill_run.RUNBOOK:
+        return
     world, now = turn.world, turn.now
     key = (execution.runbook.id, execution.target.target_id)
     state = world.runbook_states.get(key) or undecided(execution.runbook, execution.target.target_id)

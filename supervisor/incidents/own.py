@@ -34,6 +34,7 @@ LIMITS_S = 60.0  # how often a limit that was reached is looked at again
 TOLD_WITHIN_S = 30.0  # a new healer has heard of every quarantined item by then
 LIMITS = "healctl:limits"
 PAGES = f"messages:{Channel.SIGNAL}"
+SYNAPSE = f"messages:{Channel.SYNAPSE}"
 ITEMS = "items"
 ITEM_OF_TARGET = ("reading", "outside")  # items that are one target's
 OPEN_INCIDENTS, TRAIL = "open incidents", "audit trail"
@@ -130,10 +131,11 @@ def part(turn: Turn, name: str, anomaly: AnomalyType, evidence: str, *, firing: 
 
 
 _HINTS = {
-    AnomalyType.DELIVERY_FAILING: "look at the Signal daemon; healctl status shows what waits",
+    AnomalyType.DELIVERY_FAILING: "look at what takes them; healctl status shows what waits, and why",
     AnomalyType.LEDGER_NEAR_LIMIT: "make room on its disk, or raise ledger_max in [store]",
     AnomalyType.LEDGER_DAMAGED: "look for what broke it (the disk, another program), then move that file away",
     AnomalyType.BACKUP_OVERDUE: "healctl db status; healctl db backup NAME says why none can be made",
+    AnomalyType.DRILL_FAILED: "healctl drill shows every stage, healctl status what waits; a good drill ends it",
     AnomalyType.LIMIT_REACHED: "close what is over (healctl heal dismiss), or watch less",
 }
 
@@ -173,6 +175,8 @@ def timer_due(turn: Turn, subject: str) -> None:
         _limits_due(turn)
     elif subject == PAGES:
         _pages_due(turn)
+    elif subject == SYNAPSE:
+        _synapse_due(turn)
     elif subject == ITEMS:
         _items_due(turn)
     else:
@@ -203,10 +207,16 @@ def not_delivered(turn: Turn, row: OutboxRow) -> None:
     """One more attempt failed."""
     if is_page(row) and row.attempts >= ATTEMPTS_MAX:
         _fails(turn)
+    elif row.channel is Channel.SYNAPSE and (TimerKind.OWN, SYNAPSE) not in turn.world.timers:
+        turn.set_timer(TimerKind.OWN, SYNAPSE, DELIVERY_WITHIN_S)
 
 
-def delivered(turn: Turn) -> None:
+def delivered(turn: Turn, channel: Channel) -> None:
     """A receipt: the channel works. What still waits is looked at again in time."""
+    if channel is Channel.SYNAPSE:
+        part(turn, SYNAPSE, AnomalyType.DELIVERY_FAILING, "a message was delivered", firing=False)
+        turn.drop_timer(TimerKind.OWN, SYNAPSE)
+        return
     part(turn, PAGES, AnomalyType.DELIVERY_FAILING, "a message was delivered", firing=False)
     turn.drop_timer(TimerKind.OWN, PAGES)
     if turn.world.policy.pages and any(is_page(row) for row in turn.world.outbox.values()):
@@ -222,6 +232,15 @@ def _pages_due(turn: Turn) -> None:
         turn.set_timer(TimerKind.OWN, PAGES, left_s)
     else:
         _fails(turn)
+
+
+def _synapse_due(turn: Turn) -> None:
+    """Over REST no message has got a receipt since the first attempt that failed. (Of brain.db the store tells.)"""
+    rows = [row for row in turn.world.outbox.values() if row.channel is Channel.SYNAPSE and row.last_error]
+    if rows:
+        waits_s = turn.now.wall_s - min(row.created_wall_s for row in rows)
+        evidence = f"{len(rows)} Synapse messages wait, the oldest for {waits_s:.0f} s: {rows[-1].last_error}"
+        part(turn, SYNAPSE, AnomalyType.DELIVERY_FAILING, evidence, firing=True)
 
 
 def _fails(turn: Turn) -> None:

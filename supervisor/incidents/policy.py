@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import tzinfo
 
 import msgspec
 
@@ -52,6 +53,10 @@ class Policy(msgspec.Struct, frozen=True):
     canary_window_s: float = 10.0  # what "at once" means
     reopen_window_s: float = 3600.0  # R6
     reopens_intermittent: int = 2  # R6
+    drill_at: str = ""  # "HH:MM", once a day in `zone` (None: UTC)
+    drill_every_s: float = 0.0
+    drill_timeout_s: float = 60.0
+    zone: tzinfo | None = None
     repeats_s: tuple[float, ...] = (3600.0, 4 * 3600.0, 86400.0)  # R2, the last one for ever
 
 

@@ -6,6 +6,7 @@ import hashlib
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
+from supervisor.incidents.drill_run import STAGES as DRILL_STAGES
 from supervisor.incidents.model import (
     BUCKETS_S,
     Breaker,
@@ -160,13 +161,17 @@ class Putting:
         self.records.append(AddAudit(AuditEntry(self.id_of("ord", token), self.now.wall_s, actor, action, args)))
 
     def metric(self, name: str, stage: str, result: str, incident_id: str | None = None) -> None:
-        """FR-008, in SITE.md's form; and one more of its kind, in the same transaction."""
+        """FR-008, in SITE.md's form; and one more of its kind, in the same transaction. A drill counts nowhere."""
+        if stage in DRILL_STAGES:
+            return
         self.records.append(AddMetric(Metric(self.new_id("met"), name, stage, result, self.now.wall_s, incident_id)))
         old = self._tally(name, stage, result)
         self._put_tally(Tally(name, old.stage, result, old.count + 1))
 
     def took(self, name: str, stage: str, seconds: float) -> None:
-        """One more duration. A wall clock that was set back makes none negative."""
+        """One more duration, but for a drill's. A wall clock that was set back makes none negative."""
+        if stage in DRILL_STAGES:
+            return
         seconds = max(0.0, seconds)
         old = self._tally(name, stage, "")
         # Of another version's bounds nothing can be told in ours: then it begins anew.

@@ -269,6 +269,13 @@ class LogsData(msgspec.Struct, frozen=True, tag="logs"):
     detail: str = ""
 
 
+class DrillData(msgspec.Struct, frozen=True, tag="drill"):
+    """A reading of `healctl:drill`: the id of the drill whose made-up trouble is there; "" when none is."""
+
+    staged: str = ""
+    detail: str = ""
+
+
 ReadingData = (
     ProcessData
     | DiskData
@@ -280,6 +287,7 @@ ReadingData = (
     | FleetData
     | DatabaseData
     | LogsData
+    | DrillData
 )
 
 

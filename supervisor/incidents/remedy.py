@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.incidents import breaker as breakers
-from supervisor.incidents import dryruns, graduation, halts, ladder, pauses, storm
+from supervisor.incidents import drill_run, dryruns, graduation, halts, ladder, pauses, storm
 from supervisor.incidents.effects import (
     DispatchExecution,
 )
@@ -79,7 +79,8 @@ def consider(turn: Turn, incident: Incident, verdict: Verdict, reading: HealthRe
     if holder is not None:
         _wait(turn, incident, f"{resource} is in use by {holder.id}")
         return
-    running = sum(1 for e in world.executions.values() if e.state is not ExecutionState.SUCCEEDED)
+    repairing = [e for e in world.executions.values() if e.runbook.id != drill_run.RUNBOOK]
+    running = sum(1 for e in repairing if e.state is not ExecutionState.SUCCEEDED)
     if running >= world.policy.executions_max:
         _wait(turn, incident, f"{world.policy.executions_max} repairs are running")
         return
@@ -169,9 +170,9 @@ def _moved(turn: Turn, incident: Incident, execution: Execution, actor: str, not
 
 
 def repairs(execution: Execution) -> bool:
-    """What FR-008 counts: an undo does not repair, nor does a copy on schedule."""
+    """What FR-008 counts: an undo does not repair, nor does a copy on schedule, nor a drill."""
     about = execution.incident_id is not None or execution.authority is Authority.PERSON
-    return about and not execution.undoes
+    return about and not execution.undoes and execution.runbook.id != drill_run.RUNBOOK
 
 
 def plan_due(turn: Turn, incident: Incident) -> None:

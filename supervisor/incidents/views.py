@@ -13,6 +13,7 @@ import msgspec
 from supervisor.incidents.model import (
     METRICS,
     SHIPPED,
+    AnomalyType,
     Execution,
     ExecutionState,
     Incident,
@@ -187,7 +188,7 @@ def stats(world: World) -> Json:
         modes[runbook["mode"]] += 1
     return {
         "self_healing_status": {
-            "open_incident_count": len(world.incidents),
+            "open_incident_count": sum(1 for i in world.incidents.values() if i.anomaly is not AnomalyType.DRILL),
             "runbooks_by_mode": modes,
             "last_remediation_at": stamp(world.last_remediation_wall_s),
             "last_escalation_at": stamp(world.last_escalation_wall_s),

@@ -23,6 +23,7 @@ from supervisor.incidents.readings import ProcessData
 from supervisor.incidents.world import (
     World,
 )
+from supervisor.synapse_text import harmless
 
 SIGNAL_CHARS_MAX = 600
 QUOTE_CHARS_MAX = 160
@@ -57,6 +58,8 @@ _WHAT = {
     AnomalyType.LEDGER_NEAR_LIMIT: "healctl's ledger runs out of room ({target})",
     AnomalyType.LIMIT_REACHED: "healctl has reached a limit of its own ({target})",
     AnomalyType.BACKUP_OVERDUE: "there is no recent good copy of a database ({target})",
+    AnomalyType.DRILL: "DRILL, nothing is wrong ({target})",
+    AnomalyType.DRILL_FAILED: "a drill of healctl's has failed ({target}): a real page might not reach you",
 }
 _WAS = {
     AnomalyType.PROCESS_DEAD: "{target} went down",
@@ -81,6 +84,8 @@ _WAS = {
     AnomalyType.LEDGER_NEAR_LIMIT: "healctl's ledger was running out of room ({target})",
     AnomalyType.LIMIT_REACHED: "healctl had reached a limit of its own ({target})",
     AnomalyType.BACKUP_OVERDUE: "there was no recent good copy of a database ({target})",
+    AnomalyType.DRILL: "DRILL, nothing was wrong ({target})",
+    AnomalyType.DRILL_FAILED: "a drill of healctl's had failed ({target})",
 }
 _STATE = {
     State.DETECTED: "just detected",
@@ -94,8 +99,6 @@ _STATE = {
     State.DISMISSED: "dismissed",
 }
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]+")
-_MEMORY_MARKS = re.compile(r"@(?=remember|insight|decision|atom)", re.IGNORECASE)
-_MEMORY_WORDS = re.compile(r"(?<![\w-])(because|triggers?)(?![\w-])", re.IGNORECASE)  # not within a name: rb-gc-trigger
 
 
 def clean(text: str, limit: int = QUOTE_CHARS_MAX) -> str:
@@ -125,19 +128,11 @@ def body(world: World, incident: Incident, channel: Channel, kind: str) -> str:
     if channel is Channel.SIGNAL:
         text = _closing(incident) if kind == "closing" else _signal(world, incident, kind)
         return clean_lines(text, SIGNAL_CHARS_MAX)
-    return _for_synapse(_synapse(world, incident))
-
-
-def _for_synapse(text: str) -> str:
-    return _MEMORY_WORDS.sub(_softer, _MEMORY_MARKS.sub("(at)", text))
+    return harmless(_synapse(world, incident))
 
 
 def clean_lines(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
-
-
-def _softer(match: re.Match[str]) -> str:
-    return "since" if match.group().lower() == "because" else "causes"
 
 
 def _signal(world: World, incident: Incident, kind: str) -> str:
@@ -307,7 +302,7 @@ def _proposal(world: World, incident: Incident) -> list[str]:
 def announcement(world: World, incident: Incident | None, says: str) -> str:
     """Something that is no incident's outcome, but came of one (`incident`), or of none."""
     text = says if incident is None else f"{says}\n{_synapse(world, incident)}"
-    return _for_synapse(text)
+    return harmless(text)
 
 
 def _verification(execution: Execution | None) -> str:

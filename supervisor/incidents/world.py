@@ -14,7 +14,9 @@ from typing import Any
 
 import msgspec
 
+from supervisor.incidents import drill_run
 from supervisor.incidents.classify import Classifier
+from supervisor.incidents.drill_run import DrillRun
 from supervisor.incidents.effects import AskProbe, Effect
 from supervisor.incidents.lifecycle import Trigger, advance
 from supervisor.incidents.matching import Meaning
@@ -139,6 +141,8 @@ class World:
     limits: dict[str, str] = field(default_factory=dict)  # limits of our own that were reached, and how
     set_aside: set[str] = field(default_factory=set)  # items that the root has quarantined
     tallies: dict[tuple[str, str, str], Tally] = field(default_factory=dict)  # by name, stage and result
+    drill: DrillRun | None = None  # the newest since this engine was built
+    drill_waiters: dict[str, int] = field(default_factory=dict)  # token -> how many of its stages the caller has seen
     last_remediation_wall_s: float | None = None
     last_escalation_wall_s: float | None = None
     last_signal_wall_s: float | None = None
@@ -160,7 +164,9 @@ class World:
     def target(self, target_id: str) -> Target | None:
         """The target as configured, or one that a watched family finds by itself; None when nobody watches it."""
         found = self.targets.get(target_id)
-        if found is None:
+        if target_id == drill_run.TARGET:
+            found = Target(target_id, drill_run.FAMILY)
+        elif found is None:
             family = OPEN_FAMILIES.get(target_id.partition(":")[0])
             if family in self.open_families and ":" in target_id:
                 found = Target(target_id, family)

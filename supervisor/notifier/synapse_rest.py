@@ -1,6 +1,7 @@
 """Synapse over REST (SITE.md): the alternative to the rows that the store writes into brain.db.
 
-The interface has no key by which a message sent twice could be told: a lost answer may mean a second copy.
+The interface has no key by which a message sent twice could be told: a lost answer may mean a second copy. The other
+side keeps the thread that it is told: it makes it of the first message, and counts what follows.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from supervisor import http
 from supervisor.config import SynapseSection
 from supervisor.incidents.model import OutboxRow
 from supervisor.notifier.channel import ATTEMPT_S, Permanent, Receipt, of_http, of_status, quote
+from supervisor.synapse_ids import thread_id
+from supervisor.synapse_text import harmless
 
 _REFUSALS = ("error", "failed", "failure")
 
@@ -23,7 +26,7 @@ class _Send(msgspec.Struct, frozen=True):
     content: str
     subject: str
     priority: str
-    thread: str | None
+    thread: str
 
 
 class SynapseRest:
@@ -34,14 +37,14 @@ class SynapseRest:
         self._attempt_s = attempt_s
 
     async def deliver(self, row: OutboxRow) -> Receipt:
-        """Raises Retryable or Permanent. One incident's messages share a thread."""
+        """Raises Retryable or Permanent."""
         message = _Send(
             from_agent=self._config.sender,
             to_agent=self._config.to,
-            content=row.body,
-            subject=row.subject,
+            content=harmless(row.body),
+            subject=harmless(row.subject),
             priority=row.priority,
-            thread=row.incident_id,
+            thread=thread_id(row),
         )
         url = self._config.transport
         try:

@@ -14,12 +14,15 @@ from pathlib import Path
 import msgspec
 
 from supervisor.clock import rfc3339
-from supervisor.messages import FetchHistory, HistoryFound
+from supervisor.incidents.model import OutboxRow
+from supervisor.messages import FetchHistory, HistoryFound, IncidentFound
 from supervisor.store import sqlite
 
 PAGE_INCIDENTS = 50
 PAGE_BYTES = 2 * 1024 * 1024
 LEDGER = "ledger"
+MESSAGES_LOOKED_AT_MAX = 20_000  # the newest: no index leads from an incident to its messages
+MESSAGES_MAX = 50
 
 _WHERE = (
     "WHERE rowid > ? AND anomaly IN (SELECT value FROM json_each(?)) AND ? IN ('', target_id)"
@@ -105,3 +108,29 @@ def _of_archive(
 def _row(incident: str, trail: str, executions: list[tuple[str]]) -> bytes:
     bodies = ",".join(body for (body,) in executions)
     return f'{{"incident":{incident},"trail":{trail},"executions":[{bodies}]}}'.encode()
+
+
+def incident(ledger: sqlite3.Connection, folder: Path, incident_id: str) -> IncidentFound | None:
+    """One incident with its trail, executions and messages, from the ledger or an archive; None: there is none."""
+    found = ledger.execute("SELECT body FROM incidents WHERE id = ?", (incident_id,)).fetchone()
+    if found is not None:
+        trail = f"[{','.join(text for (text,) in ledger.execute(_TRAIL, (incident_id,)))}]"
+        executions = ledger.execute(_EXECUTIONS, (trail, found[0])).fetchall()
+        return IncidentFound(_row(found[0], trail, executions), _messages(ledger, incident_id))
+    for name in reversed(_archives(folder)):
+        with closing(sqlite.open_reader(folder / name)) as archive:
+            found = archive.execute("SELECT body, trail FROM incidents WHERE id = ?", (incident_id,)).fetchone()
+            if found is not None:
+                there = archive.execute(_EXECUTIONS, (found[1], found[0])).fetchall()
+                return IncidentFound(_row(found[0], found[1], there), _messages(ledger, incident_id))
+    return None
+
+
+def _messages(ledger: sqlite3.Connection, incident_id: str) -> tuple[OutboxRow, ...]:
+    query = (
+        "SELECT body FROM (SELECT first_rev, body FROM outbox ORDER BY first_rev DESC LIMIT ?)"
+        " WHERE instr(body, ?) ORDER BY first_rev DESC LIMIT ?"
+    )
+    named = msgspec.json.encode(incident_id).decode()
+    rows = ledger.execute(query, (MESSAGES_LOOKED_AT_MAX, named, MESSAGES_MAX)).fetchall()
+    return tuple(msgspec.json.decode(body, type=OutboxRow) for (body,) in reversed(rows))

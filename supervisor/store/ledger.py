@@ -32,8 +32,7 @@ from supervisor.messages import (
     OpenEpoch,
     ProgramStarted,
 )
-from supervisor.past import FetchHistory, HistoryFound
-from supervisor.store import archive, claims, history, queries, records, salvage, sqlite
+from supervisor.store import archive, claims, queries, records, salvage, sqlite
 from supervisor.store.opening import at_start, begin
 from supervisor.store.reserve import Reserve
 from supervisor.store.schema import migrate, must_be_ours
@@ -391,8 +390,9 @@ class Ledger:
     def trails(self, incident_ids: Sequence[str]) -> tuple[bytes, ...] | LedgerTrouble:
         return self._reading(lambda: queries.trails(self._connection, incident_ids))
 
-    def history(self, asked: FetchHistory) -> HistoryFound | LedgerTrouble:
-        return self._reading(lambda: history.page(self._connection, self.path.parent, asked))
+    def past(self, ask: Callable[[sqlite3.Connection, Path], T]) -> T | LedgerTrouble:
+        """`ask` gets the ledger and the folder of its archives (`history`)."""
+        return self._reading(lambda: ask(self._connection, self.path.parent))
 
     def undelivered_synapse(self, up_to_rev: int) -> tuple[OutboxRow, ...]:
         """Messages for Synapse written at `up_to_rev` or before whose delivery the ledger does not know of yet."""

@@ -31,6 +31,7 @@ from supervisor.messages import (
     FetchAudit,
     FetchExecution,
     FetchHistory,
+    FetchIncident,
     FetchTrail,
     Frame,
     GuardedWrite,
@@ -42,13 +43,14 @@ from supervisor.messages import (
     StoreStatus,
     TrailFound,
 )
-from supervisor.store import guarded, sqlite
+from supervisor.store import guarded, history, sqlite
 from supervisor.store.brain_db import BrainDb
 from supervisor.store.care import Care, Check
 from supervisor.store.ledger import Answer, Ledger, Write
 from supervisor.store.metrics import MetricsDb
 from supervisor.store.projection import DRAIN_S, Follower, Target
-from supervisor.store.synapse import Synapse, message_id
+from supervisor.store.synapse import Synapse
+from supervisor.synapse_ids import message_id
 from supervisor.worker import Boot, Worker
 
 log = logging.getLogger(__name__)
@@ -263,11 +265,14 @@ class StoreWorker(Worker):
             case FetchAudit():
                 entries = self._ledger.audit(min(body.limit, AUDIT_MAX))
                 return entries if isinstance(entries, LedgerTrouble) else AuditFound(entries)
+            case FetchIncident(incident_id):
+                found = self._ledger.past(partial(history.incident, incident_id=incident_id))
+                return found or Nack("unknown_id", f"no incident {incident_id}", exit_code=4)
             case FetchTrail():
                 trails = self._ledger.trails(body.incident_ids)
                 return trails if isinstance(trails, LedgerTrouble) else TrailFound(trails)
             case FetchHistory():
-                return self._ledger.history(body)
+                return self._ledger.past(partial(history.page, asked=body))
             case Hello():
                 return None
             case ProbeNow():

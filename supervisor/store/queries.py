@@ -9,8 +9,10 @@ from typing import TypeVar
 
 import msgspec
 
+from supervisor.incidents import drill_run
 from supervisor.incidents.learning import PERSON
 from supervisor.incidents.model import (
+    AnomalyType,
     Breaker,
     FamilyPause,
     Halt,
@@ -77,9 +79,13 @@ def snapshot(
     last_remediation, last_escalation, last_signal = (
         connection.execute(query).fetchone()[0]
         for query in (
-            "SELECT max(created_wall_s) FROM executions WHERE claimed_by <> ''",
-            "SELECT max(escalated_wall_s) FROM incidents WHERE escalated_wall_s IS NOT NULL",
-            "SELECT max(delivered_wall_s) FROM outbox WHERE channel = 'signal' AND state = 'delivered'",
+            # Each the newest that is no drill's, by its index.
+            "SELECT (SELECT created_wall_s FROM executions WHERE claimed_by <> ''"
+            f" AND json_extract(body, '$.runbook.id') <> '{drill_run.RUNBOOK}' ORDER BY created_wall_s DESC LIMIT 1)",
+            "SELECT (SELECT escalated_wall_s FROM incidents WHERE escalated_wall_s IS NOT NULL"
+            f" AND anomaly <> '{AnomalyType.DRILL}' ORDER BY escalated_wall_s DESC LIMIT 1)",
+            "SELECT (SELECT delivered_wall_s FROM outbox WHERE channel = 'signal' AND state = 'delivered'"
+            f" AND json_extract(body, '$.kind') <> '{drill_run.KIND}' ORDER BY delivered_wall_s DESC LIMIT 1)",
         )
     )
     return Snapshot(

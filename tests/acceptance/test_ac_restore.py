@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from supervisor.store.synapse import message_id
+from supervisor.synapse_ids import message_id
 from tests.lab.daemon import Daemon, Service, Site, until
 from tests.lab.databases import destroy_header, make, overwrite_page, program
 from tests.lab.halted import tried, wait_halted, writer

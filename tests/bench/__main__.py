@@ -21,6 +21,8 @@ NAMES = (
     "bench_metrics",
     "bench_learning",
     "bench_page",
+    "bench_drill",
+    "bench_tui",
 )
 
 results = {}

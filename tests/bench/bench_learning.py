@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -28,6 +29,7 @@ from supervisor.incidents.model import Mode, Target
 from supervisor.incidents.records import Record
 from supervisor.incidents.replay import Past, Replay
 from supervisor.messages import Commit, EpochOpened, FetchHistory, HistoryFound, OpenEpoch
+from supervisor.store import history
 from supervisor.store.ledger import Ledger
 from tests.bench.bench_store import commit_floor
 from tests.lab.daemon import Daemon, Site, site
@@ -81,7 +83,7 @@ def pages(ledger: Ledger, each: Callable[[bytes], object]) -> tuple[int, float, 
     began_s = time.process_time()
     while True:
         page_s = time.perf_counter()
-        found = ledger.history(asked)
+        found = ledger.past(partial(history.page, asked=asked))
         longest_s = max(longest_s, time.perf_counter() - page_s)
         assert isinstance(found, HistoryFound)
         for row in found.rows:

@@ -231,6 +231,8 @@ class EngineMachine(RuleBasedStateMachine):
             lab.advance(3_600)
             for name in NAMES:
                 lab.poll(name)
+            for row_id in list(lab.engine.world.outbox):
+                lab.feed(e.Delivered(row_id, 1, "taken", ""))
         assert lab.engine.world.incidents == {}
         assert lab.engine.world.executions == {}
 

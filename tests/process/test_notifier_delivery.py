@@ -16,6 +16,7 @@ from supervisor.notifier.channel import Permanent, Retryable
 from supervisor.notifier.oneshot import PageFailed, page
 from supervisor.notifier.signal_cli import SignalCli
 from supervisor.notifier.synapse_rest import SynapseRest
+from supervisor.synapse_ids import thread_id
 from tests.doubles.notifier_lab import WAIT_S, Lab, config, row
 from tests.doubles.signal_double import Fault, Kind, SignalDouble
 from tests.doubles.synapse_double import SynapseDouble
@@ -365,7 +366,7 @@ def test_synapse_over_rest() -> None:
                 "content": "body of y1",
                 "subject": "subject y1",
                 "priority": "urgent",
-                "thread": "inc_1",
+                "thread": thread_id(row("y1")),
             }
         ]
 

@@ -98,6 +98,7 @@ def test_a_reading_of_every_family_travels_as_it_is(tmp_path: Path) -> None:
         ("fleet", "fleet:gone"),
         ("host", "disk:/"),
         ("host", "system-memory"),
+        ("host", "healctl:drill"),
         ("database", "d"),
         ("logs", "o"),
     ):

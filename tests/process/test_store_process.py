@@ -34,7 +34,7 @@ from supervisor.messages import (
     StoreStatus,
     TrailFound,
 )
-from supervisor.store.synapse import message_id
+from supervisor.synapse_ids import message_id
 from tests.process import storelab as lab
 
 
@@ -236,11 +236,11 @@ def test_a_crash_at_every_boundary(tmp_path: Path, runtime_dir: Path, point: str
             await asyncio.to_thread(store.start)
             assert await asyncio.wait_for(answer, lab.DEADLINE_S) == Ack()
             assert (await healer.open()).epoch == epoch
-            second = Commit(epoch, 2, (rec.PutExecution(claim),))
+            second = Commit(epoch, 2, (rec.PutExecution(claim), rec.PutOutbox(lab.message(0))))
             assert await healer.ask(second) == Ack()
             assert await healer.ask(Claim(claim.id, "x-1")) == ClaimAnswer(True)
-            await healer.until(lambda: healer.reports)
-            assert healer.reports[0].receipt == message_id("out-000001")
+            expected = {message_id("out-000001"), message_id("out-000000")}
+            await healer.until(lambda: {report.receipt for report in healer.reports} == expected)
             snapshot = await healer.open("healer-2")
             assert [it.id for it in snapshot.open_incidents] == ["inc-000001"]
 
@@ -251,8 +251,8 @@ def test_a_crash_at_every_boundary(tmp_path: Path, runtime_dir: Path, point: str
     finally:
         store.close()
     assert lab.rows(tmp_path / "brain.db", "SELECT count(*) FROM incidents") == [(1,)]
-    assert lab.rows(tmp_path / "brain.db", "SELECT count(*) FROM messages") == [(1,)]
-    assert lab.rows(tmp_path / "brain.db", "SELECT message_count FROM threads") == [(1,)]
+    assert lab.rows(tmp_path / "brain.db", "SELECT count(*) FROM messages") == [(2,)]
+    assert lab.rows(tmp_path / "brain.db", "SELECT message_count FROM threads") == [(2,)], "one incident's thread"
     assert lab.rows(tmp_path / "metrics.db", "SELECT count(*) FROM heal_metrics") == [(1,)]
 
 

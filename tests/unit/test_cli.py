@@ -59,6 +59,8 @@ ANSWERS: dict[str, dict[str, Any]] = {
                                       "last_remediation_at": None, "last_escalation_at": None,
                                       "last_signal_sent_at": None, "metrics": {"heal_signal_sent": 3}}},
     "tree": {"version": "0.1.0", "targets": 1, "breakers": [], "pauses": [], "halted": [HALT],
+             "drill": {"under_way": True, "last_at": "2026-02-18T03:30:01.000Z", "passed": False, "why": "no receipt",
+                       "schedule": "at 03:30"},
              "children": [{"name": "store", "state": "ready", "pid": 7, "restarts": 0, "last_exit": None,
                            "since": "2026-02-18T09:30:00.000Z"}],
              "outbox": {"pending": 1, "oldest_s": 3.0, "last_error": "refused",

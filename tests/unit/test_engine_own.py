@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -10,16 +12,17 @@ from supervisor.config import Config, Size, StoreSection
 from supervisor.house import CORE, LEDGER, beginning, ledger_parts
 from supervisor.incidents import detect, own
 from supervisor.incidents import events as e
-from supervisor.incidents.model import AnomalyType, Channel, State, Tier
+from supervisor.incidents.model import AnomalyType, Channel, Halt, HaltPhase, State, Tier
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.readings import ProcessData
-from supervisor.messages import StoreStatus, TreeEvent, TreeKind
+from supervisor.messages import ProjectionStatus, StoreStatus, TreeEvent, TreeKind
 from supervisor.targets import families
 from supervisor.tree.spec import healctl_tree
 from supervisor.treetable import TreeTable
 from tests.lab.engine import Lab, service
 
 PAGES = Policy(pages=True)
+STATUS = StoreStatus("ledger.db", 0, True, "3", ())
 
 
 def event(kind: TreeKind, child: str = "logs", failures: int = 0) -> TreeEvent:
@@ -144,6 +147,60 @@ def test_a_page_without_a_receipt_for_five_minutes_is_told_over_the_other_channe
     assert [r.channel for r in lab.messages() if r.incident_id == incident.id] == [Channel.SYNAPSE] * 2
 
 
+@pytest.mark.req("FR-005", "R1", "R2")
+def test_synapse_over_rest_that_takes_nothing_for_five_minutes_is_told_on_signal_once() -> None:
+    lab = Lab(policy=PAGES, targets=(service("web", auto_restart=False),))
+    lab.kill("web")
+    (row,) = lab.messages("synapse")
+    lab.feed(e.Delivered(row.id, 1, "", "http://127.0.0.1:8031: refused"))
+    lab.advance(299)
+    lab.feed(e.Delivered(row.id, 2, "", "http://127.0.0.1:8031: refused"))
+    assert lab.incidents("messages:synapse") == []
+    lab.advance(2)
+    incident = lab.only("messages:synapse")
+    assert "refused" in incident.evidence
+    receipt(lab)
+    lab.advance(600)
+    mine = [row for row in lab.messages() if row.incident_id == incident.id]
+    assert [(row.channel, row.kind) for row in mine] == [(Channel.SYNAPSE, "page"), (Channel.SIGNAL, "page")]
+    receipt(lab, Channel.SYNAPSE)
+    assert lab.only("messages:synapse").state is State.SELF_RESOLVED
+    lab.feed(e.Delivered(lab.messages("synapse")[-1].id, 1, "", "http://127.0.0.1:8031: refused"))
+    receipt(lab, Channel.SYNAPSE)
+    lab.advance(400)
+    assert not lab.only("messages:synapse").open, "it failed for a moment only"
+
+
+SYNAPSE = ProjectionStatus("synapse", "/b/brain.db", 7, 301.0, "table threads of /b/brain.db lacks created_at")
+
+
+@pytest.mark.req("FR-005", "R2", "R14")
+def test_synapse_tables_that_do_not_fit_for_five_minutes_are_told_with_the_column_and_a_halt_is_not() -> None:
+    def look(lab: Lab, **changes: Any) -> list[e.OwnPart]:
+        projections = (msgspec.structs.replace(SYNAPSE, **changes),)
+        status = msgspec.structs.replace(STATUS, projections=projections)
+        found = ledger_parts(lab.engine.world, status, Config())
+        for one in found:
+            lab.feed(one)
+        return found
+
+    lab = Lab("web", policy=PAGES)
+    assert look(lab, behind_for_s=299.0) == []
+    assert look(lab, last_error="") == [], "much to do is no trouble"
+    halt = Halt("brain-db", "/b/brain.db", 0.0, HaltPhase.HELD, None, "damaged")
+    lab.engine.world.halts["brain-db"] = halt
+    assert look(lab) == [], "that is an incident already"
+    lab.engine.world.halts.clear()
+    assert len(look(lab)) == 1
+    incident = lab.only("messages:synapse")
+    assert "lacks created_at" in lab.messages("signal")[-1].body
+    assert look(lab, behind_for_s=900.0) == [], "told once"
+    assert len(look(lab, behind=0, behind_for_s=0.0, last_error="")) == 1
+    assert lab.only("messages:synapse").state is State.SELF_RESOLVED
+    assert "Over:" in lab.messages("signal")[-1].body
+    assert {row.incident_id for row in lab.messages()} == {incident.id}
+
+
 @pytest.mark.req("FR-005")
 @pytest.mark.parametrize(("attempts", "told"), [(4, False), (5, True)])
 def test_five_attempts_are_enough_to_know(attempts: int, told: bool) -> None:
@@ -226,9 +283,6 @@ def test_a_limit_of_the_process_around_the_engine_is_told_too() -> None:
     lab.feed(e.LimitIs("decisions", ""))
     lab.advance(60)
     assert not lab.only("healctl:limits").open
-
-
-STATUS = StoreStatus("ledger.db", 0, True, "3", ())
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_any_text_can_be_given_and_nothing_is_hidden_twice(given: str) -> None:
     "piece", ["a_", "password", "password=", "http://a:", "key ", "-----BEGIN ", "eyJ", '="', "a:"]
 )
 def test_a_long_text_takes_no_time_worth_speaking_of(piece: str) -> None:
-    began_s = time.monotonic()
+    began_s = time.process_time()
     out = redact.text(piece * (redact.TEXT_CHARS_MAX // len(piece) + 1))
     assert "left out" in out
-    assert time.monotonic() - began_s < 5
+    assert time.process_time() - began_s < 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,7 @@ from supervisor.incidents.model import Runbook
 from supervisor.incidents.records import AddTrail, PutExecution, PutIncident, Record
 from supervisor.incidents.replay import Past, Replay
 from supervisor.incidents.views import Json
-from supervisor.messages import Commit, EpochOpened, FetchHistory, HistoryFound, OpenEpoch
+from supervisor.messages import Commit, EpochOpened, FetchHistory, HistoryFound, IncidentFound, OpenEpoch
 from supervisor.store import archive
 from supervisor.store import history as pages
 from supervisor.store.ledger import Ledger
@@ -161,7 +162,7 @@ def fetched(ledger: Ledger, target_id: str = "", since_wall_s: float = 0.0) -> t
     asked = FetchHistory(tuple(a.value for a in RB.applies_to), target_id, since_wall_s)
     rows, passed_over = [], []
     for _ in range(100):
-        found = ledger.history(asked)
+        found = ledger.past(partial(pages.page, asked=asked))
         assert isinstance(found, HistoryFound)
         rows += [msgspec.json.decode(row, type=Past) for row in found.rows]
         passed_over += [found.passed_over] if found.passed_over else []
@@ -199,3 +200,28 @@ def test_history_is_read_from_the_ledger_and_its_archives(
         assert ledger.damaged() == (), "an archive is not the ledger"
         assert {past.incident.target_id for past in fetched(ledger, "bare")[0]} == {"bare"}
         assert fetched(ledger, since_wall_s=lab.now_s + 1)[0] == []
+
+
+@pytest.mark.req("FR-007", "R14")
+def test_the_file_of_one_incident_holds_what_was_done_and_told_wherever_it_is_kept(tmp_path: Path) -> None:
+    lab = site()
+    (healed, *_) = recorded(lab.records)
+    with closing(Ledger(tmp_path / "ledger.db")) as ledger:
+        opened = ledger.open_epoch(OpenEpoch("test", 0.0, 0.0))
+        assert isinstance(opened, EpochOpened)
+        ledger.write([Commit(opened.snapshot.epoch, 1, tuple(lab.records))])
+        one = partial(pages.incident, incident_id=healed.incident.id)
+        found = ledger.past(one)
+        assert isinstance(found, IncidentFound)
+        past = msgspec.json.decode(found.past, type=Past)
+        assert (past.incident, past.trail) == (healed.incident, healed.trail)
+        assert [execution.id for execution in past.executions] == [execution.id for execution in healed.executions]
+        assert found.messages
+        assert all(healed.incident.id in row.covers for row in found.messages)
+        batch = archive.Batch((past.incident,), (msgspec.json.encode(past.trail),), past.executions, (), (), ())
+        archive.write(tmp_path, batch)
+        ledger._durably(lambda: archive.drop(ledger._connection, batch))
+        kept = ledger.past(one)
+        assert isinstance(kept, IncidentFound)
+        assert msgspec.json.decode(kept.past, type=Past).trail == healed.trail
+        assert ledger.past(partial(pages.incident, incident_id="inc_none")) is None

@@ -21,7 +21,7 @@ from supervisor.incidents import records as rec
 from supervisor.store import projection
 from supervisor.store.ledger import Ledger
 from supervisor.store.metrics import MetricsDb
-from supervisor.store.synapse import message_id, thread_id
+from supervisor.synapse_ids import message_id, thread_id
 from tests.process import storelab as lab
 
 

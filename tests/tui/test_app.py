@@ -1,0 +1,271 @@
+"""The real app on a recorded feed: keys in, orders out, and what is seen."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from supervisor.cli.feed import Item
+from supervisor.errors import NotRunning, Refused
+from tests.tui.recorded import NOW_S, Json, Recorded, incident, snapshot, stamp
+from tui.app import TABS, Board
+from tui.detail import Detail
+from tui.dialogs import Question, Reader
+
+pytestmark = pytest.mark.req("FR-007")
+
+Test = Callable[..., Coroutine[Any, Any, None]]
+PLAN = {
+    "runbook_id": "rb-restart-service",
+    "target_id": "web",
+    "steps": [{"description": "start web by its recipe"}],
+    "predicts_clear": True,
+}
+DONE = {
+    "runbook_id": "rb-restart-service",
+    "target_id": "web",
+    "steps_executed": [{"step_id": "start", "status": "success", "output": "started\x1b[2J", "duration_ms": 12.0}],
+    "verification_passed": True,
+    "escalation_needed": False,
+}
+RUNBOOK = {
+    "id": "rb-restart-service", "label": "Restart a service", "applies_to": ["process_dead"], "mode": "dry_run",
+    "confidence": 0.5, "dry_run_count": 1, "last_executed_at": None, "approved_at": None, "version": "abcdef0123456789",
+    "author": "healctl", "steps": [{"step_id": "start", "effect": "change"}], "successes": 2, "failures": 0,
+    "success_rate_lower_bound": 0.34, "targets": [],
+}  # fmt: skip
+TARGET = {
+    "target_id": "disk:/", "family": "host", "available": True, "error": None, "anomaly": None, "taken_at": stamp(2.0),
+    "took_ms": 0.5, "every_s": 600.0, "value": 0.5, "unit": "share", "trend": [0.1, 0.5], "full_in_s": 90_000.0,
+}  # fmt: skip
+
+
+def run(test: Test) -> Callable[..., None]:
+    @wraps(test)
+    def outer(*args: Any, **kwargs: Any) -> None:
+        asyncio.run(test(*args, **kwargs))
+
+    return outer
+
+
+def recorded() -> Recorded:
+    some = [incident("web", "critical"), incident("db", "medium", execution_id="exe_1"), incident("api")]
+    answers: Json = {
+        "targets": {"targets": [TARGET], "more": 0},
+        "list_runbooks": {"runbooks": [RUNBOOK]},
+        "dry_run": PLAN,
+        "execute": DONE,
+        "undo": DONE,
+        "ack": {"incident_id": "inc_web"},
+        "approve": {"runbook_id": "rb-restart-service", "mode": "auto_execute"},
+        "dismiss": {"incident_id": "inc_web", "dismiss_until": stamp(-3600.0)},
+        "pause": {},
+        "resume": {},
+        "incident": lambda args: {
+            "incident": incident(args["incident_id"].removeprefix("inc_")), "executions": [], "messages": []
+        },
+    }  # fmt: skip
+    return Recorded([snapshot(some)], answers)
+
+
+def screen_text(board: Board) -> str:
+    """What a person reads, row by row."""
+    svg = board.export_screenshot()
+    return re.sub(r"\s+", " ", " ".join(re.findall(r">([^<>]+)</text>", svg)).replace("&#160;", " "))
+
+
+async def until(pilot: Pilot[None], true: Callable[[], object], within_s: float = 10.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not true():
+            await pilot.pause(0.02)
+
+
+@run
+async def test_what_is_broken_is_seen_at_once_with_what_it_needs() -> None:
+    board = Board(source := recorded())
+    async with board.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: len(board._rows["incidents"].keys) == 3)
+        text = screen_text(board)
+        assert "3 open" in text
+        assert "!! 1 critical" in text
+        assert "no process of web is alive" in text
+        assert [action for action, _ in source.asked if action not in ("targets",)] == []
+
+
+@run
+async def test_news_move_the_list_and_the_cursor_stays_on_its_incident() -> None:
+    board = Board(source := recorded())
+    async with board.run_test(size=(80, 24)) as pilot:
+        rows = board._rows["incidents"]
+        await until(pilot, lambda: len(rows.keys) == 3)
+        await pilot.press("down", "down")
+        assert rows.key == "inc_db"
+        more = incident("alone", "critical")
+        del more["audit_trail"]
+        source.push(Item(2, "incident", NOW_S, more))
+        await until(pilot, lambda: len(rows.keys) == 4)
+        assert rows.key == "inc_db"
+        gone = incident("db", "medium", state="resolved")
+        source.push(Item(3, "incident", NOW_S, gone))
+        await until(pilot, lambda: len(rows.keys) == 3)
+        assert rows.key in rows.keys
+
+
+@run
+async def test_a_filter_is_typed_and_taken_back() -> None:
+    board = Board(recorded())
+    async with board.run_test(size=(80, 24)) as pilot:
+        rows = board._rows["incidents"]
+        await until(pilot, lambda: len(rows.keys) == 3)
+        await pilot.press("slash", *"api", "enter")
+        await until(pilot, lambda: list(rows.keys) == ["inc_api"])
+        await pilot.press("slash", "escape")
+        await until(pilot, lambda: len(rows.keys) == 3)
+
+
+@run
+async def test_an_execution_is_confirmed_by_typing_the_targets_name() -> None:
+    board = Board(source := recorded())
+    async with board.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: board._rows["incidents"].key == "inc_web")
+        await pilot.press("x")
+        await until(pilot, lambda: isinstance(board.screen, Question))
+        await pilot.press(*"wen", "enter")
+        assert isinstance(board.screen, Question), "another name is no confirmation"
+        board.screen.query_one(Input).value = "web"
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(board.screen, Reader))
+        orders = [(action, args) for action, args in source.asked if action == "execute"]
+        assert orders == [("execute", {"runbook_id": "rb-restart-service", "target_id": "web", "confirm": True})]
+        assert "\x1b" not in board.export_screenshot()
+
+
+@run
+async def test_a_cancelled_question_orders_nothing() -> None:
+    board = Board(source := recorded())
+    async with board.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: board._rows["incidents"].key == "inc_web")
+        for key in "axip":
+            await pilot.press(key)
+            await until(pilot, lambda: isinstance(board.screen, Question))
+            await pilot.press("escape")
+        assert {action for action, _ in source.asked} <= {"targets"}
+
+
+ORDERS = [
+    ("a", "enter", "approve", {"runbook_id": "rb-restart-service", "target_id": "web"}),
+    ("k", "", "ack", {"incident_id": "inc_web"}),
+    ("i", "noise", "dismiss", {"incident_id": "inc_web", "reason": "noise"}),
+    ("p", "enter", "pause", {"target_id": "web", "for_s": 3600, "reason": "from the dashboard"}),
+    ("r", "", "resume", {"target_id": "web"}),
+    ("d", "", "dry_run", {"runbook_id": "rb-restart-service", "target_id": "web"}),
+]
+
+
+@pytest.mark.parametrize(("key", "typed", "action", "args"), ORDERS)
+@pytest.mark.parametrize("where", ["list", "detail"])
+@run
+async def test_each_key_gives_its_order(key: str, typed: str, action: str, args: Json, where: str) -> None:
+    board = Board(source := recorded())
+    async with board.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: board._rows["incidents"].key == "inc_web")
+        if where == "detail":
+            await pilot.press("enter")
+            await until(pilot, lambda: isinstance(board.screen, Detail))
+        await pilot.press(key)
+        if typed:
+            await until(pilot, lambda: isinstance(board.screen, Question))
+            await pilot.press(*(["enter"] if typed == "enter" else [*typed, "enter"]))
+        await until(pilot, lambda: action in [it for it, _ in source.asked])
+        assert [it for it in source.asked if it[0] == action] == [(action, args)]
+
+
+@run
+async def test_an_undo_names_the_execution() -> None:
+    board = Board(source := recorded())
+    async with board.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: len(board._rows["incidents"].keys) == 3)
+        await pilot.press("end", "u")
+        await until(pilot, lambda: isinstance(board.screen, Question))
+        await pilot.press(*"db", "enter")
+        await until(pilot, lambda: ("undo", {"execution_id": "exe_1"}) in source.asked)
+
+
+@run
+async def test_read_only_takes_no_orders_but_shows_plans() -> None:
+    board = Board(source := recorded(), read_only=True)
+    async with board.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: board._rows["incidents"].key == "inc_web")
+        await pilot.press(*"axkiupr")
+        assert not isinstance(board.screen, Question)
+        await pilot.press("d")
+        await until(pilot, lambda: isinstance(board.screen, Reader))
+        assert {action for action, _ in source.asked} <= {"targets", "dry_run"}
+        assert "read-only" in screen_text(board)
+
+
+@run
+async def test_a_refusal_is_shown_with_its_hint() -> None:
+    source = recorded()
+    source.answers["ack"] = Refused("it is over", "look at healctl heal status")
+    board = Board(source)
+    async with board.run_test(size=(80, 24), notifications=True) as pilot:
+        await until(pilot, lambda: board._rows["incidents"].key == "inc_web")
+        await pilot.press("k")
+        await until(pilot, lambda: "it is over" in screen_text(board))
+        assert "heal status" in screen_text(board)
+
+
+@run
+async def test_a_daemon_that_is_gone_is_said_and_what_was_known_stays() -> None:
+    board = Board(source := recorded())
+    async with board.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: len(board._rows["incidents"].keys) == 3)
+        source.said = "not running; waiting for it"
+        for action in list(source.answers):
+            source.answers[action] = NotRunning("nobody is there")
+        await until(pilot, lambda: "No news from healctl" in screen_text(board))
+        assert len(board._rows["incidents"].keys) == 3
+        source.said = ""
+        source.push(snapshot([incident("after")]))
+        await until(pilot, lambda: list(board._rows["incidents"].keys) == ["inc_after"])
+        assert "No news" not in screen_text(board)
+
+
+@pytest.mark.parametrize("sixteen", [False, True])
+@run
+async def test_every_tab_both_themes_and_the_help_fit_a_small_terminal(sixteen: bool) -> None:
+    source = recorded()
+    source.answers["report"] = {"incidents": 3, "mttd_s": {"median": 0.2, "p95": 1.0}, "by": [{"name": "web"}]}
+    board = Board(source, sixteen=sixteen)
+    async with board.run_test(size=(80, 24)) as pilot:
+        for number, tab in enumerate(TABS, 1):
+            await pilot.press(str(number))
+            await until(pilot, lambda wanted=tab: board._tabs.active == wanted)
+            assert f"{number} {tab.title()}" in screen_text(board)
+        await until(pilot, lambda: "mttd s" in screen_text(board))
+        await pilot.press("t")
+        assert not board.current_theme.dark
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(board.screen, Reader))
+        assert "Approve" in screen_text(board)
+
+
+@run
+async def test_hostile_text_is_shown_harmless() -> None:
+    bad = "\x1b]0;owned\x07[bold red]x[/]\u202e{{x}} \U000e0001"
+    row = incident("web", evidence=bad, target_id=bad, anomaly_type=bad, severity=bad, state=bad, hint=bad)
+    board = Board(Recorded([snapshot([row])], {}))
+    async with board.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: len(board._rows["incidents"].keys) == 1)
+        shown = board.export_screenshot()
+        assert "\x1b" not in shown
+        assert "\u202e" not in shown
+        assert "[bold red]" in screen_text(board)

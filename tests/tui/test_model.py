@@ -1,0 +1,131 @@
+"""The dashboard's model: a snapshot, brought forward by events; what is shown, in which order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from supervisor.cli.feed import Item
+from supervisor.incidents.model import Severity, State
+from supervisor.uplink import TreeKind
+from tests.tui.recorded import NOW_S, incident, snapshot
+from tui import look
+from tui.model import _CHILD, OVER_MAX, SORTS, Model, age_s
+
+pytestmark = pytest.mark.req("FR-007")
+
+
+def event(name: str, /, **data: Any) -> Item:
+    return Item(2, name, NOW_S, data)
+
+
+def changed(name: str, state: str) -> Item:
+    row = incident(name, state=state)
+    del row["audit_trail"]
+    return Item(2, "incident", NOW_S, row)
+
+
+@pytest.fixture
+def model() -> Model:
+    model = Model()
+    model.apply(
+        snapshot([incident("web", "critical"), incident("db", "medium", ago_s=900.0), incident("api", ago_s=60.0)])
+    )
+    return model
+
+
+def shown(
+    model: Model, order: str = "severity", words: str = "", ended: bool = False, reverse: bool = False
+) -> list[str]:
+    return [name.removeprefix("inc_") for name in model.select(order, reverse=reverse, words=words, ended=ended)]
+
+
+def test_the_gravest_and_oldest_come_first(model: Model) -> None:
+    assert shown(model) == ["web", "api", "db"]
+    assert shown(model, "age") == ["db", "web", "api"]
+    assert shown(model, "target", reverse=True) == ["web", "db", "api"]
+    assert {order: len(shown(model, order)) for order in SORTS} == dict.fromkeys(SORTS, 3)
+
+
+def test_every_word_of_the_filter_must_be_found(model: Model) -> None:
+    assert shown(model, words="DEAD web") == ["web"]
+    assert shown(model, words="alive db") == ["db"]
+    assert shown(model, words="web db") == []
+
+
+def test_an_incident_that_ends_leaves_the_list_and_can_be_called_back(model: Model) -> None:
+    version = model.version
+    model.apply(changed("web", "resolved"))
+    assert model.version > version
+    assert shown(model) == ["api", "db"]
+    assert shown(model, ended=True) == ["web", "api", "db"]
+    assert model.counts()["critical"] == 0
+    model.apply(changed("web", "detected"))
+    assert (shown(model), list(model.over)) == (["web", "api", "db"], [])
+
+
+def test_what_is_over_is_kept_within_a_limit() -> None:
+    model = Model()
+    for n in range(OVER_MAX + 10):
+        model.apply(changed(f"t{n}", "resolved"))
+    assert (len(model.over), "inc_t9" in model.over, "inc_t10" in model.over) == (OVER_MAX, False, True)
+
+
+def test_a_new_snapshot_replaces_what_was_known_but_not_the_last_words_of_a_crash(model: Model) -> None:
+    died = event("tree", kind="exited", child="executor", pid=7, restarts=1, exit_text="signal 9", last_words="boom")
+    model.apply(died)
+    assert model.children["executor"]["state"] == "exited"
+    model.apply(snapshot([incident("new")]))
+    assert shown(model) == ["new"]
+    assert (model.children["executor"]["state"], model.children["executor"]["last_words"]) == ("ready", "boom")
+
+
+def test_a_trail_entry_is_the_newest_word_on_its_incident(model: Model) -> None:
+    model.apply(event("trail", incident_id="inc_web", note="restarting it", state="remediating", actor="engine"))
+    model.apply(event("trail", incident_id="inc_unknown", note="?", state="detected", actor="engine"))
+    found = model.get("inc_web")
+    assert found is not None
+    assert found["note"] == "restarting it"
+
+
+def test_a_worker_that_leaves_the_tree_leaves_the_list(model: Model) -> None:
+    model.apply(event("tree", kind="stopped", child="host", pid=0))
+    model.apply(event("tree", kind="item_quarantined", child="healer", pid=0, items=["reading:web"]))
+    assert "host" not in model.children
+    assert model.children["healer"]["state"] == "ready"
+
+
+def test_every_word_of_the_engine_has_a_symbol() -> None:
+    assert set(look.SEVERITY) == set(Severity)
+    assert set(look.STATE) == set(State)
+    assert set(_CHILD) == set(TreeKind) - {TreeKind.STOPPED, TreeKind.ITEM_QUARANTINED}
+    assert set(_CHILD.values()) == set(look.CHILD)
+    for table in (look.SEVERITY, look.STATE):
+        symbols = [symbol for word, (symbol, _) in table.items() if word != State.SELF_RESOLVED]
+        assert len(set(symbols)) == len(symbols), "a symbol that stands for two things says neither"
+
+
+def test_an_age_goes_on_while_it_is_open_and_stops_with_it() -> None:
+    assert age_s({"state": "escalated", "detected_at": "2026-02-18T09:30:00.000Z"}, 1_771_407_060.0) == 60.0
+    ended = {"state": "resolved", "detected_at": "2026-02-18T09:30:00Z", "state_changed_at": "2026-02-18T09:30:05Z"}
+    assert age_s(ended, 1_771_500_000.0) == 5.0
+    assert age_s({"state": "escalated", "detected_at": "nonsense"}, 0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0, "0s"), (59.9, "59s"), (60, "1m"), (3600, "1h"), (172_800, "2d"), (None, "-"), (-5, "0s")]
+)
+def test_spans(seconds: float | None, said: str) -> None:
+    assert look.span(seconds) == said
+
+
+def test_figures_and_bars() -> None:
+    assert look.figure(0.915, "share") == "91.5%"
+    assert look.figure(3.5 * 2**30, "bytes") == "3.5 GiB"
+    assert look.figure(None, "ms") == "-"
+    assert look.spark([0, 1, 2, 3, 4, 5, 6, 7], 8) == look.BARS
+    assert look.spark([5, 5], 8) == "▄▄"
+    assert look.spark([9, 9, 0, 1], 2) == "▁█"
+    assert look.spark([], 8) == ""
+    assert look.plain("a\x1b[31mb\n") == "a\\x1b[31mb\\n"

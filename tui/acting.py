@@ -1,0 +1,217 @@
+"""The orders of a person at the dashboard: each asks what has to be asked, then the daemon, then shows its answer.
+
+Read-only: none of them is taken. What cannot be taken back is confirmed by typing the target's name, not by a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+from textual.app import App
+
+from supervisor.errors import HealError
+from supervisor.units import DURATION_FORM, parse_duration
+from tui import look
+from tui.dialogs import Question, Reader
+
+if TYPE_CHECKING:
+    from tui.source import Source
+
+Json = dict[str, Any]
+
+ACT_S = 120.0
+PLAN_S = 30.0
+
+
+class Subject:
+    """What the cursor is on: as much of it as is known."""
+
+    def __init__(self, incident: Json | None, target_id: str, runbook_id: str) -> None:
+        self.incident, self.target_id, self.runbook_id = incident, target_id, runbook_id
+
+
+class Acting(App[None]):
+    """The part of the dashboard that gives orders. `subject` says about what."""
+
+    source: Source
+    read_only = False
+
+    def subject(self) -> Subject:
+        raise NotImplementedError
+
+    def ask(
+        self,
+        action: str,
+        args: Json,
+        done: Callable[[Json], None],
+        failed: Callable[[HealError], None] | None = None,
+        deadline_s: float = 10.0,
+    ) -> None:
+        """In a thread, so that the screen never waits; `done` or `failed` is called on the screen's side."""
+
+        def work() -> None:
+            try:
+                answer = self.source.ask(action, args, deadline_s)
+            except HealError as error:
+                self._back(failed or self.refused, error)
+            else:
+                self._back(done, answer)
+
+        self.run_worker(work, thread=True, group="ask")
+
+    def _back(self, call: Callable[[Any], None], value: Any) -> None:
+        if self.is_running:
+            self.call_from_thread(call, value)
+
+    def refused(self, error: HealError) -> None:
+        hint = f"\n{error.hint}" if error.hint else ""
+        self.notify(f"{look.plain(error.message)}{hint}", severity="error", markup=False, timeout=8)
+
+    def told(self, words: str) -> None:
+        self.notify(look.plain(words), markup=False)
+
+    # -- the orders --
+
+    def action_approve(self) -> None:
+        on = self._may("runbook_id")
+        if on is None:
+            return
+
+        def said(target: str | None) -> None:
+            if target is not None:
+                args = {"runbook_id": on.runbook_id} | ({"target_id": target} if target else {})
+                self.ask("approve", args, lambda it: self.told(f"{it['runbook_id']} is now {it['mode']}"))
+
+        text = (
+            f"{on.runbook_id} then runs by itself for this target (empty: for every one), and now if one waits for it."
+        )
+        self.push_screen(Question("Approve", text, value=on.target_id, needed=False), said)
+
+    def action_dry_run(self) -> None:
+        on = self._subject("runbook_id")
+        if on is None:
+            return
+
+        def said(target: str | None) -> None:
+            if target is not None:
+                args = {"runbook_id": on.runbook_id, "target_id": target}
+                self.ask("dry_run", args, self._show_plan, deadline_s=PLAN_S)
+
+        if on.target_id:
+            said(on.target_id)
+        else:
+            self.push_screen(Question("Dry run", f"What would {on.runbook_id} do? For which target?"), said)
+
+    def _show_plan(self, answer: Json) -> None:
+        text = Text("Nothing has been changed. It would:\n", "green")
+        for number, step in enumerate(answer["steps"], 1):
+            text.append(f"  {number}. {look.plain(step['description'])}\n")
+        text.append(f"Clears the trouble: {'yes' if answer.get('predicts_clear') else 'not foreseen'}\n", "bold")
+        self.push_screen(Reader(f"Dry run of {answer['runbook_id']} for {answer['target_id']}", text))
+
+    def action_execute(self) -> None:
+        on = self._may("runbook_id")
+        if on is None:
+            return
+
+        def chosen(target: str | None) -> None:
+            if target is None:
+                return
+            text = f"Run {on.runbook_id} on {target} now, anomaly or not? It may end a live process first."
+            self.push_screen(Question("Execute", text, must=target), lambda said: self._execute(on.runbook_id, said))
+
+        if on.target_id:
+            chosen(on.target_id)
+        else:
+            self.push_screen(Question("Execute", f"Run {on.runbook_id} on which target?"), chosen)
+
+    def _execute(self, runbook_id: str, target: str | None) -> None:
+        if target is not None:
+            self.told(f"{runbook_id} runs on {target} ...")
+            args = {"runbook_id": runbook_id, "target_id": target, "confirm": True}
+            self.ask("execute", args, self._show_execution, deadline_s=ACT_S)
+
+    def _show_execution(self, answer: Json) -> None:
+        text = Text()
+        for step in answer["steps_executed"]:
+            good = step["status"] == "success"
+            text.append(f"{'+' if good else 'x'} {look.plain(step['step_id'])} ", "green" if good else "bold red")
+            text.append(f"({step['duration_ms']:.0f} ms)\n")
+            for line in str(step.get("output") or "").splitlines():
+                text.append(f"    {look.plain(line)}\n", "dim")
+        verified = {True: "yes", False: "no", None: "nothing to verify"}[answer["verification_passed"]]
+        text.append(f"Verified: {verified}. Needs you: {'yes' if answer['escalation_needed'] else 'no'}.", "bold")
+        self.push_screen(Reader(f"{answer['runbook_id']} on {answer['target_id']}", text))
+
+    def action_acknowledge(self) -> None:
+        if (on := self._may("incident")) is not None and on.incident is not None:
+            about = on.incident["target_id"]
+            self.ask(
+                "ack", {"incident_id": on.incident["id"]}, lambda _: self.told(f"{about}: its page is not repeated")
+            )
+
+    def action_dismiss(self) -> None:
+        on = self._may("incident")
+        if on is None or on.incident is None:
+            return
+        incident_id = on.incident["id"]
+
+        def said(reason: str | None) -> None:
+            if reason is not None:
+                args = {"incident_id": incident_id, "reason": reason}
+                self.ask(
+                    "dismiss", args, lambda it: self.told(f"dismissed until {look.clock_text(it['dismiss_until'])}")
+                )
+
+        self.push_screen(Question("Dismiss", f"Why is {on.target_id} not worth acting on? (kept in its trail)"), said)
+
+    def action_undo(self) -> None:
+        on = self._may("incident")
+        if on is None or on.incident is None:
+            return
+        execution = on.incident.get("execution_id")
+        if not execution:
+            self.told("nothing was run for this incident: there is nothing to undo")
+            return
+
+        def said(target: str | None) -> None:
+            if target is not None:
+                self.ask("undo", {"execution_id": execution}, self._show_execution, deadline_s=ACT_S)
+
+        self.push_screen(Question("Undo", f"Take back what {on.runbook_id} did?", must=on.target_id), said)
+
+    def action_pause(self) -> None:
+        on = self._may("target_id")
+        if on is None:
+            return
+
+        def said(span: str | None) -> None:
+            seconds = parse_duration(span) if span else None
+            if span and seconds is None:
+                self.told(f"found {span!r}, expected {DURATION_FORM}")
+            elif span:
+                args = {"target_id": on.target_id, "for_s": seconds, "reason": "from the dashboard"}
+                self.ask("pause", args, lambda _: self.told(f"{on.target_id} is left alone for {span}"))
+
+        text = f"Change nothing about {on.target_id}: for how long? Watching and telling go on."
+        self.push_screen(Question("Pause", text, value="1h"), said)
+
+    def action_resume(self) -> None:
+        if (on := self._may("target_id")) is not None:
+            self.ask("resume", {"target_id": on.target_id}, lambda _: self.told(f"{on.target_id} is no longer paused"))
+
+    def _may(self, needs: str) -> Subject | None:
+        if self.read_only:
+            self.told("this dashboard is read-only")
+            return None
+        return self._subject(needs)
+
+    def _subject(self, needs: str) -> Subject | None:
+        on = self.subject()
+        if not getattr(on, needs):
+            what = {"runbook_id": "a runbook", "incident": "an incident", "target_id": "a target"}[needs]
+            self.told(f"this needs {what} under the cursor")
+            return None
+        return on

@@ -1,0 +1,83 @@
+"""Small windows over a screen: a text to read, a question to answer, a confirmation that has to be typed."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Input, Static
+
+_CSS = """
+{name} {{ align: center middle; }}
+{name} > Vertical {{
+    width: 90%; max-width: 100; height: auto; max-height: 90%;
+    border: round $primary; padding: 0 1; background: $surface;
+}}
+{name} VerticalScroll {{ height: auto; max-height: 18; }}
+{name} .hint {{ color: $text-muted; }}
+"""
+
+
+class Reader(ModalScreen[None]):
+    """Something to read; any of its keys closes it."""
+
+    DEFAULT_CSS = _CSS.format(name="Reader")
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,enter", "close", "Close")]
+
+    def __init__(self, title: str, text: Text) -> None:
+        super().__init__()
+        self._title, self._text = title, text
+
+    def compose(self) -> ComposeResult:
+        with Vertical():
+            yield Static(Text(self._title, "bold"))
+            with VerticalScroll():
+                yield Static(self._text)
+            yield Static("Esc closes", classes="hint")
+
+    def on_mount(self) -> None:
+        self.query_one(VerticalScroll).focus()
+
+    def action_close(self) -> None:
+        self.dismiss(None)
+
+
+class Question(ModalScreen[str | None]):
+    """One line of text, or None when it is given up. `must`: only this very text is taken (a typed confirmation)."""
+
+    DEFAULT_CSS = _CSS.format(name="Question")
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "give_up", "Cancel")]
+
+    def __init__(self, title: str, text: str, *, value: str = "", must: str = "", needed: bool = True) -> None:
+        super().__init__()
+        self._title, self._text, self._value, self._must, self._needed = title, text, value, must, needed
+
+    def compose(self) -> ComposeResult:
+        with Vertical():
+            yield Static(Text(self._title, "bold"))
+            yield Static(Text(self._text))
+            yield Input(self._value, placeholder=f"type {self._must}" if self._must else "")
+            yield Static("Enter confirms, Esc cancels", classes="hint", id="hint")
+
+    def on_mount(self) -> None:
+        self.query_one(Input).focus()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        said = event.value.strip()
+        if self._must and said != self._must:
+            self._object(f"That is not {self._must}: nothing is done. Esc cancels")
+            return
+        if self._needed and not said:
+            self._object("Something must stand here. Esc cancels")
+            return
+        self.dismiss(said)
+
+    def _object(self, words: str) -> None:
+        self.query_one("#hint", Static).update(Text(words, "red"))
+
+    def action_give_up(self) -> None:
+        self.dismiss(None)

@@ -1,0 +1,139 @@
+"""What the dashboard knows: the daemon's snapshot, brought forward by its events. Pure: time is an argument."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Any
+
+from supervisor.cli.feed import SNAPSHOT, Item
+from supervisor.incidents.model import Severity, State
+from tui.look import wall_s
+
+Json = dict[str, Any]
+
+OVER_MAX = 500  # incidents that ended while we looked on
+MESSAGES_MAX = 200
+_GRAVEST = [Severity.CRITICAL, Severity.HIGH, Severity.MEDIUM]
+_ENDED = frozenset({State.RESOLVED.value, State.SELF_RESOLVED.value, State.DISMISSED.value})
+
+SORTS: dict[str, Callable[[Json], Any]] = {
+    "severity": lambda it: (rank(it["severity"]), it["detected_at"] or ""),
+    "age": lambda it: it["detected_at"] or "",
+    "target": lambda it: (it["target_id"], it["detected_at"] or ""),
+    "state": lambda it: (it["state"], it["detected_at"] or ""),
+    "anomaly": lambda it: (it["anomaly_type"], it["target_id"]),
+}
+
+
+def rank(severity: str) -> int:
+    return _GRAVEST.index(Severity(severity)) if severity in _GRAVEST else len(_GRAVEST)
+
+
+class Model:
+    """`version` changes with whatever is shown: who shows it need not compare."""
+
+    def __init__(self) -> None:
+        self.incidents: dict[str, Json] = {}
+        self.over: OrderedDict[str, Json] = OrderedDict()
+        self.children: dict[str, Json] = {}
+        self.messages: deque[Json] = deque(maxlen=MESSAGES_MAX)
+        self.halted: list[Json] = []
+        self.paused: list[Json] = []
+        self.known = False  # a snapshot has come
+        self.version = 0
+
+    def apply(self, item: Item) -> None:
+        self.version += 1
+        data = item.data
+        match item.kind:
+            case _ if item.kind == SNAPSHOT:
+                self._replace(data)
+            case "incident":
+                self._incident(data)
+            case "trail":
+                known = self.incidents.get(data["incident_id"]) or self.over.get(data["incident_id"])
+                if known is not None:
+                    known["note"] = data["note"]
+            case "message":
+                self.messages.append(data)
+            case "tree":
+                self._tree(data, item.at_wall_s)
+            case _:
+                self.version -= 1
+
+    def _replace(self, data: Json) -> None:
+        self.known = True
+        self.halted, self.paused = data["halted"], data["paused"]
+        self.incidents = {}
+        for incident in data["open_incidents"]:
+            trail = incident.pop("audit_trail", None) or [{}]
+            self.incidents[incident["id"]] = incident | {"note": trail[-1].get("note", "")}
+        words = {name: row.get("last_words") for name, row in self.children.items()}
+        self.children = {row["name"]: row | {"last_words": words.get(row["name"])} for row in data["children"]}
+
+    def _incident(self, data: Json) -> None:
+        known = self.incidents.pop(data["id"], None) or self.over.pop(data["id"], None) or {}
+        merged = {"note": ""} | known | data
+        if data["state"] in _ENDED:
+            self.over[data["id"]] = merged
+            if len(self.over) > OVER_MAX:
+                self.over.popitem(last=False)
+        else:
+            self.incidents[data["id"]] = merged
+
+    def _tree(self, data: Json, at_wall_s: float) -> None:
+        if data["kind"] not in _CHILD and data["kind"] != "stopped":
+            return
+        if data["kind"] == "stopped":
+            self.children.pop(data["child"], None)
+            return
+        row = self.children.setdefault(data["child"], {"name": data["child"], "last_exit": None, "last_words": None})
+        row |= {"state": _CHILD.get(data["kind"], row.get("state", "")), "pid": data["pid"]}
+        row |= {"restarts": data.get("restarts", 0), "since_wall_s": at_wall_s}
+        if data.get("exit_text"):
+            row["last_exit"] = data["exit_text"]
+        if data.get("last_words"):
+            row["last_words"] = data["last_words"]
+
+    def select(self, order: str, *, reverse: bool, words: str, ended: bool) -> list[str]:
+        """The ids of the incidents to show: open ones, and with `ended` those that are over, that hold every word."""
+        wanted = words.lower().split()
+        found = [*self.incidents.values(), *(self.over.values() if ended else ())]
+        if wanted:
+            found = [it for it in found if all(word in _haystack(it) for word in wanted)]
+        found.sort(key=SORTS[order], reverse=reverse)
+        return [it["id"] for it in found]
+
+    def get(self, incident_id: str) -> Json | None:
+        return self.incidents.get(incident_id) or self.over.get(incident_id)
+
+    def counts(self) -> dict[str, int]:
+        """Open incidents by severity; those that wait for a person under `waiting`."""
+        found = dict.fromkeys([*map(str, _GRAVEST), "waiting"], 0)
+        for incident in self.incidents.values():
+            found[incident["severity"]] = found.get(incident["severity"], 0) + 1
+            found["waiting"] += incident["state"] == State.ESCALATED
+        return found
+
+
+def _haystack(incident: Json) -> str:
+    found = ("target_id", "anomaly_type", "severity", "state", "runbook_id", "evidence", "note", "id")
+    return " ".join(str(incident.get(name) or "") for name in found).lower()
+
+
+def age_s(incident: Json, now_wall_s: float) -> float | None:
+    """How long it has been open, or was."""
+    began = wall_s(incident.get("detected_at"))
+    ended = wall_s(incident.get("state_changed_at")) if incident["state"] in _ENDED else now_wall_s
+    return None if began is None or ended is None else ended - began
+
+
+_CHILD = {
+    "started": "starting",
+    "ready": "ready",
+    "exited": "exited",
+    "hung": "hung",
+    "backoff": "backoff",
+    "quarantined": "quarantined",
+}
