@@ -163,39 +163,5 @@ def test_every_incident_is_told_of_whatever_dies(here: Site, count: int) -> None
         victims.close()
 
 
-@pytest.mark.soak
-@pytest.mark.req("R2", "AC-011")
-@pytest.mark.timeout(3600)
-def test_ten_thousand_services_that_are_down_at_once_cost_ten_messages_in_ten_minutes(here: Site) -> None:
-    """The whole daemon, with a configuration of 9,900 services of which none runs (10,000 incidents may be open); all
-    that is told stays within ten messages, each incident is covered, and what it costs in memory is printed."""
-    names = [f"svc{n:05d}" for n in range(9_900)]
-    ended = subprocess.Popen(["true"])
-    ended.wait(20)
-    for name in names:
-        (here.folder / f"{name}.pid").write_text(str(ended.pid))
-    tables = "".join(f'[process.{name}]\npid_file = "{here.folder / name}.pid"\n' for name in names)
-    signal = SignalDaemon(here.folder)
-    notify = (
-        f'[notify.signal]\ntransports = ["{signal.transports[0]}"]\naccount = "+15550100"\nrecipient = "+15550101"\n'
-    )
-    daemon = here.daemon(tables + notify)
-    try:
-        daemon.start()
-        until("the first page", signal.lines, 120)
-        began_s = clock.wall_s()
-        until("ten minutes", lambda: clock.wall_s() - began_s >= 600, 700)
-        early = [line for line in signal.lines() if line["at_wall_s"] - began_s < 600]
-        used_mib = {name: round(rss_bytes(daemon.worker(name).pid) / 2**20, 1) for name in ("healer", "notifier")}
-        print(msgspec.json.encode({"messages": len(early), "rss_mib": used_mib}).decode())
-        assert len(early) <= 10
-        until("every incident is told of", partial(all_told, daemon, len(names)), TOLD_WITHIN_S)
-        assert used_mib["healer"] < 500
-        assert used_mib["notifier"] < 150
-    finally:
-        daemon.end()
-        signal.kill()
-
-
 def rss_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
