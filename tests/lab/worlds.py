@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import fields
 from typing import Any
 
@@ -37,6 +37,8 @@ def copied(world: World) -> World:
         elif name == "classifier":
             value = copy(value)
             value.counts = dict(value.counts)
+        elif name == "paging":
+            value = deepcopy(value)
         setattr(new, name, value)
     return new
 

@@ -36,7 +36,8 @@ VOLATILE = frozenset({"epoch", "counter", "classifier", "readings", "asked", "hi
                       "waiters", "executor", "settled", "storms", "limits", "set_aside", "alarms", "undo_asked",
                       "mark_asked", "well", "proposed", "wrong_codes",
                       "executions", "ended", "history", "closed", "trails", "by_target",
-                      "last_remediation_wall_s", "last_escalation_wall_s", "last_signal_wall_s"})  # fmt: skip
+                      "last_remediation_wall_s", "last_escalation_wall_s", "last_signal_wall_s",
+                      "last_synapse_wall_s", "started_steady_s"})  # fmt: skip
 _DURABLE = tuple(field.name for field in fields(World) if field.name not in VOLATILE)
 # Since an execution's claim is the store's, the engine may not have heard of it.
 _CLAIM = {"claimed_by": "", "programs": ()}
@@ -236,7 +237,8 @@ def _step_in_trail(before: Ledger, after: Ledger, event: e.Event) -> None:
 def rebuilt(old: World, new: World) -> None:
     """After a crash the ledger gives the same world (DESIGN §2.1), but for what must be found out anew."""
     for name in _DURABLE:
-        assert getattr(new, name) == getattr(old, name), f"{name} is another one after a crash"
+        mine, theirs = getattr(new, name), getattr(old, name)
+        assert mine == theirs, f"{name} is another one after a crash: {mine}, it was {theirs}"
     alive = [{key: _unclaimed(it) for key, it in world.executions.items()} for world in (new, old)]
     assert alive[0] == alive[1], "an execution is another one after a crash"
     named = {it.execution_id for it in old.incidents.values() if it.execution_id}

@@ -81,7 +81,7 @@ def screen_text(board: Board) -> str:
     return re.sub(r"\s+", " ", " ".join(re.findall(r">([^<>]+)</text>", svg)).replace("&#160;", " "))
 
 
-async def until(pilot: Pilot[None], true: Callable[[], object], within_s: float = 10.0) -> None:
+async def until(pilot: Pilot[None], true: Callable[[], object], within_s: float = 60.0) -> None:
     async with asyncio.timeout(within_s):
         while not true():
             await pilot.pause(0.02)
