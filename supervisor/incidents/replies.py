@@ -184,8 +184,10 @@ def _only_page(turn: Turn, verb: Verb | None) -> Offer:
     if len(pages) != 1:
         count = f"{len(pages)} pages are" if pages else "no page is"
         raise Refused(f"{count} open and not acknowledged", "quote the one you mean, or add its code")
-    now_s = turn.now.wall_s
-    return Offer("", "", offers.REPLY, "", "", "", "", "", 0.0, now_s, tuple(incident.id for incident in unread))
+    # An "ok" that was long under way meant an earlier page: it must not silence one that nobody has seen.
+    asked_s = offers.first_asked_wall_s(turn.world, unread[0])
+    ids = tuple(incident.id for incident in unread)
+    return Offer("", "", offers.REPLY, "", "", "", "", "", asked_s, turn.now.wall_s, ids)
 
 
 # -- what it orders --
