@@ -32,6 +32,7 @@ BEFORE_S = 120.0  # and so much before its page a reply may seem to be sent
 REPLIES_MAX = 2_000  # remembered
 RATE_MAX, RATE_WINDOW_S = 20, 600.0  # of one approver
 STRANGERS_MAX, STRANGERS_WINDOW_S = 10, 3_600.0  # lines in the audit
+DROPPED = "dropped"  # as the verb of a reply beyond that: it was not judged
 NO_REASON = "dismissed by a reply"
 
 
@@ -45,21 +46,32 @@ def seen(turn: Turn, said: SignalReply) -> None:
         return
     for old in [it for it in world.replies.values() if _forgotten(it, now_s)]:
         turn.drop_reply(old.key)
-    if len(world.replies) >= REPLIES_MAX:
+    if len(world.replies) >= REPLIES_MAX and not _made_room(turn):
         world.limits["replies"] = f"{REPLIES_MAX} replies are remembered; no more is taken until some are two days old"
         return
     to = "" if said.in_group or said.own else said.person
     taken = TakenReply(said.key, said.person, now_s, to=to)
     recent = sum(it.person == said.person and it.at_wall_s > now_s - RATE_WINDOW_S for it in world.replies.values())
+    if recent > RATE_MAX:  # it was told when the limit was reached
+        turn.put_reply(msgspec.structs.replace(taken, verb=DROPPED))
+        return
     turn.put_reply(taken)
-    if recent > RATE_MAX:
-        return  # it was told when the limit was reached
     try:
         if recent == RATE_MAX:
             raise Refused(f"{RATE_MAX} replies in {RATE_WINDOW_S / 60:.0f} minutes: none is taken for a while")
         _decide(turn, said, taken)
     except HealError as error:
         _refuse(turn, said, error)
+
+
+def _made_room(turn: Turn) -> bool:
+    """A flood of one approver must not keep out the others: of what was beyond his limit, the oldest is forgotten. It
+    was never judged, so that to judge it when it comes again is no second time."""
+    dropped = (it for it in turn.world.replies.values() if it.verb == DROPPED)
+    oldest = min(dropped, key=lambda it: it.at_wall_s, default=None)
+    if oldest is not None:
+        turn.drop_reply(oldest.key)
+    return oldest is not None
 
 
 def _is_private(said: SignalReply) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from supervisor.incidents import replies
 from tests.unit.test_engine_replies import ANNA, H, Phone
 
 BOB = "+15550102"
@@ -29,3 +30,14 @@ def test_an_ok_that_was_long_under_way_silences_no_page_that_came_after_it() -> 
     lab.deliver()
     assert lab.pages()[-1].kind == "repeat"
     assert "Acknowledged: web" in lab.say("ok", sent_s=lab.now_s - H), "it was sent after the page, before its repeat"
+
+
+@pytest.mark.req("R15")
+def test_a_flood_of_one_approver_keeps_no_other_one_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replies, "REPLIES_MAX", 100)
+    lab = Phone(approvers=(ANNA, BOB))
+    page = lab.at(lab.pages()[-1])
+    said = [lab.say("hello", sent_s=lab.now_s + n / 1000) for n in range(300)]
+    assert sum("none is taken for a while" in text for text in said) == 1
+    assert len(lab.engine.world.replies) == 100
+    assert "Acknowledged" in lab.say("ok", page, sender=BOB)
