@@ -9,13 +9,14 @@ approver is always told what was done, or why nothing was; anybody else is told 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeGuard
 
 import msgspec
 
 from supervisor import redact
 from supervisor.errors import HealError, Refused, UsageError
 from supervisor.incidents import agents, codes, commands, offers, plain_text, posting, reply_words
-from supervisor.incidents.effects import Answer
+from supervisor.incidents.effects import Answer, Effect
 from supervisor.incidents.model import Channel, Incident, State, Tier
 from supervisor.incidents.naming import runbook_of
 from supervisor.incidents.orders import Offer, SignalReply, TakenReply
@@ -108,12 +109,16 @@ def started(turn: Turn) -> None:
             turn.effects.append(Answer(token, error=lost))
 
 
+def _is_ours(effect: Effect) -> TypeGuard[Answer]:
+    return isinstance(effect, Answer) and effect.token.startswith(PREFIX)
+
+
 def finish(turn: Turn) -> None:
     """The answers to orders that replies gave go out over Signal, in the decision that has them."""
-    answers = [it for it in turn.effects if isinstance(it, Answer) and it.token.startswith(PREFIX)]
+    answers = [it for it in turn.effects if _is_ours(it)]
     if not answers:
         return
-    turn.effects = [it for it in turn.effects if it not in answers]
+    turn.effects = [it for it in turn.effects if not _is_ours(it)]  # an "ok" may be for thousands
     for answer in answers:
         reply = turn.world.replies.get(answer.token.removeprefix(PREFIX).partition("#")[0])
         if reply is None or not reply.waits:

@@ -12,6 +12,7 @@ from supervisor.incidents.world import World
 
 CHARS_MAX = 600
 HINT_CHARS_MAX = 200
+NAMED_MAX = 5  # incidents; so that how many more there are is not cut off
 _WHY = {
     TierReason.NEEDS_APPROVAL: "the repair that fits was never approved for it",
     TierReason.CRITICAL: "it is critical, and such a thing is always told",
@@ -55,8 +56,10 @@ def outcome(world: World, reply: TakenReply, body: Json) -> str:
     """What came of an order, from the very answer that a command line would get."""
     match reply.verb:
         case Verb.OK:
-            spoken = [phrases.what(it) for it in map(world.incidents.get, reply.incident_ids) if it is not None]
-            return _short(f"Acknowledged: {', '.join(spoken)}. You are not reminded of it.")
+            known = [it for it in map(world.incidents.get, reply.incident_ids) if it is not None]
+            more = f" and {len(known) - NAMED_MAX} more" if len(known) > NAMED_MAX else ""
+            spoken = ", ".join(map(phrases.what, known[:NAMED_MAX]))
+            return _short(f"Acknowledged: {spoken}{more}. You are not reminded of it.")
         case Verb.DISMISS:
             return _short(f"Dismissed: {body['incident_id']}. It stays quiet until {body['dismiss_until']}.")
         case _ if "steps_executed" in body:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from supervisor.incidents import replies
+from supervisor.incidents.effects import Answer
+from supervisor.incidents.world import Turn
 from tests.unit.test_engine_replies import ANNA, H, Phone
 
 BOB = "+15550102"
@@ -41,3 +43,31 @@ def test_a_flood_of_one_approver_keeps_no_other_one_out(monkeypatch: pytest.Monk
     assert sum("none is taken for a while" in text for text in said) == 1
     assert len(lab.engine.world.replies) == 100
     assert "Acknowledged" in lab.say("ok", page, sender=BOB)
+
+
+class Weighed:
+    """Counts how often it was compared."""
+
+    times = 0
+
+    def __eq__(self, other: object) -> bool:
+        Weighed.times += 1
+        return self is other
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.req("R15")
+def test_an_ok_for_a_whole_storm_says_how_many_and_compares_no_answer_with_each_other() -> None:
+    lab = Phone(*(f"a-service-with-a-name-{n:02d}" for n in range(12)), fails=False)
+    for n in range(12):
+        fail(lab, f"a-service-with-a-name-{n:02d}")
+    lab.advance(60)
+    lab.deliver()
+    many = next(row for row in lab.pages() if len(row.covers) > 5)
+    answer = lab.say("ok", lab.at(many))
+    assert f"name-04 is down and {len(many.covers) - 5} more. You are not reminded of it." in answer
+    turn = Turn(lab.engine.world, lab.instant())
+    turn.effects = [Answer(f"{replies.PREFIX}nobody:1", body={"a": Weighed()}) for _ in range(50)]
+    replies.finish(turn)
+    assert (turn.effects, Weighed.times) == ([], 0), "of thousands, each with each is a while"
