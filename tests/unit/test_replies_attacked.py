@@ -6,6 +6,7 @@ import pytest
 
 from supervisor.incidents import replies
 from supervisor.incidents.effects import Answer
+from supervisor.incidents.plain_text import units
 from supervisor.incidents.world import Turn
 from tests.unit.test_engine_replies import ANNA, H, Phone
 
@@ -71,3 +72,25 @@ def test_an_ok_for_a_whole_storm_says_how_many_and_compares_no_answer_with_each_
     turn.effects = [Answer(f"{replies.PREFIX}nobody:1", body={"a": Weighed()}) for _ in range(50)]
     replies.finish(turn)
     assert (turn.effects, Weighed.times) == ([], 0), "of thousands, each with each is a while"
+
+
+@pytest.mark.req("NFR-003", "R2")
+@pytest.mark.parametrize("length", [8, 40, 70])
+@pytest.mark.parametrize("count", [12, 40])
+def test_of_a_page_for_many_neither_what_to_decide_nor_what_to_answer_is_cut(count: int, length: int) -> None:
+    names = [f"{'service-with-a-name-' * 4}"[: length - 3] + f"{n:03d}" for n in range(count)]
+    lab = Phone(*names, fails=False, host="a-machine-with-a-name-that-is-forty-long")
+    lab.step_fails = "start"
+    for name in names:
+        lab.kill(name)
+    lab.deliver()
+    lab.advance(5 * H)
+    lab.deliver()
+    pages = [row for row in lab.pages() if len(row.covers) > 1]
+    assert {row.kind for row in pages} >= {"grouped"}
+    for row in pages:
+        assert units(row.body) < 600
+        *_, last, replies_line = row.body.splitlines()
+        assert "…" not in last.partition(": ")[2]
+        assert last.startswith(("- ", "Decide: find the common cause")), row.body
+        assert replies_line.startswith("Reply (quote this) ok, why - or with code ")
