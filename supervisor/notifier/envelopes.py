@@ -114,8 +114,8 @@ def _to_ourselves(message: _Message, envelope: _Envelope, signal: SignalSection)
 
 
 def _quoted(message: _Message, account: str | None) -> int:
-    """Whoever writes a message chooses its time, so that a stranger's may have that of a page. Of an author whose number
-    it does not know (privacy settings hide it), signal-cli tells the UUID alone; its own number it knows."""
+    """Whoever writes a message chooses its time, so that a stranger's may have that of a page. Of an author whose
+    number it does not know (privacy settings hide it), signal-cli tells the UUID alone; its own number it knows."""
     if message.quote is None:
         return 0
     ours = not account or message.quote.author == account
