@@ -65,7 +65,7 @@ def outcome(world: World, reply: TakenReply, body: Json) -> str:
         case _ if "steps_executed" in body:
             return _short(_execution(body))
         case _ if "running_for" in body:
-            return _short(_approved(body))
+            return _short(_approved(world, body))
         case _:
             return "Done."
 
@@ -84,12 +84,15 @@ def _execution(body: Json) -> str:
     return f"Failed: {what}: {body['state']}."
 
 
-def _approved(body: Json) -> str:
+def _approved(world: World, body: Json) -> str:
     where = f" for {body['target_id']}" if body["target_id"] else ""
     if body["mode"] == "dry_run":
         return f"The approval of {body['runbook_id']}{where} is taken back."
     runs = "It runs once a fresh look confirms that it is needed." if body["running_for"] else "It does not run now."
-    return f"Approved: {body['runbook_id']}{where}, from now on by itself. {runs}"
+    runbook = world.runbooks.get(body["runbook_id"])
+    only_now = runbook is not None and runbook.once  # the next time it asks again
+    how_long = "for this time only" if only_now else "from now on by itself"
+    return f"Approved: {body['runbook_id']}{where}, {how_long}. {runs}"
 
 
 def why(world: World, incident: Incident) -> str:

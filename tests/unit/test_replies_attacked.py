@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from supervisor.incidents import replies
@@ -94,3 +95,14 @@ def test_of_a_page_for_many_neither_what_to_decide_nor_what_to_answer_is_cut(cou
         assert "…" not in last.partition(": ")[2]
         assert last.startswith(("- ", "Decide: find the common cause")), row.body
         assert replies_line.startswith("Reply (quote this) ok, why - or with code ")
+
+
+@pytest.mark.req("R4", "R15")
+@pytest.mark.parametrize(("once", "said"), [(True, "for this time only."), (False, "from now on by itself.")])
+def test_what_is_approved_for_one_time_is_not_told_as_approved_for_ever(once: bool, said: str) -> None:
+    lab = Phone()
+    runbook = msgspec.structs.replace(lab.engine.world.runbooks["rb-restart-service"], once=once)
+    lab.engine.world.runbooks[runbook.id] = runbook
+    lab.advance(2 * H)
+    lab.deliver()
+    assert f"Approved: rb-restart-service for web, {said}" in lab.quote("approve")
