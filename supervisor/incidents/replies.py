@@ -173,7 +173,8 @@ def _decide(turn: Turn, said: SignalReply, taken: TakenReply) -> None:
 def _about(turn: Turn, said: SignalReply, words: Said) -> Offer:
     """The one thing that is meant. Raises Refused, UnknownId, UsageError."""
     by_code = codes.find(turn, words.code) if words.code else None
-    by_quote = _quoted(turn, said.quote_ms) if said.quote_ms else None
+    same = by_code is not None and said.quote_ms in by_code.sent_ms
+    by_quote = _quoted(turn, said.quote_ms) if said.quote_ms and not same else None
     if by_code is not None and by_quote is not None and by_code.id != by_quote.id:
         raise UsageError("the code is another message's than the one you quote", "quote it, or give its code")
     offer = by_code or by_quote or _only_page(turn, words.verb)
@@ -183,9 +184,11 @@ def _about(turn: Turn, said: SignalReply, words: Said) -> Offer:
 
 
 def _quoted(turn: Turn, quote_ms: int) -> Offer:
-    for offer in turn.world.requests.values():
-        if quote_ms in offer.sent_ms:
-            return offer
+    found = [offer for offer in turn.world.requests.values() if quote_ms in offer.sent_ms]
+    if len(found) == 1:
+        return found[0]
+    if found:  # a quote names the time alone, and two devices of one account may send in the same millisecond
+        raise Refused("two of my messages were sent at the time of the one that you quote", "add its code")
     raise Refused(
         "the message that you quote takes no reply", "only one of mine does, for a day; or it was answered already"
     )

@@ -106,3 +106,15 @@ def test_what_is_approved_for_one_time_is_not_told_as_approved_for_ever(once: bo
     lab.advance(2 * H)
     lab.deliver()
     assert f"Approved: rb-restart-service for web, {said}" in lab.quote("approve")
+
+
+@pytest.mark.req("R15")
+def test_a_quote_that_could_be_of_two_pages_means_neither_without_a_code() -> None:
+    lab = Phone("web", "db")
+    first, second = lab.engine.world.requests.values()
+    at_ms = first.sent_ms[0]
+    lab.engine.world.requests[second.id] = msgspec.structs.replace(second, sent_ms=(at_ms,))
+    ran = len(lab.dispatched)
+    assert "two of my messages" in lab.say("run", at_ms)
+    assert len(lab.dispatched) == ran
+    assert "Started: rb-restart-service for db" in lab.say(f"run {second.code}", at_ms)
