@@ -118,3 +118,17 @@ def test_a_quote_that_could_be_of_two_pages_means_neither_without_a_code() -> No
     assert "two of my messages" in lab.say("run", at_ms)
     assert len(lab.dispatched) == ran
     assert "Started: rb-restart-service for db" in lab.say(f"run {second.code}", at_ms)
+
+
+@pytest.mark.req("FR-007", "R15")
+def test_who_ordered_what_another_one_dismissed_before_it_ran_is_told_so() -> None:
+    lab = Phone(approvers=(ANNA, BOB))
+    lab.hold_dispatch = True
+    page = lab.at(lab.pages()[-1])
+    assert "Its result follows" in lab.say("run", page)
+    answer = lab.say("dismiss 4h", page, sender=BOB)
+    assert "Dismissed" in answer
+    assert "Failed: rb-restart-service for web" in answer
+    assert {row.to for row, _ in lab.sent[-2:]} == {ANNA, BOB}
+    assert lab.engine.world.waiters == {}
+    assert not [reply for reply in lab.engine.world.replies.values() if reply.waits]
