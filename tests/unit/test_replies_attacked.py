@@ -132,3 +132,13 @@ def test_who_ordered_what_another_one_dismissed_before_it_ran_is_told_so() -> No
     assert {row.to for row, _ in lab.sent[-2:]} == {ANNA, BOB}
     assert lab.engine.world.waiters == {}
     assert not [reply for reply in lab.engine.world.replies.values() if reply.waits]
+
+
+@pytest.mark.req("R7", "R15")
+def test_an_approval_under_a_pause_does_not_say_that_it_runs() -> None:
+    lab = Phone()
+    lab.order("pause", all=True)
+    ran = len(lab.dispatched)
+    assert lab.quote("approve").endswith("It does not run now.")
+    lab.advance(60)
+    assert len(lab.dispatched) == ran
