@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import pytest
 
+from supervisor.config import SignalSection
 from supervisor.incidents import replies
 from supervisor.incidents.effects import Answer
 from supervisor.incidents.plain_text import units
 from supervisor.incidents.world import Turn
+from supervisor.messages import Ack, Body
+from supervisor.notifier.replies import WAITING_MAX, Replies
+from tests.doubles.signal_received import ACCOUNT, text
 from tests.unit.test_engine_replies import ANNA, H, Phone
 
 BOB = "+15550102"
@@ -142,3 +148,26 @@ def test_an_approval_under_a_pause_does_not_say_that_it_runs() -> None:
     assert lab.quote("approve").endswith("It does not run now.")
     lab.advance(60)
     assert len(lab.dispatched) == ran
+
+
+@pytest.mark.req("R15")
+def test_a_flood_that_the_healer_cannot_take_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    asks: list[asyncio.Future[Body]] = []
+
+    async def flood() -> None:
+        def ask(body: Body) -> asyncio.Future[Body]:
+            asks.append(asyncio.get_running_loop().create_future())
+            return asks[-1]
+
+        listener = Replies(SignalSection(account=ACCOUNT, recipient=ANNA, approvers=(ANNA,)), ask)
+        for _ in range(2):
+            start = len(asks)
+            for n in range(1_000):
+                listener._take(msgspec.json.encode(text("hello", 1_000 * (start + 1) + n)))
+            for answer in asks[start:]:
+                answer.set_result(Ack())
+            await asyncio.sleep(0)
+
+    asyncio.run(flood())
+    assert len(asks) == 2 * WAITING_MAX
+    assert len([it for it in caplog.records if "more are dropped" in it.getMessage()]) == 2, "each flood once"
