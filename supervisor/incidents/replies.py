@@ -195,17 +195,20 @@ def _quoted(turn: Turn, quote_ms: int) -> Offer:
 
 
 def _only_page(turn: Turn, verb: Verb | None) -> Offer:
-    """Without quote and code: the only page that nobody has acknowledged, and for what changes nothing."""
+    """Without quote and code: the only page that has arrived and nobody has acknowledged; for what changes nothing."""
     if verb not in (Verb.OK, Verb.WHY):
         name = verb or "that"
         raise Refused(f"{name} needs to know which message you mean", "quote it, or add its code")
-    unread = [it for it in turn.world.incidents.values() if it.page_id is not None and it.acknowledged_wall_s is None]
+    world = turn.world
+    under_way = {world.paging.gather, *world.outbox}  # what nobody has a receipt for, nobody has read
+    paged = (it for it in world.incidents.values() if it.page_id is not None and it.page_id not in under_way)
+    unread = [it for it in paged if it.acknowledged_wall_s is None]
     pages = {it.page_id for it in unread}
     if len(pages) != 1:
         count = f"{len(pages)} pages are" if pages else "no page is"
         raise Refused(f"{count} open and not acknowledged", "quote the one you mean, or add its code")
     # An "ok" that was long under way meant an earlier page: it must not silence one that nobody has seen.
-    asked_s = offers.first_asked_wall_s(turn.world, unread[0])
+    asked_s = offers.first_asked_wall_s(world, unread[0])
     ids = tuple(incident.id for incident in unread)
     return Offer("", "", offers.REPLY, "", "", "", "", "", asked_s, turn.now.wall_s, ids)
 

@@ -8,8 +8,10 @@ import msgspec
 import pytest
 
 from supervisor.config import SignalSection
+from supervisor.incidents import events as e
 from supervisor.incidents import replies
 from supervisor.incidents.effects import Answer
+from supervisor.incidents.orders import SignalReply
 from supervisor.incidents.plain_text import units
 from supervisor.incidents.world import Turn
 from supervisor.messages import Ack, Body
@@ -171,3 +173,19 @@ def test_a_flood_that_the_healer_cannot_take_is_one_line_in_the_log(caplog: pyte
     asyncio.run(flood())
     assert len(asks) == 2 * WAITING_MAX
     assert len([it for it in caplog.records if "more are dropped" in it.getMessage()]) == 2, "each flood once"
+
+
+@pytest.mark.req("R2", "R15")
+def test_an_ok_without_a_quote_silences_no_page_that_has_not_arrived() -> None:
+    lab = Phone(*(f"s{n}" for n in range(6)))
+    for row in lab.pages():
+        assert "Acknowledged" in lab.say("ok", lab.at(row))
+    assert lab.only("s5").page_id == lab.engine.world.paging.gather != "", "it is told later, with others"
+    assert "no page is open" in lab.say("ok")
+    before = len(lab.sent)
+    lab.advance(70)  # it leaves, and nobody has a receipt
+    lab.feed(e.ReplySeen(SignalReply(ANNA, ANNA, int(lab.now_s * 1000), "ok")))
+    assert lab.only("s5").acknowledged_wall_s is None
+    lab.deliver()
+    assert [row.kind for row, _ in lab.sent[before:]] == ["page", "reply"]
+    assert "Acknowledged: s5" in lab.say("ok")
