@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.incidents import breaker as breakers
-from supervisor.incidents import graduation, ladder, remedy, views
+from supervisor.incidents import graduation, ladder, pauses, remedy, views
 from supervisor.incidents.model import Incident, Mode, Runbook, RunbookState
 from supervisor.incidents.naming import must_be_for, runbook_of, target_of
-from supervisor.incidents.policy import CONFIDENCE_APPROVED, EVERY_TARGET, resource_of, undecided
+from supervisor.incidents.policy import CONFIDENCE_APPROVED, EVERY_TARGET, changes, resource_of, undecided
 from supervisor.incidents.world import Turn
 
 
@@ -84,8 +84,9 @@ def _waits(turn: Turn, incident: Incident, runbook: Runbook, scope: str) -> bool
 
 
 def _stopped(turn: Turn, incident: Incident, runbook: Runbook) -> bool:
-    """An approval lifts no breaker: then that is said, and the breaker's one try comes in its time."""
+    """An approval lifts neither a breaker nor a pause: then that is said, and the breaker's one try comes in its time,
+    or the pause is ended."""
     target = turn.world.target(incident.target_id)
-    if target is None:
+    if target is None or (changes(runbook) and pauses.standing(turn.world, target) is not None):
         return True
     return breakers.forbids(turn.world, turn.now.steady_s, runbook.id, resource_of(runbook, target))

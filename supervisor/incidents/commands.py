@@ -21,6 +21,7 @@ from supervisor.incidents import (
     learning,
     marks,
     matching,
+    outcome,
     pauses,
     remedy,
     undoing,
@@ -236,7 +237,7 @@ def _dismiss(turn: Turn, token: str, args: DismissArgs, actor: str) -> views.Jso
     )
     execution = turn.world.executions.get(incident.execution_id or "")
     if execution is not None and execution.state is ExecutionState.INTENDED:
-        remedy.unproved(turn, turn.put_execution(execution, state=ExecutionState.EXPIRED))
+        outcome.never_ran(turn, execution)
     remedy.release(turn, incident.family)
     return {"success": True, **_named(incident), "dismiss_until": views.stamp(until_wall_s)}
 

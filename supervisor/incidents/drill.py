@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from supervisor.errors import Refused, UnknownId, UsageError
-from supervisor.incidents import drill_run, drill_times, escalation, own, posting, remedy
+from supervisor.incidents import drill_run, drill_times, escalation, outcome, own, posting
 from supervisor.incidents.drill_run import DrillRun
 from supervisor.incidents.effects import Answer, CarryDrill
 from supervisor.incidents.lifecycle import Trigger
@@ -233,7 +233,7 @@ def _fail(turn: Turn, run: DrillRun, why: str) -> None:
         turn.move(incident, Trigger.DISMISS, "engine", f"the drill failed: {why}")
         execution = turn.world.executions.get(incident.execution_id or "")
         if execution is not None and execution.state is ExecutionState.INTENDED:
-            remedy.unproved(turn, turn.put_execution(execution, state=ExecutionState.EXPIRED))
+            outcome.never_ran(turn, execution)
     _finish(turn, run, why)
 
 

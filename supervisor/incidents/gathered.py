@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from supervisor.incidents.model import Incident, Severity
 from supervisor.incidents.phrases import MANY, name_of, what
 from supervisor.incidents.plain_text import clean, units
-from supervisor.incidents.wording import GROUP_NAMES_MAX, SIGNAL_CHARS_MAX, on_host
+from supervisor.incidents.wording import GROUP_NAMES_MAX, on_host, room_for_many
 from supervisor.incidents.world import World
 
 NAMED_WORST_MAX = 5
@@ -40,12 +40,12 @@ def words(
     for chars in NAME_CHARS if many <= GROUP_NAMES_MAX else ():
         named = [_named(head, incidents, chars) for head, incidents in parts]
         text = _joined(f"{subject}.", *named, *end)
-        if units(text) < SIGNAL_CHARS_MAX:
+        if units(text) <= room_for_many(world):
             return subject, text
     for worst in range(NAMED_WORST_MAX, -1, -1):
         counted = [_counted(head, incidents, worst) for head, incidents in parts]
         text = _joined(f"{subject}.", *counted, *end)
-        if units(text) < SIGNAL_CHARS_MAX:
+        if units(text) <= room_for_many(world):
             break
     return subject, text
 

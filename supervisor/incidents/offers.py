@@ -77,6 +77,12 @@ def _make_room(turn: Turn) -> None:
         turn.drop_timer(TimerKind.REQUEST_OVER, oldest.id)
 
 
+def first_asked_wall_s(world: World, incident: Incident) -> float:
+    """When the first page about it was made out that can still be answered; else when it began."""
+    asked = (offer.asked_wall_s for offer in world.requests.values() if incident.id in offer.incident_ids)
+    return min(asked, default=incident.detected_wall_s)
+
+
 def choices(turn: Turn, offer: Offer | None) -> str:
     """The line that ends a page; empty where there is no offer."""
     if offer is None:

@@ -104,7 +104,8 @@ def _known(world: World, channel: Channel) -> bool:
 
 
 def _waiting(world: World, channel: Channel) -> list[OutboxRow]:
-    return [row for row in world.outbox.values() if row.channel is channel]
+    """What nobody has a receipt for yet; not what waits for the end of the quiet hours, which nobody delivers."""
+    return [row for row in world.outbox.values() if row.channel is channel and not row.held]
 
 
 def _last_receipt(world: World, channel: Channel) -> float | None:

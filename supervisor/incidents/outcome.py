@@ -16,6 +16,7 @@ from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
     Authority,
     Execution,
+    ExecutionState,
     Incident,
     Severity,
     State,
@@ -158,6 +159,13 @@ def _count(turn: Turn, execution: Execution, *, success: bool) -> None:
         state = msgspec.structs.replace(state, failures=state.failures + 1)
         approved = execution.authority is Authority.APPROVED
         graduation.failed(turn, execution, state, incident_of(turn, execution), approved=approved)
+
+
+def never_ran(turn: Turn, execution: Execution) -> None:
+    """What nobody has taken up yet is taken back: whoever ordered it is told, and waits no more."""
+    expired = turn.put_execution(execution, state=ExecutionState.EXPIRED)
+    answer(turn, expired)
+    remedy.unproved(turn, expired)
 
 
 def answer(turn: Turn, execution: Execution) -> None:

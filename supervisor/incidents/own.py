@@ -5,7 +5,7 @@ Pure. Our own parts are targets like any other, told by the healer's process ins
 
 from __future__ import annotations
 
-from supervisor.incidents import detect, graduation, halts, keeping, ladder, quiet, remedy
+from supervisor.incidents import detect, graduation, halts, keeping, ladder, outcome, quiet, remedy
 from supervisor.incidents.effects import DeliverRow
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.matching import Meaning
@@ -96,7 +96,7 @@ def dismiss_gone(turn: Turn) -> None:
         families.add(incident.family)
         execution = turn.world.executions.get(incident.execution_id or "")
         if execution is not None and execution.state is ExecutionState.INTENDED:
-            remedy.unproved(turn, turn.put_execution(execution, state=ExecutionState.EXPIRED))
+            outcome.never_ran(turn, execution)
     for family in families:
         remedy.release(turn, family)
 

@@ -9,13 +9,14 @@ approver is always told what was done, or why nothing was; anybody else is told 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeGuard
 
 import msgspec
 
 from supervisor import redact
 from supervisor.errors import HealError, Refused, UsageError
 from supervisor.incidents import agents, codes, commands, offers, plain_text, posting, reply_words
-from supervisor.incidents.effects import Answer
+from supervisor.incidents.effects import Answer, Effect
 from supervisor.incidents.model import Channel, Incident, State, Tier
 from supervisor.incidents.naming import runbook_of
 from supervisor.incidents.orders import Offer, SignalReply, TakenReply
@@ -32,6 +33,7 @@ BEFORE_S = 120.0  # and so much before its page a reply may seem to be sent
 REPLIES_MAX = 2_000  # remembered
 RATE_MAX, RATE_WINDOW_S = 20, 600.0  # of one approver
 STRANGERS_MAX, STRANGERS_WINDOW_S = 10, 3_600.0  # lines in the audit
+DROPPED = "dropped"  # as the verb of a reply beyond that: it was not judged
 NO_REASON = "dismissed by a reply"
 
 
@@ -45,21 +47,32 @@ def seen(turn: Turn, said: SignalReply) -> None:
         return
     for old in [it for it in world.replies.values() if _forgotten(it, now_s)]:
         turn.drop_reply(old.key)
-    if len(world.replies) >= REPLIES_MAX:
+    if len(world.replies) >= REPLIES_MAX and not _made_room(turn):
         world.limits["replies"] = f"{REPLIES_MAX} replies are remembered; no more is taken until some are two days old"
         return
     to = "" if said.in_group or said.own else said.person
     taken = TakenReply(said.key, said.person, now_s, to=to)
     recent = sum(it.person == said.person and it.at_wall_s > now_s - RATE_WINDOW_S for it in world.replies.values())
+    if recent > RATE_MAX:  # it was told when the limit was reached
+        turn.put_reply(msgspec.structs.replace(taken, verb=DROPPED))
+        return
     turn.put_reply(taken)
-    if recent > RATE_MAX:
-        return  # it was told when the limit was reached
     try:
         if recent == RATE_MAX:
             raise Refused(f"{RATE_MAX} replies in {RATE_WINDOW_S / 60:.0f} minutes: none is taken for a while")
         _decide(turn, said, taken)
     except HealError as error:
         _refuse(turn, said, error)
+
+
+def _made_room(turn: Turn) -> bool:
+    """A flood of one approver must not keep out the others: of what was beyond his limit, the oldest is forgotten. It
+    was never judged, so that to judge it when it comes again is no second time."""
+    dropped = (it for it in turn.world.replies.values() if it.verb == DROPPED)
+    oldest = min(dropped, key=lambda it: it.at_wall_s, default=None)
+    if oldest is not None:
+        turn.drop_reply(oldest.key)
+    return oldest is not None
 
 
 def _is_private(said: SignalReply) -> bool:
@@ -96,12 +109,16 @@ def started(turn: Turn) -> None:
             turn.effects.append(Answer(token, error=lost))
 
 
+def _is_ours(effect: Effect) -> TypeGuard[Answer]:
+    return isinstance(effect, Answer) and effect.token.startswith(PREFIX)
+
+
 def finish(turn: Turn) -> None:
     """The answers to orders that replies gave go out over Signal, in the decision that has them."""
-    answers = [it for it in turn.effects if isinstance(it, Answer) and it.token.startswith(PREFIX)]
+    answers = [it for it in turn.effects if _is_ours(it)]
     if not answers:
         return
-    turn.effects = [it for it in turn.effects if it not in answers]
+    turn.effects = [it for it in turn.effects if not _is_ours(it)]  # an "ok" may be for thousands
     for answer in answers:
         reply = turn.world.replies.get(answer.token.removeprefix(PREFIX).partition("#")[0])
         if reply is None or not reply.waits:
@@ -156,7 +173,8 @@ def _decide(turn: Turn, said: SignalReply, taken: TakenReply) -> None:
 def _about(turn: Turn, said: SignalReply, words: Said) -> Offer:
     """The one thing that is meant. Raises Refused, UnknownId, UsageError."""
     by_code = codes.find(turn, words.code) if words.code else None
-    by_quote = _quoted(turn, said.quote_ms) if said.quote_ms else None
+    same = by_code is not None and said.quote_ms in by_code.sent_ms
+    by_quote = _quoted(turn, said.quote_ms) if said.quote_ms and not same else None
     if by_code is not None and by_quote is not None and by_code.id != by_quote.id:
         raise UsageError("the code is another message's than the one you quote", "quote it, or give its code")
     offer = by_code or by_quote or _only_page(turn, words.verb)
@@ -166,26 +184,33 @@ def _about(turn: Turn, said: SignalReply, words: Said) -> Offer:
 
 
 def _quoted(turn: Turn, quote_ms: int) -> Offer:
-    for offer in turn.world.requests.values():
-        if quote_ms in offer.sent_ms:
-            return offer
+    found = [offer for offer in turn.world.requests.values() if quote_ms in offer.sent_ms]
+    if len(found) == 1:
+        return found[0]
+    if found:  # a quote names the time alone, and two devices of one account may send in the same millisecond
+        raise Refused("two of my messages were sent at the time of the one that you quote", "add its code")
     raise Refused(
         "the message that you quote takes no reply", "only one of mine does, for a day; or it was answered already"
     )
 
 
 def _only_page(turn: Turn, verb: Verb | None) -> Offer:
-    """Without quote and code: the only page that nobody has acknowledged, and for what changes nothing."""
+    """Without quote and code: the only page that has arrived and nobody has acknowledged; for what changes nothing."""
     if verb not in (Verb.OK, Verb.WHY):
         name = verb or "that"
         raise Refused(f"{name} needs to know which message you mean", "quote it, or add its code")
-    unread = [it for it in turn.world.incidents.values() if it.page_id is not None and it.acknowledged_wall_s is None]
+    world = turn.world
+    under_way = {world.paging.gather, *world.outbox}  # what nobody has a receipt for, nobody has read
+    paged = (it for it in world.incidents.values() if it.page_id is not None and it.page_id not in under_way)
+    unread = [it for it in paged if it.acknowledged_wall_s is None]
     pages = {it.page_id for it in unread}
     if len(pages) != 1:
         count = f"{len(pages)} pages are" if pages else "no page is"
         raise Refused(f"{count} open and not acknowledged", "quote the one you mean, or add its code")
-    now_s = turn.now.wall_s
-    return Offer("", "", offers.REPLY, "", "", "", "", "", 0.0, now_s, tuple(incident.id for incident in unread))
+    # An "ok" that was long under way meant an earlier page: it must not silence one that nobody has seen.
+    asked_s = offers.first_asked_wall_s(world, unread[0])
+    ids = tuple(incident.id for incident in unread)
+    return Offer("", "", offers.REPLY, "", "", "", "", "", asked_s, turn.now.wall_s, ids)
 
 
 # -- what it orders --

@@ -1,7 +1,8 @@
 """What a reply says: one verb, and what belongs to it; anything else is not understood (R15). Pure.
 
 Forgiven are case, blanks, punctuation around words and emoji. Nothing is guessed: two verbs, or one word that is not
-known, and the reply means nothing. The words after `dismiss` are the reason and may be any.
+known, and the reply means nothing; nor does a word that changes something with a question mark, or with a sign that
+says no: "run?" asks somebody else. The words after `dismiss` are the reason and may be any.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ class Verb(StrEnum):
 CHANGES = frozenset({Verb.RUN, Verb.APPROVE, Verb.UNDO, Verb.DISMISS, Verb.CONFIRM})
 
 
+_DOUBT = frozenset("?\u061f\u203d\u2753\u2754\u274c\u274e\u2716\u26d4\u270b\U0001f44e\U0001f6ab\U0001f6d1\U0001f645")
+
+
 class Said(msgspec.Struct, frozen=True):
     """`verb` None: a code and nothing else. `code` is in capitals, empty when there is none."""
 
@@ -54,6 +58,7 @@ def parse(text: str) -> Said:
     verbs = [n for n, (_, plain) in enumerate(bare) if plain.lower() in _VERBS]
     first = verbs[0] if verbs else None
     if first is not None and bare[first][1].lower() == Verb.DISMISS:
+        _must_be_meant(words[: words.index(bare[first][0]) + 1])
         return _dismiss(bare[:first], bare[first + 1 :])
     found = {plain.lower(): None for n, (_, plain) in enumerate(bare) if n in verbs}
     if len(found) > 1:
@@ -62,10 +67,19 @@ def parse(text: str) -> Said:
     unknown = [plain for plain in rest if not codes.looks(plain.upper())]
     if unknown:
         raise UsageError(f"I do not understand {unknown[0][:SHOWN_CHARS_MAX]!r}", KNOWN)
-    return Said(Verb(next(iter(found))) if found else None, _one_code(rest))
+    verb = Verb(next(iter(found))) if found else None
+    if verb is None or verb in CHANGES:
+        _must_be_meant(words)
+    return Said(verb, _one_code(rest))
 
 
 _VERBS = frozenset(Verb)
+
+
+def _must_be_meant(words: list[str]) -> None:
+    """A sign for a question or a no is not what is forgiven around an order."""
+    if any(_DOUBT & set(word) for word in words):
+        raise UsageError("that may be a question or a no, and is no order", "the word alone")
 
 
 def _dismiss(before: list[tuple[str, str]], after: list[tuple[str, str]]) -> Said:

@@ -12,6 +12,7 @@ from supervisor.incidents.world import World
 
 CHARS_MAX = 600
 HINT_CHARS_MAX = 200
+NAMED_MAX = 5  # incidents; so that how many more there are is not cut off
 _WHY = {
     TierReason.NEEDS_APPROVAL: "the repair that fits was never approved for it",
     TierReason.CRITICAL: "it is critical, and such a thing is always told",
@@ -55,14 +56,16 @@ def outcome(world: World, reply: TakenReply, body: Json) -> str:
     """What came of an order, from the very answer that a command line would get."""
     match reply.verb:
         case Verb.OK:
-            spoken = [phrases.what(it) for it in map(world.incidents.get, reply.incident_ids) if it is not None]
-            return _short(f"Acknowledged: {', '.join(spoken)}. You are not reminded of it.")
+            known = [it for it in map(world.incidents.get, reply.incident_ids) if it is not None]
+            more = f" and {len(known) - NAMED_MAX} more" if len(known) > NAMED_MAX else ""
+            spoken = ", ".join(map(phrases.what, known[:NAMED_MAX]))
+            return _short(f"Acknowledged: {spoken}{more}. You are not reminded of it.")
         case Verb.DISMISS:
             return _short(f"Dismissed: {body['incident_id']}. It stays quiet until {body['dismiss_until']}.")
         case _ if "steps_executed" in body:
             return _short(_execution(body))
         case _ if "running_for" in body:
-            return _short(_approved(body))
+            return _short(_approved(world, body))
         case _:
             return "Done."
 
@@ -81,12 +84,15 @@ def _execution(body: Json) -> str:
     return f"Failed: {what}: {body['state']}."
 
 
-def _approved(body: Json) -> str:
+def _approved(world: World, body: Json) -> str:
     where = f" for {body['target_id']}" if body["target_id"] else ""
     if body["mode"] == "dry_run":
         return f"The approval of {body['runbook_id']}{where} is taken back."
     runs = "It runs once a fresh look confirms that it is needed." if body["running_for"] else "It does not run now."
-    return f"Approved: {body['runbook_id']}{where}, from now on by itself. {runs}"
+    runbook = world.runbooks.get(body["runbook_id"])
+    only_now = runbook is not None and runbook.once  # the next time it asks again
+    how_long = "for this time only" if only_now else "from now on by itself"
+    return f"Approved: {body['runbook_id']}{where}, {how_long}. {runs}"
 
 
 def why(world: World, incident: Incident) -> str:

@@ -27,6 +27,7 @@ PLAN_CHARS_MAX = 200  # of a dry run's words, on Signal
 STEPS_CHARS_MAX = 400  # and on Synapse
 GROUP_NAMES_MAX = 20
 GROUP_NAME_CHARS_MAX = 40
+REPLY_LINE_CHARS = 90  # of a page for many, kept free where it can be answered: `offers.choices`
 HOST_CHARS_MAX = 40
 
 KIND = {Tier.SILENT: "", Tier.INFORM: "summary", Tier.ASK: "approval", Tier.PAGE: "page"}
@@ -43,6 +44,12 @@ def finished(channel: Channel, text: str) -> str:
 def with_last_line(text: str, line: str) -> str:
     """A Signal text with a line that is never cut: what the text has too much of gives way."""
     return f"{lines(text, SIGNAL_CHARS_MAX - units(line) - 1)}\n{line}"
+
+
+def room_for_many(world: World) -> int:
+    """How long the words of a page for many may be: what there is to answer comes behind them."""
+    answered = world.policy.pages and world.policy.approvers
+    return SIGNAL_CHARS_MAX - (REPLY_LINE_CHARS if answered else 0)
 
 
 def on_host(world: World, text: str) -> str:
@@ -202,11 +209,14 @@ def group(world: World, incidents: list[Incident], now_wall_s: float, *sentences
     began = local_time.at(world.policy.zone, first, now_wall_s)
     head = f"{group_subject(world, incidents)} (since {began}):"
     said = " ".join(sentence(text) for text in sentences if text)
-    end = "\n".join(text for text in (said, of_many(world, incidents).text()) if text)
+    ends = [of_many(world, incidents).text()]
+    if said:
+        ends.insert(0, f"{said}\n{ends[0]}")  # what to decide is never cut: without room for both, it goes alone
     names = [name_of(incident.target_id, GROUP_NAME_CHARS_MAX) for incident in incidents]
-    for shown in range(min(len(names), GROUP_NAMES_MAX), 0, -1):
-        more = f" and {len(names) - shown} more" if len(names) > shown else ""
-        text = f"{head} {', '.join(names[:shown])}{more}.\n{end}"
-        if units(text) <= SIGNAL_CHARS_MAX:
-            break
+    for end in ends:
+        for shown in range(min(len(names), GROUP_NAMES_MAX), 0, -1):
+            more = f" and {len(names) - shown} more" if len(names) > shown else ""
+            text = f"{head} {', '.join(names[:shown])}{more}.\n{end}"
+            if units(text) <= room_for_many(world):
+                return text
     return text

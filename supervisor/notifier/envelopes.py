@@ -95,7 +95,8 @@ def read(raw: bytes, signal: SignalSection) -> SignalReply | None:
     if not person:
         return SignalReply(envelope.number or sender, "", message.timestamp)
     text = (message.message or "")[:TEXT_CHARS_MAX]
-    return SignalReply(sender, person, message.timestamp, text, _quoted(message, signal), in_group, own)
+    quoted = _quoted(message, signal.account or received.account)
+    return SignalReply(sender, person, message.timestamp, text, quoted, in_group, own)
 
 
 def _is_text(message: _Message) -> bool:
@@ -112,8 +113,10 @@ def _to_ourselves(message: _Message, envelope: _Envelope, signal: SignalSection)
     )
 
 
-def _quoted(message: _Message, signal: SignalSection) -> int:
+def _quoted(message: _Message, account: str | None) -> int:
+    """Whoever writes a message chooses its time, so that a stranger's may have that of a page. Of an author whose
+    number it does not know (privacy settings hide it), signal-cli tells the UUID alone; its own number it knows."""
     if message.quote is None:
         return 0
-    ours = message.quote.author is None or not signal.account or message.quote.author == signal.account
+    ours = not account or message.quote.author == account
     return message.quote.id if ours and message.quote.id > 0 else NOT_OURS

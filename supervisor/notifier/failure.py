@@ -17,7 +17,7 @@ import msgspec
 from supervisor import config, places, redact
 from supervisor.config import Config
 from supervisor.errors import ConfigError
-from supervisor.incidents.plain_text import clean, lines
+from supervisor.incidents.plain_text import clean, lines, units
 from supervisor.notifier import program
 from supervisor.schema import Reader
 
@@ -104,7 +104,8 @@ async def _ask(argv: tuple[str, ...]) -> str:
 
 
 def words(facts: Facts, host: str, *, user: bool, restarted: bool) -> str:
-    """The page. What a log says is put on one line each, without control characters and secrets (R11)."""
+    """The page. What a log says is put on one line each, without control characters and secrets (R11), and marked: it
+    may hold others' words, which must not pass for ours."""
     control = "systemctl --user" if user else "systemctl"
     unit = facts.unit
     if restarted:
@@ -118,12 +119,12 @@ def words(facts: Facts, host: str, *, user: bool, restarted: bool) -> str:
             f" `{control} start {unit}`."
         )
     told = [facts.fault] if facts.fault else list(facts.lines)
-    left = PAGE_CHARS_MAX - len(head) - len(decide) - len("\nLast words:\n\n")
+    left = PAGE_CHARS_MAX - units(head) - units(decide) - len("\nLast words:\n\n")
     kept: list[str] = []
-    for line in reversed([clean(redact.text(line), LINE_CHARS_MAX) for line in told]):
-        if left < len(line) + 1:
+    for line in reversed([f"> {clean(redact.text(line), LINE_CHARS_MAX)}" for line in told]):
+        if left < units(line) + 1:
             break
-        left -= len(line) + 1
+        left -= units(line) + 1
         kept.insert(0, line)
     quoted = ["Last words:", *kept] if kept else []
     return lines("\n".join([head, *quoted, decide]), PAGE_CHARS_MAX)

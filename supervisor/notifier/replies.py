@@ -41,6 +41,7 @@ class Replies:
         self._strangers: deque[float] = deque()
         self.strangers = 0  # messages, those that nobody hears of included
         self.malformed = 0
+        self._full = False
 
     def start(self, failed: Callable[[BaseException], None]) -> None:
         """`failed`: for what must not happen, which ends the worker."""
@@ -94,7 +95,9 @@ class Replies:
         if not reply.person and not self._is_told(reply):
             return
         if len(self._waiting) >= WAITING_MAX:
-            log.error("%d replies wait for the healer, the limit: one more is dropped", WAITING_MAX)
+            if not self._full:  # of a flood one line, not thousands
+                log.error("%d replies wait for the healer, the limit: more are dropped", WAITING_MAX)
+            self._full = True
             return
         answer = self._waiting[reply.key] = self._ask(ReplyReceived(reply))
         answer.add_done_callback(lambda done: self._answered(reply.key, done))
@@ -113,6 +116,7 @@ class Replies:
 
     def _answered(self, key: str, answer: asyncio.Future[Body]) -> None:
         del self._waiting[key]
+        self._full = self._full and bool(self._waiting)
         if answer.cancelled():
             return
         if not isinstance(answer.result(), Ack):

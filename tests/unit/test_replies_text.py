@@ -30,6 +30,7 @@ UNDERSTOOD = {
     "dismiss": Said(Verb.DISMISS),
     "Dismiss 4h": Said(Verb.DISMISS, for_s=4 * H),
     "dismiss 1h30m, being moved": Said(Verb.DISMISS, for_s=1.5 * H, reason="being moved"),
+    "dismiss 4h who is there?": Said(Verb.DISMISS, for_s=4 * H, reason="who is there?"),
     "dismiss planned: I will run it": Said(Verb.DISMISS, reason="planned: I will run it"),
     "dismiss 4h K7QM2P the server moved": Said(Verb.DISMISS, CODE, 4 * H, "the server moved"),
     "k7qm2p dismiss the server moved 👍": Said(Verb.DISMISS, CODE, None, "the server moved"),
@@ -39,7 +40,8 @@ NOT = (
     "", " ", "👍", "...", "run undo", "ok run", "run or approve", "please run", "run it", "do not run", "don't run",
     "yes", "no", "r u n", "running", "run K7QM2P X9YZ23", "run K7QM2", "run K7QM2PX", "dismiss run", "dismiss 4h undo",
     "ok dismiss 4h", "please dismiss", "run; rm -rf /", "run\x00undo", "ok " * 400, "\u202enur", "r\u200bun",
-    "approve all",
+    "approve all", "run?", "run ?", "K7QM2P?", "undo \u2753", "run \u274c", "approve \U0001f44e\U0001f3fd",
+    "\U0001f6ab run", "dismiss?", "\uff52\uff55\uff4e\uff1f", "run \u2047", "\u061frun",
 )  # fmt: skip
 
 
