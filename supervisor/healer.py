@@ -55,6 +55,7 @@ from supervisor.meanings import meanings
 from supervisor.metering import Metering
 from supervisor.newsdesk import NewsDesk
 from supervisor.outgoing import Outgoing
+from supervisor.pinging import Pinging
 from supervisor.recording import FOLDER, Recorder
 from supervisor.reporting import Reporting
 from supervisor.rounds import Rounds
@@ -121,11 +122,12 @@ class HealerWorker(Worker):
             alarm=self.alarm,
         )
         self._news = NewsDesk(Publisher(self._context, endpoint(boot.runtime_dir, "events")))
+        self._hub = Hub(self._context, endpoint(boot.runtime_dir, "healer"), "healer", self._on_worker)
+        self._pinging = Pinging(self._hub, lambda: self.boot.config, world, self._decide, monotonic_s())
         self._showing = Showing(
-            world, self._clock, self._committer, self._news, self._metering, self._tree, self._samples
+            world, self._clock, self._committer, self._news, self._metering, self._tree, self._samples, self._pinging
         )
         self._desk = Desk(self._order, self._showing.by_name())
-        self._hub = Hub(self._context, endpoint(boot.runtime_dir, "healer"), "healer", self._on_worker)
         self._outgoing = Outgoing(self._hub, lambda: self.boot.config)
         self._control = Hub(self._context, endpoint(boot.runtime_dir, "control"), "control", self._desk.receive)
         self._desk.open(self._control)
@@ -196,6 +198,7 @@ class HealerWorker(Worker):
 
     def _came_round(self) -> None:
         self._tell(m.Round())
+        self._pinging.came_round(monotonic_s())
 
     def _put_off(self, event: e.Event) -> bool:
         """So much waits for the ledger that nothing more is taken in. What matters is sent again by its sender."""
@@ -357,6 +360,7 @@ class HealerWorker(Worker):
         self._decide(e.Reconfigured(self._targets, open_families(config), policy_of(config), books, meanings(config)))
         self._look_at_ledger()
         self._metering.moved(config.metrics.listen)
+        self._pinging.reconfigured(monotonic_s())
         kept, self._strange = self._strange, {}
         self._readings(tuple(kept.values()))
 

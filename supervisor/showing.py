@@ -16,6 +16,7 @@ from supervisor.incidents.world import World
 from supervisor.messages import Family, Reloaded, StoreStatus
 from supervisor.metering import Metering
 from supervisor.newsdesk import NewsDesk
+from supervisor.pinging import Pinging
 from supervisor.samples import Samples
 from supervisor.treetable import TreeTable
 
@@ -32,6 +33,7 @@ class Showing:
         metering: Metering,
         tree: TreeTable,
         samples: Samples,
+        pinging: Pinging,
     ) -> None:
         self.store: StoreStatus | None = None
         self.reloaded: Reloaded | None = None
@@ -42,19 +44,21 @@ class Showing:
         self._metering = metering
         self._tree = tree
         self._samples = samples
+        self._pinging = pinging
 
     def by_name(self) -> dict[str, Callable[[], dict[str, Any]]]:
         """The views that the desk answers."""
         return {"tree": self._tree_view, "snapshot": self._snapshot, "targets": self._targets}
 
     def families(self) -> tuple[Family, ...]:
-        return self._metering.families(*self._standing())
+        return (*self._metering.families(*self._standing()), *self._pinging.families())
 
     def _standing(self) -> tuple[World, list[dict[str, Any]], StoreStatus | None, str, float]:
         return self._world, self._tree.rows(), self.store, self._committer.trouble, self._clock.now().wall_s
 
     def _tree_view(self) -> dict[str, Any]:
-        return tree_view(*self._standing(), self.reloaded, self._metering.listening)
+        shown = tree_view(*self._standing(), self.reloaded, self._metering.listening)
+        return shown | {"dead_man": self._pinging.view()}
 
     def _targets(self) -> dict[str, Any]:
         return self._samples.view(self._world)
