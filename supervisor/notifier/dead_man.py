@@ -52,6 +52,7 @@ class DeadMan:
         self._asked = ""
         self._answered = ("", Pinged())
         self._task: asyncio.Task[None] | None = None
+        self._good_url = ""
         self._good_wall_s: float | None = None
 
     def take(self, frame_id: str) -> None:
@@ -65,11 +66,16 @@ class DeadMan:
             self._task = asyncio.get_running_loop().create_task(self._work(), name="dead man's switch")
 
     async def _work(self) -> None:
-        error = await ping(self._url())
-        if error:
-            log.warning("the dead man's switch was not pinged: %s", error)
-        else:
-            self._good_wall_s = clock.wall_s()
+        pinged: str | None = None
+        error = ""
+        while (url := self._url()) != pinged:  # another by now: what came of the old one is no answer
+            if url != self._good_url:
+                self._good_url, self._good_wall_s = url, None
+            pinged, error = url, await ping(url)
+            if error:
+                log.warning("the dead man's switch was not pinged: %s", error)
+            else:
+                self._good_wall_s = clock.wall_s()
         self._answered = (self._asked, Pinged(error, self._good_wall_s))
         self._task = None
         self._answer(self._answered[1], re=self._asked)

@@ -348,3 +348,30 @@ def test_a_word_that_comes_again_is_one_ping_and_the_newest_is_answered() -> Non
     assert isinstance(answers[0][0], Pinged)
     assert answers[0][0].error == ""
     assert answers[0][0].good_wall_s is not None
+
+
+def test_an_address_that_changes_meanwhile_is_pinged_before_anything_is_answered() -> None:
+    answers: list[Pinged] = []
+
+    async def test(*urls: str) -> None:
+        answered = asyncio.Event()
+        left = [*urls]
+
+        def answer(body: Pinged, *, re: str) -> None:
+            answers.append(body)
+            answered.set()
+
+        dead_man = DeadMan(lambda: left.pop(0) if len(left) > 1 else left[0], answer)
+        dead_man.take("one")
+        await asyncio.wait_for(answered.wait(), 10)
+        await dead_man.close()
+
+    with Watcher() as good, Watcher() as bad:
+        bad.status = 500
+        asyncio.run(test(bad.url("/"), good.url("/")))
+        asyncio.run(test(good.url("/"), bad.url("/")))
+        asyncio.run(test(""))
+        assert (len(good.pings), len(bad.pings)) == (2, 2)
+        assert [one.error for one in answers] == ["", f"{bad.url('')}: answered 500", "no dead_man_url is configured"]
+        assert answers[0].good_wall_s is not None
+        assert answers[1].good_wall_s is None, "of the other address"
