@@ -248,6 +248,8 @@ class EscalationSection(Section, frozen=True):
     timezone: keys.LineText = ""  # of the times in messages: an IANA name; default: this machine's own
     host: keys.LineText = ""  # how messages call this machine; "": they do not name it
     quiet_hours: Annotated[str, msgspec.Meta(extra={"form": Form.QUIET})] = OFF  # or "22:00-07:00", local time
+    dead_man_url: keys.PingText = ""  # pinged while the engine goes round; a secret
+    dead_man_every: keys.Interval = Duration(300)
 
 
 class McpSection(Section, frozen=True):

@@ -44,7 +44,10 @@ def contradictions(config: Config) -> list[Problem]:
         text = "are given, but no transport can receive: only signal-cli's daemon does"
         hint = 'add "http://127.0.0.1:8080" (signal-cli daemon --http) to transports, or remove approvers'
         problems.append(Problem(("notify", "signal", "approvers"), text, hint))
-    tree = config.tree
+    tree, every = config.tree, config.escalation.dead_man_every
+    if config.escalation.dead_man_url and every < tree.beat:
+        text = f"found {float(every):g} s, expected tree.beat ({float(tree.beat):g} s) or more"
+        problems.append(Problem(("escalation", "dead_man_every"), text, "the engine goes round once a beat"))
     if tree.beat_within <= tree.beat:
         hint = f"a worker beats every {float(tree.beat):g} s; allow several beats to be late"
         text = f"found {float(tree.beat_within):g} s, expected more than tree.beat"

@@ -12,7 +12,6 @@ import secrets
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from remediators.runbooks import ladder
 from supervisor import messages as m
@@ -30,9 +29,9 @@ from supervisor.feed import FeedServer
 from supervisor.fresh import Fresh
 from supervisor.halted import Halted
 from supervisor.history import History
-from supervisor.house import MAY_WAIT, WAITING, beginning, corrupt, item_of, ledger_parts, policy_of, tree_view
+from supervisor.house import MAY_WAIT, WAITING, beginning, corrupt, item_of, ledger_parts, policy_of
 from supervisor.incidents import events as e
-from supervisor.incidents import replies, views
+from supervisor.incidents import replies
 from supervisor.incidents.effects import (
     Answer,
     CarryDrill,
@@ -50,16 +49,18 @@ from supervisor.incidents.readings import HealthReading
 from supervisor.incidents.records import Record
 from supervisor.incidents.recover import rebuild
 from supervisor.incidents.seed import parts as seed_parts
-from supervisor.incidents.world import Decision, World
+from supervisor.incidents.world import Decision
 from supervisor.lookup import LOOKUPS, look_up
 from supervisor.meanings import meanings
 from supervisor.metering import Metering
 from supervisor.newsdesk import NewsDesk
 from supervisor.outgoing import Outgoing
+from supervisor.pinging import Pinging
 from supervisor.recording import FOLDER, Recorder
 from supervisor.reporting import Reporting
 from supervisor.rounds import Rounds
 from supervisor.samples import Samples
+from supervisor.showing import Showing
 from supervisor.sockets import endpoint, new_context
 from supervisor.staged import Staged
 from supervisor.targets import families, open_families, targets
@@ -81,15 +82,11 @@ class HealerWorker(Worker):
         super().__init__(boot, uplink)
         self._waking = Waking(lambda: self._decide(e.TimersDue()), lambda: self._clock.now().steady_s)
         self._tree = TreeTable()
-        self._store_status: m.StoreStatus | None = None
         self._skipped: set[str] = set()
         self._limit_told = False
         self._strange: dict[str, HealthReading] = {}  # of targets that we do not know
-        self._reloaded: m.Reloaded | None = None
         self._listening = False
         self._samples = Samples()
-        views_by_name = {"tree": self._tree_view, "snapshot": self._snapshot, "targets": self._targets_view}
-        self._desk = Desk(self._order, views_by_name)
 
     # -- life --
 
@@ -126,6 +123,11 @@ class HealerWorker(Worker):
         )
         self._news = NewsDesk(Publisher(self._context, endpoint(boot.runtime_dir, "events")))
         self._hub = Hub(self._context, endpoint(boot.runtime_dir, "healer"), "healer", self._on_worker)
+        self._pinging = Pinging(self._hub, lambda: self.boot.config, world, self._decide, monotonic_s())
+        self._showing = Showing(
+            world, self._clock, self._committer, self._news, self._metering, self._tree, self._samples, self._pinging
+        )
+        self._desk = Desk(self._order, self._showing.by_name())
         self._outgoing = Outgoing(self._hub, lambda: self.boot.config)
         self._control = Hub(self._context, endpoint(boot.runtime_dir, "control"), "control", self._desk.receive)
         self._desk.open(self._control)
@@ -196,6 +198,7 @@ class HealerWorker(Worker):
 
     def _came_round(self) -> None:
         self._tell(m.Round())
+        self._pinging.came_round(monotonic_s())
 
     def _put_off(self, event: e.Event) -> bool:
         """So much waits for the ledger that nothing more is taken in. What matters is sent again by its sender."""
@@ -282,7 +285,7 @@ class HealerWorker(Worker):
             case m.ReadNow(target_id):
                 self._fresh.ask_for_step(frame.id, target_id, partial(self._hub.answer, source, frame))
             case m.FetchMetrics():
-                self._hub.answer(source, frame, m.MetricsFound(self._metering.families(*self._standing())))
+                self._hub.answer(source, frame, m.MetricsFound(self._showing.families()))
             case m.Listening():
                 self._metering.listening = frame.body
             case m.Hello(name):  # the bus has already sent what waited for it; the tree says who is who
@@ -302,7 +305,7 @@ class HealerWorker(Worker):
         for _, frame in batch:
             match frame.body:
                 case m.StoreStatus():
-                    self._store_status = frame.body
+                    self._showing.store = frame.body
                     if frame.body.ledger_id != self._engine.world.ledger_id:
                         self._committer.begin_anew()
                     self._look_at_ledger()
@@ -313,7 +316,7 @@ class HealerWorker(Worker):
                     self._store.post(nack_of(HealError(f"no {type(frame.body).__name__} is taken here")), re=frame.id)
 
     def _look_at_ledger(self) -> None:
-        for found in ledger_parts(self._engine.world, self._store_status, self.boot.config):
+        for found in ledger_parts(self._engine.world, self._showing.store, self.boot.config):
             self._decide(found)
 
     def _seed(self, opened: m.EpochOpened, waiting: list[Record]) -> list[tuple[Record, ...]]:
@@ -357,12 +360,13 @@ class HealerWorker(Worker):
         self._decide(e.Reconfigured(self._targets, open_families(config), policy_of(config), books, meanings(config)))
         self._look_at_ledger()
         self._metering.moved(config.metrics.listen)
+        self._pinging.reconfigured(monotonic_s())
         kept, self._strange = self._strange, {}
         self._readings(tuple(kept.values()))
 
     def on_reloaded(self, news: m.Reloaded) -> None:
         self._news.reloaded(news)
-        self._reloaded = news
+        self._showing.reloaded = news
 
     def _order(self, token: str, request: m.Request) -> None:
         if token.startswith(replies.PREFIX) or request.actor.startswith(replies.ACTOR):
@@ -381,19 +385,3 @@ class HealerWorker(Worker):
             return
         actor = request.actor[:ACTOR_CHARS_MAX]
         self._decide(e.Order(token, request.action, request.args, actor, secrets.token_hex(16)))
-
-    # -- views --
-
-    def _standing(self) -> tuple[World, list[dict[str, Any]], m.StoreStatus | None, str, float]:
-        trouble, wall_s = self._committer.trouble, self._clock.now().wall_s
-        return self._engine.world, self._tree.rows(), self._store_status, trouble, wall_s
-
-    def _tree_view(self) -> dict[str, Any]:
-        return tree_view(*self._standing(), self._reloaded, self._metering.listening)
-
-    def _targets_view(self) -> dict[str, Any]:
-        return self._samples.view(self._engine.world)
-
-    def _snapshot(self) -> dict[str, Any]:
-        """The state that the feed continues from: `seq` is the last event it contains."""
-        return {"seq": self._news.seq, **views.status(self._engine.world), "children": self._tree.rows()}

@@ -33,6 +33,7 @@ MAY_WAIT = (e.ReadingSeen, e.StepEnded, e.ExecutionClaimed, e.ExecutionNotRun, e
             e.ReplySeen, e.TimersDue)  # fmt: skip
 CORE = ("store", "healer", "executor", "notifier")  # of every tree (`supervisor.tree.spec`)
 LEDGER = "healctl:ledger"
+NO_DEAD_MAN = "no dead man's switch is configured any more"
 LEDGER_FULL, LEDGER_WELL = 0.8, 0.75  # of `ledger_max`
 
 
@@ -89,6 +90,8 @@ def beginning(world: World, config: Config) -> list[e.Event]:
         kind, _, child = name.partition(":")
         if kind == "worker" and child not in children:
             events.append(e.OwnPart(name, anomaly, False, "it is no part of healctl as it is configured now"))
+    if not config.escalation.dead_man_url and (AnomalyType.DEAD_MAN_FAILING, own.DEAD_MAN) in world.by_key:
+        events.append(e.OwnPart(own.DEAD_MAN, AnomalyType.DEAD_MAN_FAILING, False, NO_DEAD_MAN))
     return events
 
 

@@ -1,14 +1,16 @@
 """One small HTTP/1.1 client for endpoint checks, JSON-RPC and REST: one request, one connection, one deadline.
 
-It speaks plain http to a TCP address or a UNIX socket, since everything it talks to is on this machine or behind the
-operator's own tunnel. It never follows redirects, never keeps a connection, never retries, and never returns a half
-answer: the whole answer within `timeout_s`, or an `HttpError` that tells what was wrong.
+It speaks http to a TCP address or a UNIX socket, and https to the outside: with this system's authorities, the name in
+the certificate checked, and no way to turn that off. It never follows redirects, never keeps a connection, never
+retries, and never returns a half answer: the whole answer within `timeout_s`, or an `HttpError` that tells what was
+wrong.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import h11
@@ -30,6 +32,10 @@ class BadRequest(HttpError):
 
 class ConnectFailed(HttpError):
     """Nobody accepted the connection: refused, no such socket, no route, or a name that does not resolve."""
+
+
+class TlsFailed(HttpError):
+    """Somebody accepted the connection, but not with a certificate for this name that we trust, or not with TLS."""
 
 
 class TimedOut(HttpError):
@@ -61,6 +67,7 @@ class _Address(msgspec.Struct, frozen=True):
     host: str = ""
     port: int = 0
     socket_path: str = ""
+    tls: bool = False
 
 
 async def request(
@@ -74,8 +81,9 @@ async def request(
 ) -> Response:
     """The answer to one request, of whatever status.
 
-    `url` is `http://host[:port][/prefix]`, or `http+unix://%2Frun%2Fx.sock[/prefix]` for a UNIX socket; `path` is
-    appended to it. `timeout_s` covers everything, from the name look-up to the last byte. Raises HttpError.
+    `url` is `http://host[:port][/prefix]`, the same with https, or `http+unix://%2Frun%2Fx.sock[/prefix]` for a UNIX
+    socket; `path` is appended to it, and stands in no error: what is secret in an address belongs there. `timeout_s`
+    covers everything, from the name look-up to the last byte. Raises HttpError.
     """
     address = _parse(url)
     outgoing = _encode(address, method, path, headers, body)
@@ -103,10 +111,8 @@ def _parse(url: str) -> _Address:
         port = parts.port
     except ValueError as error:
         raise BadRequest(f"{url!r} is not an address: {error}") from None
-    if parts.scheme == "https":
-        raise BadRequest(f"{url}: https is not supported; give the service's plain http address on this machine")
-    if parts.scheme not in ("http", "http+unix"):
-        raise BadRequest(f"{url!r} is not an http:// or http+unix:// address")
+    if parts.scheme not in ("http", "https", "http+unix"):
+        raise BadRequest(f"{url!r} is not an http://, https:// or http+unix:// address")
     if parts.username is not None or parts.query or parts.fragment:
         raise BadRequest(f"{url!r}: only host, port and path are allowed in an address")
     return _address(url, parts, port)
@@ -123,7 +129,9 @@ def _address(url: str, parts: SplitResult, port: int | None) -> _Address:
         raise BadRequest(f"{url!r} names no host")
     host = parts.hostname
     literal = f"[{host}]" if ":" in host else host
-    return _Address(url, f"{literal}:{port or 80}", prefix, host=host, port=port or 80)
+    tls = parts.scheme == "https"
+    port = port or (443 if tls else 80)
+    return _Address(url, f"{literal}:{port}", prefix, host=host, port=port, tls=tls)
 
 
 class _Outgoing(msgspec.Struct, frozen=True):
@@ -156,9 +164,15 @@ async def _connect(address: _Address) -> tuple[asyncio.StreamReader, asyncio.Str
     try:
         if address.socket_path:
             return await asyncio.open_unix_connection(address.socket_path)
-        return await asyncio.open_connection(address.host, address.port)
+        # In a thread, since it reads some hundred authorities; each time, so that renewed ones count at once.
+        context = await asyncio.to_thread(ssl.create_default_context) if address.tls else None
+        return await asyncio.open_connection(address.host, address.port, ssl=context)
     except TimeoutError:
         raise
+    except ssl.SSLCertVerificationError as error:
+        raise TlsFailed(f"{address.url}: its certificate is not accepted: {error.verify_message}") from error
+    except ssl.SSLError as error:
+        raise TlsFailed(f"{address.url}: it does not speak TLS as it should: {error.reason or error}") from error
     except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be encoded
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ConnectFailed(f"{address.url}: {reason}") from error

@@ -38,6 +38,8 @@ from supervisor.standing import Family as Family
 from supervisor.standing import FetchMetrics as FetchMetrics
 from supervisor.standing import Listening as Listening
 from supervisor.standing import MetricsFound as MetricsFound
+from supervisor.standing import Pinged as Pinged
+from supervisor.standing import PingNow as PingNow
 from supervisor.standing import ProjectionStatus as ProjectionStatus
 from supervisor.standing import Sample as Sample
 from supervisor.standing import StoreStatus as StoreStatus
@@ -325,6 +327,8 @@ Body = (
     | Deliver
     | DeliveryReport
     | ReplyReceived
+    | PingNow
+    | Pinged
     | OpenEpoch
     | EpochOpened
     | Commit

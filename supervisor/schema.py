@@ -26,6 +26,7 @@ from supervisor.units import (
     parse_duration,
     parse_hours,
     parse_listen,
+    parse_ping,
     parse_size,
 )
 
@@ -152,6 +153,8 @@ class Reader:
                 for name, item in found.items()}  # fmt: skip
 
     def _annotated(self, kind: Any, metadata: tuple[Any, ...], found: Any, key: Key) -> Any:
+        if any(meta.extra and meta.extra.get("form") is Form.PING for meta in metadata):
+            return self._ping(found, key)
         before = len(self.problems)
         value = self.value(kind, found, key)
         for meta in metadata:
@@ -280,6 +283,15 @@ class Reader:
             return transports.parse(text).text
         except ValueError as error:
             return self._wrong(key, text, str(error))
+
+    def _ping(self, found: Any, key: Key) -> Any:
+        """Whoever knows such an address can keep its watcher quiet: it is not shown, whatever is wrong with it."""
+        if isinstance(found, str) and (not found or parse_ping(found) is not None):
+            return found
+        text = 'is a secret and not shown, expected an address like "https://hc-ping.com/UUID", or "" for none'
+        hint = "http:// or https://, a host and a path of printable ASCII, without user, password or '#'"
+        self.problems.append(Problem(key, text, hint))
+        return None
 
     def _socket_path(self, text: str, key: Key) -> Any:
         scheme, _, path = text.partition("unix:")

@@ -42,6 +42,19 @@ class Listening(msgspec.Struct, frozen=True, tag="listening"):
     error: str = ""
 
 
+class PingNow(msgspec.Struct, frozen=True, tag="ping_now"):
+    """Healer -> notifier, answered by Pinged when that ping has ended: the engine has gone round, let it be known
+    outside. One at a time; what it says is not queued."""
+
+
+class Pinged(msgspec.Struct, frozen=True, tag="pinged"):
+    """What came of it. `error`: why it did not arrive, else empty. `good_wall_s`: the last that did, as far as this
+    notifier knows, so that a new healer knows it, too."""
+
+    error: str = ""
+    good_wall_s: float | None = None
+
+
 class FetchMetrics(msgspec.Struct, frozen=True, tag="fetch_metrics"):
     """Metrics -> healer: everything that is exposed, as it is now. Answer: MetricsFound."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from enum import StrEnum
+from urllib.parse import urlsplit
 
 DURATION_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 SIZE_BYTES = {
@@ -47,6 +48,7 @@ class Form(StrEnum):
     LINE = "line"  # for people
     PERSON = "person"  # of Signal
     QUIET = "quiet"  # from when to when, or OFF
+    PING = "ping"  # a secret address: never shown
 
 
 class Duration(float):
@@ -132,3 +134,22 @@ def parse_hours(text: str) -> tuple[int, int] | None:
     begin_h, begin_m, end_h, end_m = map(int, match.groups())
     begin, end = 60 * begin_h + begin_m, 60 * end_h + end_m
     return (begin, end) if begin != end else None
+
+
+PING_CHARS_MAX = 2000
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+
+
+def parse_ping(text: str) -> tuple[str, str] | None:
+    """("https://host:port", "/path?query"): what of an address may be shown, and what is its secret; else None."""
+    if not (text.isascii() and text.isprintable() and " " not in text and len(text) <= PING_CHARS_MAX):
+        return None
+    try:
+        parts = urlsplit(text)
+        well = parts.port != 0 and "@" not in parts.netloc and not parts.netloc.endswith(":")
+    except ValueError:
+        return None
+    if not well or parts.scheme not in ("http", "https") or "#" in text or not _HOST.fullmatch(parts.hostname or ""):
+        return None
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.scheme}://{parts.netloc}", (parts.path or "/") + query

@@ -181,6 +181,8 @@ def _show_tree(answer: dict[str, Any]) -> None:
         output.say(f"Last reload {output.local_time(news['at'])}: {what}")
     if (drill := answer.get("drill")) is not None:
         output.say(output.drill(drill))
+    if (dead_man := answer.get("dead_man")) is not None:
+        _show_dead_man(dead_man)
     outbox = answer["outbox"]
     line = f"Outbox: {outbox['pending']} pending"
     if outbox["pending"]:
@@ -207,6 +209,13 @@ def _show_tree(answer: dict[str, Any]) -> None:
     for pause in answer["pauses"]:
         output.say(output.paused(pause))
     output.say(f"Targets: {answer['targets']}. Version {answer['version']}.")
+
+
+def _show_dead_man(dead_man: dict[str, Any]) -> None:
+    """The watcher outside, and whether our pings reach it."""
+    last = f"last ping {output.local_time(dead_man['last_ping'])}" if dead_man["last_ping"] else "no ping yet"
+    failed = f", {dead_man['failures']} failed since: {output.plain(dead_man['error'])}" if dead_man["error"] else ""
+    output.say(f"Dead man's switch {output.plain(dead_man['address'])}: {last}{failed}")
 
 
 def _show_what_waits(outbox: dict[str, Any]) -> None:

@@ -145,9 +145,9 @@ def _count(world: World, breaker: Breaker) -> str:
 def _nothing(world: World, incident: Incident, now_wall_s: float) -> str:
     """Why nothing was run."""
     match incident.tier_reason:
+        case TierReason.NO_RUNBOOK | TierReason.TELLS_ONLY if incident.family == OWN_FAMILY:
+            return "healctl cannot repair this by itself; it goes on with everything else."
         case TierReason.NO_RUNBOOK:
-            if incident.family == OWN_FAMILY:
-                return "healctl cannot repair this by itself; it goes on with everything else."
             return "Nothing was tried: healctl knows no repair for this."
         case TierReason.CANNOT_EXECUTE:
             return "Nothing was tried: healctl has not been told how to restart it."

@@ -52,6 +52,7 @@ class AnomalyType(StrEnum):
     LEDGER_DAMAGED = "ledger_damaged"  # it was set aside, and a new one begun
     LIMIT_REACHED = "limit_reached"
     BACKUP_OVERDUE = "backup_overdue"  # no good copy of a database that we write for two days
+    DEAD_MAN_FAILING = "dead_man_failing"  # our pings of the watcher outside do not arrive
     DRILL = "drill"  # made up: nothing is wrong (`drill_run`)
     DRILL_FAILED = "drill_failed"
 

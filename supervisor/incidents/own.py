@@ -35,6 +35,7 @@ TOLD_WITHIN_S = 30.0  # a new healer has heard of every quarantined item by then
 LIMITS = "healctl:limits"
 MESSAGES = "messages:"
 PAGES, SYNAPSE = f"{MESSAGES}{Channel.SIGNAL}", f"{MESSAGES}{Channel.SYNAPSE}"
+DEAD_MAN = "healctl:dead-man"
 ITEMS = "items"
 ITEM_OF_TARGET = ("reading", "outside")  # items that are one target's
 OPEN_INCIDENTS, TRAIL = "open incidents", "audit trail"
@@ -136,6 +137,7 @@ _HINTS = {
     AnomalyType.LEDGER_NEAR_LIMIT: "make room on its disk, or raise ledger_max in [store]",
     AnomalyType.LEDGER_DAMAGED: "look for what broke it, the disk or another program; then move that file away",
     AnomalyType.BACKUP_OVERDUE: "find out why none was made",
+    AnomalyType.DEAD_MAN_FAILING: "look at dead_man_url in [escalation], and at this machine's way out",
     AnomalyType.DRILL_FAILED: "run healctl drill, which shows every stage; a good one ends this",
     AnomalyType.LIMIT_REACHED: "close what is over; watch less",
 }

@@ -33,6 +33,7 @@ WHAT = {
     AnomalyType.LEDGER_NEAR_LIMIT: "healctl's own records run out of room",
     AnomalyType.LIMIT_REACHED: "healctl has reached a limit of its own",
     AnomalyType.BACKUP_OVERDUE: "there is no recent good copy of the database {name}",
+    AnomalyType.DEAD_MAN_FAILING: "healctl's pings to its dead man's switch do not arrive",
     AnomalyType.DRILL: "DRILL, nothing is wrong",
     AnomalyType.DRILL_FAILED: "a drill has failed, so that a real page might not reach you",
 }
@@ -59,6 +60,7 @@ WAS = {
     AnomalyType.LEDGER_NEAR_LIMIT: "healctl's own records were running out of room",
     AnomalyType.LIMIT_REACHED: "healctl had reached a limit of its own",
     AnomalyType.BACKUP_OVERDUE: "there was no recent good copy of the database {name}",
+    AnomalyType.DEAD_MAN_FAILING: "healctl's pings to its dead man's switch did not arrive",
     AnomalyType.DRILL: "DRILL, nothing was wrong",
     AnomalyType.DRILL_FAILED: "a drill had failed",
 }
@@ -85,6 +87,7 @@ WELL = {
     AnomalyType.LEDGER_NEAR_LIMIT: "there is room again",
     AnomalyType.LIMIT_REACHED: "it is well within it again",
     AnomalyType.BACKUP_OVERDUE: "a good copy was made, or none is needed any more",
+    AnomalyType.DEAD_MAN_FAILING: "they arrive again, or none are wanted any more",
     AnomalyType.DRILL: "it is over",
     AnomalyType.DRILL_FAILED: "a drill reached everybody again",
 }

@@ -17,6 +17,7 @@ from supervisor.incidents.escalation import escalate, restate
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
     ActedBy,
+    AnomalyType,
     Authority,
     Breaker,
     Effect,
@@ -46,6 +47,10 @@ def consider(turn: Turn, incident: Incident, verdict: Verdict, reading: HealthRe
     world = turn.world
     rest, target = ladder.rest(world, incident), world.target(incident.target_id)
     rungs = [runbook for runbook in rest if ladder.fits(runbook, target)]
+    if not rest and incident.anomaly is AnomalyType.DEAD_MAN_FAILING:
+        # R1, tier 1: nothing is unwatched, and the watcher outside raises its own alarm when pings stay away.
+        _stop(turn, incident, TierReason.TELLS_ONLY, "told only: whoever waits for the pings pages by itself", reading)
+        return
     if not rest:
         _stop(turn, incident, TierReason.NO_RUNBOOK, "no runbook for this anomaly", reading)
         return

@@ -14,10 +14,11 @@ import socket
 
 from supervisor import bus, crashpoint
 from supervisor.incidents.model import Channel, OutboxRow
-from supervisor.messages import Ack, Body, Deliver, DeliveryReport, Frame, Nack
+from supervisor.messages import Ack, Body, Deliver, DeliveryReport, Frame, Nack, PingNow
 from supervisor.notifier import backoff, flights
 from supervisor.notifier.channel import Channel as Outlet
 from supervisor.notifier.channel import DeliveryError, Permanent, Receipt
+from supervisor.notifier.dead_man import DeadMan
 from supervisor.notifier.flights import Flights
 from supervisor.notifier.gate import Gate
 from supervisor.notifier.replies import Replies
@@ -69,12 +70,14 @@ class NotifierWorker(Worker):
         self._context = bus.new_context()
         address = bus.endpoint(self.boot.runtime_dir, "healer")
         self._link = bus.Link(self._context, address, self.boot.name, self._on_frames, self.boot.incarnation)
+        self._dead_man = DeadMan(lambda: self.boot.config.escalation.dead_man_url, self._link.post)
         self._replies = Replies(notify.signal, self._link.ask)
         self._replies.start(self.fail)
 
     async def stop(self) -> None:
         """Attempts in work are ended well within the deadline, their receipts acknowledged; waiting rows just stop."""
         self._closing = True
+        await self._dead_man.close()
         deadline_s = self._loop.time() + max(0.5, float(self.boot.config.tree.shutdown) - CLOSE_S)
         tasks = {work.task for work in self._works.values() if work.task is not None}
         for work in self._works.values():
@@ -102,7 +105,9 @@ class NotifierWorker(Worker):
 
     def _on_frames(self, batch: list[tuple[str, Frame]]) -> None:
         for _, frame in batch:
-            if not isinstance(frame.body, Deliver):
+            if isinstance(frame.body, PingNow):
+                self._dead_man.take(frame.id)
+            elif not isinstance(frame.body, Deliver):
                 name = type(frame.body).__name__
                 self._link.post(Nack("unexpected", f"the notifier does not take a {name}"), re=frame.id)
             elif self._take(frame.body):

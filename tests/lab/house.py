@@ -24,6 +24,7 @@ OWN = (
     ("healctl:ledger", AnomalyType.LEDGER_NEAR_LIMIT, "/s/ledger.db has 870.4 MiB, 85% of ledger_max"),
     ("healctl:limits", AnomalyType.LIMIT_REACHED, "1000 things are wrong at once; of more it is not told"),
     ("drill:synapse", AnomalyType.DRILL_FAILED, "nothing was delivered over Synapse within 60 s: refused"),
+    ("healctl:dead-man", AnomalyType.DEAD_MAN_FAILING, "3 pings in a row have failed: https://hc-ping.com: refused"),
     ("copies:brain-db", AnomalyType.BACKUP_OVERDUE, "no good copy of brain-db was made for 2 days"),
 )
 WEB = SCENES[0]

@@ -157,7 +157,7 @@ def test_nobody_listens() -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "https://127.0.0.1:1",
+        "https://",
         "127.0.0.1:8080",
         "ftp://127.0.0.1",
         "http://",
