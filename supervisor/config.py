@@ -274,6 +274,7 @@ class NotifySection(Section, frozen=True):
 
 class EscalationSection(Section, frozen=True):
     page_healed_critical: bool = True
+    undelivered_after: Span = Duration(600)  # nothing arrives over a channel for so long: said over the other
 
 
 class McpSection(Section, frozen=True):

@@ -20,7 +20,7 @@ from supervisor import proc
 from supervisor.asking import Asking
 from supervisor.bus import Hub, Link, Publisher, nack_of
 from supervisor.capturing import Capturing
-from supervisor.clock import SteadyClock
+from supervisor.clock import SteadyClock, monotonic_s
 from supervisor.committer import Committer, open_epoch
 from supervisor.config import Config
 from supervisor.crashpoint import reach
@@ -55,6 +55,7 @@ from supervisor.meanings import meanings
 from supervisor.metering import Metering
 from supervisor.newsdesk import NewsDesk
 from supervisor.outgoing import Outgoing
+from supervisor.rounds import Rounds
 from supervisor.samples import Samples
 from supervisor.sockets import endpoint, new_context
 from supervisor.staged import Staged
@@ -126,6 +127,7 @@ class HealerWorker(Worker):
         self._asking = Asking(self._hub, self._store, self._readings, self._decide)
         self._fresh = Fresh(self._hub, world, self._clock.now, self._desk.answer, self._readings)
         self._history = History(self._store, world, self._clock.now, self._desk.answer)
+        self._rounds = Rounds(partial(self._decide, e.Round()), self._came_round, self.alarm)
         self._feed = FeedServer(
             boot.runtime_dir,
             self._hub,
@@ -168,7 +170,7 @@ class HealerWorker(Worker):
         self.done += 1
         for probe in decision.probes:
             self._asking.probe(probe)
-        if decision.records:
+        if decision.records or isinstance(event, e.Round):
             reach("decide.after")
             self._committer.commit(decision, ack)
         else:
@@ -179,6 +181,12 @@ class HealerWorker(Worker):
             if others or ack is not None:
                 self._committer.when_all_durable(partial(self._carry_out_and_ack, others, ack))
         self._waking.at(self._engine.next_due_steady_s())
+
+    def on_beat(self) -> None:
+        self._rounds.beat(monotonic_s(), explained=bool(self._committer.trouble))
+
+    def _came_round(self) -> None:
+        self._tell(m.Round())
 
     def _put_off(self, event: e.Event) -> bool:
         """So much waits for the ledger that nothing more is taken in. What matters is sent again by its sender."""
@@ -318,7 +326,7 @@ class HealerWorker(Worker):
             log.error("%s is set aside: it killed the healer twice", item)
         if isinstance(event, e.Order):
             self._desk.answer(event.token, HealError(f"{event.action} is set aside: it killed the healer twice"))
-        if ack is not None:
+        if ack is not None and not isinstance(event, e.Round):  # which is over only when it has come round
             ack()
 
     def on_tree_event(self, event: m.TreeEvent) -> None:

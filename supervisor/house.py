@@ -55,6 +55,7 @@ def policy_of(config: Config) -> Policy:
         drill_every_s=float(config.drill.every),
         drill_timeout_s=float(config.drill.timeout),
         zone=clock.local_zone() if config.drill.at else None,
+        undelivered_after_s=float(config.escalation.undelivered_after),
     )
 
 

@@ -47,6 +47,7 @@ from supervisor.uplink import Ready as Ready
 from supervisor.uplink import Refusal as Refusal
 from supervisor.uplink import Reload as Reload
 from supervisor.uplink import Reloaded as Reloaded
+from supervisor.uplink import Round as Round
 from supervisor.uplink import Stop as Stop
 from supervisor.uplink import TreeEvent as TreeEvent
 from supervisor.uplink import TreeKind as TreeKind

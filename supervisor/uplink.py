@@ -77,6 +77,10 @@ class Holds(msgspec.Struct, frozen=True, tag="holds"):
     databases: tuple[str, ...]
 
 
+class Round(msgspec.Struct, frozen=True, tag="round"):
+    """Healer -> root: a decision that began at a beat has gone through the engine and is durable in the ledger."""
+
+
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """Root -> child: finish what is in hand within the child's `shutdown`, then exit 0."""
 
@@ -101,5 +105,5 @@ class Reloaded(msgspec.Struct, frozen=True, tag="reloaded"):
     error: str = ""
 
 
-Up = Ready | Beat | Working | Finished | Refusal | Holds | Alarm
+Up = Ready | Beat | Working | Finished | Refusal | Holds | Alarm | Round
 Down = Stop | Reload | Reloaded | TreeEvent

@@ -96,6 +96,9 @@ class Worker(ABC):
         """Age in seconds of the oldest unfinished piece of work, 0 when idle."""
         return 0.0
 
+    def on_beat(self) -> None:  # noqa: B027  # who wants it
+        """Called in the work loop right after each beat was sent."""
+
     def on_tree_event(self, event: TreeEvent) -> None:
         """Root tells the healer, and only the healer, what happens to the tree; called after `start` only.
 
@@ -183,6 +186,8 @@ class Worker(ABC):
     async def _beat(self) -> None:
         while True:
             self._tell(Beat(self.done, self.oldest_work_s()))
+            # Not from within this task, whose failure nobody would see.
+            asyncio.get_running_loop().call_soon(self.on_beat)
             # On a common grid: the root wakes once for the beats of all its children.
             interval_s = float(self.boot.config.tree.beat)
             await asyncio.sleep(interval_s - clock.monotonic_s() % interval_s)

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "resume": ("operate", "resume", "End a pause."),
     "audit": ("operate", "audit", "Show who ordered what."),
     "capture": ("capture", "capture", "Report what is run by hand while an incident is open."),
+    "page": ("page", "page", "Page that a systemd unit of healctl has failed; needs no daemon."),
     "mcp": ("mcp", "mcp", "Serve cortex_heal to agents over MCP, on standard input and output."),
     "stats": ("operate", "stats", "Show counts and last times (self_healing_status)."),
     "events": ("events", "events", "Show open incidents, or follow what happens."),

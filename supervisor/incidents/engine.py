@@ -20,6 +20,7 @@ from supervisor.incidents import (
     halts,
     keeping,
     learning,
+    outage,
     outside,
     own,
     pauses,
@@ -53,6 +54,7 @@ from supervisor.incidents.events import (
     ProgramEnded,
     ReadingSeen,
     Reconfigured,
+    Round,
     Started,
     StepEnded,
     TimersDue,
@@ -89,6 +91,7 @@ class Engine:
         _handle(turn, event)
         drill.look(turn)
         own.look(turn)
+        outage.look(turn)
         halts.look(turn)
         return turn.decision()
 
@@ -109,6 +112,7 @@ def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and f
         case Reconfigured(targets, open_families, policy, runbooks, meanings):
             own.reconfigured(turn, targets, open_families, policy, runbooks, meanings)
             drill.arrange(turn)
+            outage.reconfigured(turn)
         case ExecutorIs(incarnation):
             _executor_is(turn, incarnation)
         case NotifierIsBack():
@@ -140,6 +144,8 @@ def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and f
             own.limit(turn, name, evidence)
         case DrillTold(drill_id, stage, error):
             drill.told(turn, drill_id, stage, error)
+        case Round():
+            pass
         case TimersDue():
             for _ in range(TIMERS_PER_TURN_MAX):
                 timer = turn.world.next_alarm()
@@ -155,6 +161,7 @@ def _started(turn: Turn) -> None:
     for runbook in turn.world.runbooks.values():
         turn.records.append(PutRunbook(runbook, runbook.version()))
     graduation.refit(turn)
+    turn.world.started_steady_s = turn.now.steady_s
     own.started(turn)
     drill.started(turn)
     halts.refit(turn)
@@ -226,6 +233,7 @@ def _delivered(turn: Turn, event: Delivered) -> None:
             turn.metric("heal_signal_sent", f"tier{row.tier:d}", "sent", row.incident_id)
         if not for_drill:
             turn.world.last_signal_wall_s = turn.now.wall_s
+    outage.delivered(turn, row)
     own.delivered(turn, row.channel)
     if for_drill:
         drill.delivered(turn, row, event.receipt)
@@ -250,7 +258,8 @@ def _timer(turn: Turn, timer: Timer) -> None:
         case TimerKind.REPEAT if incident is not None:
             escalation.repeat_due(turn, incident)
         case TimerKind.OWN:
-            own.timer_due(turn, timer.subject)
+            if not outage.due(turn, timer.subject):
+                own.timer_due(turn, timer.subject)
         case TimerKind.DRILL:
             drill.timer_due(turn, timer.subject)
         case TimerKind.PROPOSED:

@@ -139,6 +139,11 @@ class DrillTold(msgspec.Struct, frozen=True):
     error: str = ""
 
 
+class Round(msgspec.Struct, frozen=True):
+    """Nothing has happened. What is decided about it, nothing, must become durable like any decision: so it is known
+    that engine and ledger work."""
+
+
 class TimersDue(msgspec.Struct, frozen=True):
     """Some timer's time may have come."""
 
@@ -172,6 +177,7 @@ Event = (
     | OwnPart
     | LimitIs
     | DrillTold
+    | Round
     | TimersDue
     | Order
 )

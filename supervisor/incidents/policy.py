@@ -43,6 +43,7 @@ class Policy(msgspec.Struct, frozen=True):
     page_healed_critical: bool = True
     agents_trusted: bool = False  # R15: an agent's orders are a person's
     pages: bool = False  # somebody is configured to be paged
+    undelivered_after_s: float = 600.0  # nothing arrives over a channel for so long: it is out
     intent_expires_s: float = 60.0  # DESIGN §2.3
     graduation_count: int = 3  # R4
     executions_max: int = 8  # DESIGN §2.7

@@ -208,3 +208,4 @@ class Snapshot(msgspec.Struct, frozen=True):
     last_remediation_wall_s: float | None = None
     last_escalation_wall_s: float | None = None
     last_signal_wall_s: float | None = None
+    last_synapse_wall_s: float | None = None

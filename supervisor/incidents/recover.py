@@ -42,6 +42,7 @@ def rebuild(
         last_remediation_wall_s=snapshot.last_remediation_wall_s,
         last_escalation_wall_s=snapshot.last_escalation_wall_s,
         last_signal_wall_s=snapshot.last_signal_wall_s,
+        last_synapse_wall_s=snapshot.last_synapse_wall_s,
     )
     for incident in snapshot.open_incidents:
         world.incidents[incident.id] = incident

@@ -128,6 +128,8 @@ class World:
     last_remediation_wall_s: float | None = None
     last_escalation_wall_s: float | None = None
     last_signal_wall_s: float | None = None
+    last_synapse_wall_s: float | None = None
+    started_steady_s: float = 0.0  # when this engine began
 
     def arm(self, timer: Timer) -> None:
         self.timers[timer.kind, timer.subject] = timer

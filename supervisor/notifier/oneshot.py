@@ -7,11 +7,17 @@ and waits for a program that it has started.
 from __future__ import annotations
 
 import asyncio
+import logging
+from pathlib import Path
 
+from supervisor import clock
 from supervisor.config import Config
 from supervisor.errors import HealError
+from supervisor.notifier import paged
 from supervisor.notifier.channel import DeliveryError
 from supervisor.notifier.signal_cli import SignalCli
+
+log = logging.getLogger(__name__)
 
 KEY = "oneshot"
 SETTLE_S = 8.0  # with the attempt, less than the root allows its pager (`kernel.PAGER_WITHIN_S`)
@@ -32,6 +38,20 @@ def page(config: Config, text: str) -> None:
         asyncio.run(_page(config, text))
     except DeliveryError as error:
         raise PageFailed(f"the last page could not be sent: {error}", "check [notify.signal] and the daemon") from error
+
+
+def page_once(config: Config, text: str, folder: Path) -> None:
+    """The same, but not again within the hour for what has the same first line: systemd starts a daemon again and
+    again that gives up each time. `folder` remembers; where it cannot, each is sent. Raises PageFailed."""
+    key = text.partition("\n")[0]
+    if (before_s := paged.before_s(folder, key, clock.wall_s())) is not None:
+        log.warning("paged for this %.0f minutes ago, not again within the hour", before_s / 60)
+        return
+    page(config, text)
+    try:
+        paged.note(folder, key, clock.wall_s())
+    except OSError as error:
+        log.warning("%s: %s: the page was sent, and may be sent again", folder, error.strerror)
 
 
 async def _page(config: Config, text: str) -> None:

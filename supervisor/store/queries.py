@@ -67,7 +67,7 @@ def snapshot(
     recent = records.executions(
         connection, "WHERE created_steady_s >= ? ORDER BY created_steady_s, id", (executions_since_steady_s,)
     )
-    last_remediation, last_escalation, last_signal = (
+    last_remediation, last_escalation, last_signal, last_synapse = (
         connection.execute(query).fetchone()[0]
         for query in (
             # Each the newest that is no drill's, by its index.
@@ -77,6 +77,7 @@ def snapshot(
             f" AND anomaly <> '{AnomalyType.DRILL}' ORDER BY escalated_wall_s DESC LIMIT 1)",
             "SELECT (SELECT delivered_wall_s FROM outbox WHERE channel = 'signal' AND state = 'delivered'"
             f" AND json_extract(body, '$.kind') <> '{drill_run.KIND}' ORDER BY delivered_wall_s DESC LIMIT 1)",
+            "SELECT max(delivered_wall_s) FROM outbox WHERE channel = 'synapse' AND state = 'delivered'",
         )
     )
     return Snapshot(
@@ -103,6 +104,7 @@ def snapshot(
         last_remediation_wall_s=last_remediation,
         last_escalation_wall_s=last_escalation,
         last_signal_wall_s=last_signal,
+        last_synapse_wall_s=last_synapse,
     )
 
 

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 from supervisor.config import Config
@@ -16,21 +17,28 @@ from supervisor.worker import settle_in
 
 log = logging.getLogger(__name__)
 
-ONESHOT = ("supervisor.notifier.oneshot", "page")  # page(config: Config, text: str) -> None
+ONESHOT = "supervisor.notifier.oneshot"  # page(config, text), and page_once(config, text, folder)
 NAME = "pager"
 
 Pager = Callable[[str], None]
 
 
-def by_name(config: Config) -> Pager:
-    """The notifier's one-shot page, looked up only when it is needed: the root stays free of it."""
-    return partial(_page, config)
+def by_name(config: Config, folder: Path | None) -> Pager:
+    """The notifier's one-shot page, looked up only when it is needed: the root stays free of it.
+
+    `folder`: where it is remembered what was paged, since whoever started us will do so again; None: nobody will, and
+    each page may be the last that is heard of us.
+    """
+    return partial(_page, config, folder)
 
 
-def _page(config: Config, text: str) -> None:
-    module, function = ONESHOT
-    page: Callable[[Config, str], None] = getattr(importlib.import_module(module), function)
-    page(config, f"{text}\n(on {socket.gethostname()})")
+def _page(config: Config, folder: Path | None, text: str) -> None:
+    room = importlib.import_module(ONESHOT)
+    text = f"{text}\n(on {socket.gethostname()})"
+    if folder is None:
+        room.page(config, text)
+    else:
+        room.page_once(config, text, folder)
 
 
 def main(pager: Pager, text: str, root_pid: int, level: str, uplink: socket.socket, output: int) -> NoReturn:

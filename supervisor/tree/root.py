@@ -26,7 +26,7 @@ from msgspec.structs import replace
 from supervisor import clock, worker
 from supervisor.config import Config
 from supervisor.errors import ConfigError
-from supervisor.messages import Alarm, Down, Holds, Stop, TreeEvent, TreeKind
+from supervisor.messages import Alarm, Down, Holds, Round, Stop, TreeEvent, TreeKind
 from supervisor.tree import alarm, lock, model, pager, reload, sd_notify, spec, wording
 from supervisor.tree.guard import Guard
 from supervisor.tree.kernel import initial, step
@@ -35,6 +35,7 @@ from supervisor.tree.output import Output, log_line
 from supervisor.tree.reloading import Reloading
 from supervisor.tree.spawn import SIGNALS, Child, assert_forkable
 from supervisor.tree.turn import portions
+from supervisor.tree.watchdog import Watchdog
 
 STDERR = 2
 # What is handled first when several are ready: a message that was sent before a death counts before it.
@@ -62,9 +63,9 @@ class Root:
         self._state_dir = state_dir
         self.runtime_dir = runtime_dir
         self._output = output or Output(STDERR)
-        self._page = page or pager.by_name(config)
         self._on_ready = on_ready
         self._notify = sd_notify.Notifier()
+        self._page = page or pager.by_name(config, runtime_dir if self._notify.listens else None)
         self._selector = selectors.EpollSelector()
         self.children: dict[str, Child] = {}
         self._latest: dict[str, TreeEvent] = {}  # what a new listener is told first
@@ -75,7 +76,7 @@ class Root:
         self._reloading = Reloading(self, source)
         self._alarm = alarm.Alarm(self, self._page, os.getpid(), config.healctl.log_level)
         self._guard = Guard(self, locks or [])
-        self._watchdog_due_s = float("inf")
+        self._watchdog = Watchdog(self._notify, tree)
         self.exit_reason = ""
 
     def run(self) -> int:
@@ -86,8 +87,8 @@ class Root:
         gc.freeze()
         assert_forkable()
         wakeup = self._take_signals()
-        if self._notify.watchdog_s is not None:
-            self._watchdog_due_s = clock.monotonic_s()
+        if warning := self._watchdog.warning(self.state.tree):
+            self.log("warning", "root", warning)
         try:
             self.apply(model.Tick())
             self._send_all()
@@ -109,7 +110,7 @@ class Root:
     def _turn(self) -> None:
         now_s = clock.monotonic_s()
         reports = (c.capture.report_due_s for c in self.children.values() if c.capture.report_due_s is not None)
-        due_s = min(self.state.wake_by_s, self._watchdog_due_s, self._reloading.due_s, self._alarm.due_s, *reports)
+        due_s = min(self.state.wake_by_s, self._watchdog.due_s, self._reloading.due_s, self._alarm.due_s, *reports)
         ready = self._selector.select(max(0.0, due_s - now_s))
         for key, _ in sorted(ready, key=lambda pair: pair[0].data[0]):
             kind, child = key.data
@@ -135,10 +136,7 @@ class Root:
         self._alarm.look(now_s)
         if now_s >= self._reloading.due_s:
             self._reloading.too_late()
-        if now_s >= self._watchdog_due_s:
-            assert self._notify.watchdog_s is not None
-            self._watchdog_due_s = now_s + self._notify.watchdog_s
-            self._say_to_systemd(self._notify.watchdog())
+        self._say_to_systemd(self._watchdog.look(self.state.mode, now_s))
         self._watch_output()
 
     def _watch_output(self) -> None:
@@ -187,6 +185,9 @@ class Root:
                 self._hold(message.databases)
             elif isinstance(message, Alarm):
                 self._alarm.sound(child.name, message.text)
+            elif isinstance(message, Round) and child.name == self.state.tree.listener:
+                ready_at_s = self.state.children[child.name].ready_at_s
+                self._say_to_systemd(self._watchdog.round(ready_at_s, clock.monotonic_s()))
             self.apply(model.Said(child.name, child.incarnation, message))
         if child.malformed and not malformed:
             self.log("warning", child.name, "sent the root something that is no message; dropped")
@@ -342,6 +343,8 @@ class Root:
             self.tell(listener, event)
         if self.state.announced:
             self._say_to_systemd(self._notify.status(self._status()))
+        if not self.state.announced or self.state.mode is model.Mode.STOPPING:
+            self._say_to_systemd(self._watchdog.moved())
 
     def _status(self) -> str:
         phases = [child.phase for child in self.state.children.values()]

@@ -20,8 +20,12 @@ class Notifier:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._socket.setblocking(False)
         on = self._socket is not None and usec.isdigit() and int(usec) > 0 and watched == str(os.getpid())
-        # Half of what systemd allows, as sd_watchdog_enabled(3) advises; None: nobody watches.
-        self.watchdog_s: float | None = int(usec) / 2_000_000 if on else None
+        self.watchdog_s: float | None = int(usec) / 1_000_000 if on else None  # WatchdogSec; None: nobody watches
+
+    @property
+    def listens(self) -> bool:
+        """systemd has started us, and wants to be told."""
+        return self._socket is not None
 
     def ready(self, status: str) -> str:
         return self._send(f"READY=1\nSTATUS={status}")
@@ -38,6 +42,10 @@ class Notifier:
 
     def watchdog(self) -> str:
         return self._send("WATCHDOG=1")
+
+    def extend(self, seconds: float) -> str:
+        """A start or stop that goes on may take so much longer, from now; systemd never shortens its time by this."""
+        return self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
 
     def _send(self, message: str) -> str:
         """Empty when sent or when nobody listens; else why not."""

@@ -71,7 +71,8 @@ OPEN = frozenset({"host", "pipeline", "fleet"})
 
 
 class Lab:
-    """`alive[name]` is the pid that lives, None when it is dead. `heals`: what a restart does to a service."""
+    """`alive[name]` is the pid that lives, None when it is dead. `heals`: what a restart does to a service. `outages`:
+    a channel whose messages nobody gives receipts for is out (`outage`)."""
 
     def __init__(
         self,
@@ -79,9 +80,12 @@ class Lab:
         policy: Policy | None = None,
         targets: tuple[Target, ...] = (),
         runbooks: tuple[Runbook, ...] = RUNBOOKS,
+        outages: bool = False,
     ) -> None:
         self.targets = targets or tuple(service(name) for name in names)
         self.policy = policy or Policy()
+        if not outages:  # nobody receives anything here but by hand
+            self.policy = msgspec.structs.replace(self.policy, undelivered_after_s=1e12)
         self.runbooks = runbooks
         self.now_s = START
         self.alive: dict[str, int | None] = {target.target_id: 100 + i for i, target in enumerate(self.targets)}
@@ -245,6 +249,8 @@ class Lab:
             tallies=tuple(world.tallies.values()),
             requests=tuple(world.requests.values()),
             operator_pauses=tuple(world.operator_pauses.values()),
+            last_signal_wall_s=world.last_signal_wall_s,
+            last_synapse_wall_s=world.last_synapse_wall_s,
             known=tuple(PutKnown(name, ref, world.targets[name].sought) for name, ref in world.known.items()),
         )
         trails = {i: t for i, t in trails.items() if latest[i].open}

@@ -58,11 +58,12 @@ def test_systemd_is_told(lab: Lab, abstract: bool) -> None:
         systemd.settimeout(10)
         systemd.bind(path)
         env = {"NOTIFY_SOCKET": path.replace("\0", "@"), "WATCHDOG_USEC": "200000"}
-        lab.start([("a", "Toy", "core")], env=env)
+        lab.start([("a", "Rounding", "core")], listener="a", env=env, beat=0.1)
         told = [systemd.recv(4096).decode()]
         while "READY=1" not in told[-1]:
             told.append(systemd.recv(4096).decode())
         assert told[-1] == "READY=1\nSTATUS=1 of 1 workers ready"
+        assert told[0] == "EXTEND_TIMEOUT_USEC=41000000", "a start that goes on may take so much longer"
         while told[-1] != "WATCHDOG=1":
             told.append(systemd.recv(4096).decode())
         assert lab.stop() == 0

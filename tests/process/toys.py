@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from supervisor.errors import ConfigError
-from supervisor.messages import TreeEvent
+from supervisor.messages import Round, TreeEvent
 from supervisor.worker import Worker
 
 
@@ -59,6 +59,18 @@ class Listener(Toy):
 
     def on_tree_event(self, event: TreeEvent) -> None:
         self.say("event", event=json.loads(msgspec.json.encode(event)))
+
+
+class Rounding(Toy):
+    """An engine that comes round at each beat; its `failing` lives end soon after they began."""
+
+    async def start(self) -> None:
+        await super().start()
+        if self.takes("failing"):
+            asyncio.get_running_loop().call_later(0.3, self.fail, RuntimeError("a toy was told to fail"))
+
+    def on_beat(self) -> None:
+        self._tell(Round())
 
 
 class Poisoned(Toy):
