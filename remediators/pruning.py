@@ -21,6 +21,7 @@ import msgspec
 from remediators import holes, safe_dir
 from remediators.safe_dir import Unsafe
 from supervisor import clock, crashpoint, logfiles
+from supervisor.incidents.judge import size
 
 DEPTH_MAX = 40
 ENTRIES_MAX = 500_000
@@ -87,7 +88,7 @@ class Walk:
         except _Over as error:
             said = f"; {error}, the rest is as it was"
         verb = "removed" if self._act else "to remove"
-        text = f"{self.files} files with {self.freed_bytes} bytes {verb}{said}"
+        text = f"{self.files} files with {size(self.freed_bytes)} {verb}{said}"
         text = "; ".join((text, *(f"not done: {trouble}" for trouble in self.troubles[:TOLD_MAX])))
         return Report(text, self.files, self.freed_bytes, tuple(self.names), len(self.troubles))
 

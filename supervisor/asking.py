@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from supervisor.bus import Hub, Link
+from supervisor.errors import UnknownId
 from supervisor.incidents import events as e
 from supervisor.incidents.effects import AskProbe, PlanExecution
 from supervisor.incidents.model import Execution
@@ -20,7 +21,10 @@ from supervisor.messages import (
     Body,
     ExecutionFound,
     FetchExecution,
+    FetchIncident,
+    IncidentFound,
     LedgerTrouble,
+    Nack,
     PlanAnswer,
     PlanRequest,
     ProbeNow,
@@ -84,6 +88,21 @@ class Asking:
             self._decide(e.Planned(effect.token, effect.execution, steps, error))
 
         future.add_done_callback(answered)
+
+    def find(self, incident_id: str) -> None:
+        """Whether there ever was such an incident."""
+
+        def answered(done: asyncio.Future[Body]) -> None:
+            body = None if done.cancelled() else done.result()
+            if isinstance(body, IncidentFound):
+                self._decide(e.IncidentFound(incident_id, True))
+            elif isinstance(body, Nack) and body.code == UnknownId.code:
+                self._decide(e.IncidentFound(incident_id, False))
+            elif body is not None:
+                trouble = body.message if isinstance(body, Nack | LedgerTrouble) else str(body)
+                self._decide(e.IncidentFound(incident_id, False, trouble))
+
+        self._store.ask(FetchIncident(incident_id)).add_done_callback(answered)
 
     def settle(self, execution: Execution) -> None:
         """The interrupted execution's programs are ended or awaited (DESIGN §2.3)."""

@@ -3,7 +3,6 @@
 One `Hub` (ROUTER, bound) or `Link` (DEALER, connected) is one socket inside a worker's asyncio loop. Sockets are
 drained in batches straight from the file descriptor (zmq.asyncio was measured ten times slower), and a handler gets
 the whole batch, so that a writer can commit it at once.
-
 * `send` may be lost. `request` is sent again, with the same id, until a frame answers it: its future then holds the
   answer's body. Receivers must therefore be idempotent by the id of the durable row they act on.
 * What arrives malformed, oversized or from another version is counted, logged once per source and dropped.
@@ -42,8 +41,7 @@ SOURCES_MAX = 1_000  # sources whose malformed frames are counted apart
 
 AT = "@"  # between a worker's name and its incarnation
 EXPECTED_MAX = 8  # identities of one name whose late words still count
-STRANGERS_MAX = 1_000  # frames
-ANNOUNCED_WITHIN_S = 1.0
+STRANGERS_MAX, ANNOUNCED_WITHIN_S = 1_000, 1.0  # frames of those that the tree may still announce
 
 Handler = Callable[[list[tuple[str, Frame]]], Awaitable[None] | None]
 
@@ -281,6 +279,9 @@ class Hub(_Endpoint):
         self._strangers = [found for found in self._strangers if found[0] != identity]
         self._loop.call_soon(self._drain)
         self.peer_is_back(name)
+
+    def is_worker(self, identity: str, name: str) -> bool:  # as the tree has announced it, now or lately
+        return identity in self._expected.get(name, ())
 
     def peer_is_back(self, to: str) -> None:
         name = to.partition(AT)[0]

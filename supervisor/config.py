@@ -3,7 +3,6 @@
 `load` never starts anything; an error names file, line, key, what was found and what was expected (exit 78). A bare
 number is no duration, an unknown key is an error with a suggestion, `~` is expanded and a relative path refused. The
 operator's own runbooks are a part of it: what is in force is so as a whole (`Accepted`).
-
 Nothing here may write: `make_state_dir`, called by `healctl start` alone, is the one exception.
 """
 
@@ -69,6 +68,7 @@ class HealctlSection(Section, frozen=True):
     state_dir: PathText = ""  # default: XDG state, /var/lib/healctl as root
     runtime_dir: PathText = ""  # default: XDG runtime, /run/healctl as root
     log_level: LogLevel = "info"  # debug | info | warning | error
+    record: Size = Size(0)  # so much of what the engine is given and decides is kept, for `healctl replay`; 0: nothing
 
 
 class StoreSection(Section, frozen=True):
@@ -259,6 +259,7 @@ class SignalSection(Section, frozen=True):
     transports: tuple[TransportText, ...] = ()  # step 1: "http://127.0.0.1:8080"
     account: str = ""
     recipient: str = ""
+    approvers: tuple[Annotated[str, msgspec.Meta(extra={"form": Form.PERSON})], ...] = ()  # whose replies count
 
 
 class SynapseSection(Section, frozen=True):
@@ -275,6 +276,8 @@ class NotifySection(Section, frozen=True):
 class EscalationSection(Section, frozen=True):
     page_healed_critical: bool = True
     undelivered_after: Span = Duration(600)  # nothing arrives over a channel for so long: said over the other
+    timezone: LineText = ""  # of the times in messages: an IANA name; default: this machine's own
+    host: LineText = ""  # how messages call this machine; "": they do not name it
 
 
 class McpSection(Section, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 
+from supervisor import zones
 from supervisor.config import OWN_DATABASES, RESERVED, CommandSection, Config, ProcessSection, RestartSection
 from supervisor.schema import Key, Problem, shown
 from supervisor.targets import own_databases
@@ -35,6 +36,14 @@ def contradictions(config: Config) -> list[Problem]:
     if not signal.account and any(parse(text).kind is Kind.SIGNAL_CLI for text in signal.transports):
         hint = 'add account = "+15550100" (who sends); without a daemon signal-cli must be told'
         problems.append(Problem(("notify", "signal", "account"), 'is missing, "signal-cli" is a transport', hint))
+    zone = config.escalation.timezone
+    if zone and not zones.known(zone):
+        text = f"found {shown(zone)}, expected an IANA name that this machine knows"
+        problems.append(Problem(("escalation", "timezone"), text, 'like "Europe/Berlin" or "UTC"'))
+    if signal.approvers and not any(parse(text).kind.is_daemon for text in signal.transports):
+        text = "are given, but no transport can receive: only signal-cli's daemon does"
+        hint = 'add "http://127.0.0.1:8080" (signal-cli daemon --http) to transports, or remove approvers'
+        problems.append(Problem(("notify", "signal", "approvers"), text, hint))
     tree = config.tree
     if tree.beat_within <= tree.beat:
         hint = f"a worker beats every {float(tree.beat):g} s; allow several beats to be late"

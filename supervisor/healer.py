@@ -25,14 +25,14 @@ from supervisor.committer import Committer, open_epoch
 from supervisor.config import Config
 from supervisor.crashpoint import reach
 from supervisor.desk import Desk
-from supervisor.errors import HealError, StoreError
+from supervisor.errors import HealError, Refused, StoreError
 from supervisor.feed import FeedServer
 from supervisor.fresh import Fresh
 from supervisor.halted import Halted
 from supervisor.history import History
 from supervisor.house import MAY_WAIT, WAITING, beginning, corrupt, item_of, ledger_parts, policy_of, tree_view
 from supervisor.incidents import events as e
-from supervisor.incidents import views
+from supervisor.incidents import replies, views
 from supervisor.incidents.effects import (
     Answer,
     CarryDrill,
@@ -40,6 +40,7 @@ from supervisor.incidents.effects import (
     DispatchExecution,
     Effect,
     FetchExecutionState,
+    FindIncident,
     PlanExecution,
     SettleExecution,
 )
@@ -55,6 +56,8 @@ from supervisor.meanings import meanings
 from supervisor.metering import Metering
 from supervisor.newsdesk import NewsDesk
 from supervisor.outgoing import Outgoing
+from supervisor.recording import FOLDER, Recorder
+from supervisor.reporting import Reporting
 from supervisor.rounds import Rounds
 from supervisor.samples import Samples
 from supervisor.sockets import endpoint, new_context
@@ -105,7 +108,9 @@ class HealerWorker(Worker):
         books = ladder(config.runbook.values())
         world = rebuild(snapshot, proc.this_boot(), policy, books, self._targets, open_families(config), trails)
         world.meanings = meanings(config)
+        world.secret = secrets.token_hex(32)  # kept nowhere: codes that were sent are in the ledger
         self._engine = Engine(world)
+        self._recorder = Recorder(boot.state_dir / FOLDER, int(config.healctl.record), world)
         self._capturing = Capturing(boot.runtime_dir)
         self._staged = Staged(boot.runtime_dir)
         self._metering = Metering(snapshot.tallies)
@@ -128,6 +133,7 @@ class HealerWorker(Worker):
         self._fresh = Fresh(self._hub, world, self._clock.now, self._desk.answer, self._readings)
         self._history = History(self._store, world, self._clock.now, self._desk.answer)
         self._rounds = Rounds(partial(self._decide, e.Round()), self._came_round, self.alarm)
+        self._reporting = Reporting(self._store, self._clock.now, self._desk.answer)
         self._feed = FeedServer(
             boot.runtime_dir,
             self._hub,
@@ -145,7 +151,8 @@ class HealerWorker(Worker):
 
     async def stop(self) -> None:
         await self._committer.flush(FLUSH_WITHIN_S)
-        for part in (self._history, self._feed, self._hub, self._control, self._store, self._news):
+        asking = (self._history, self._reporting, self._feed)
+        for part in (*asking, self._hub, self._control, self._store, self._news, self._recorder):
             part.close()
         self._context.destroy(linger=200)
 
@@ -161,12 +168,14 @@ class HealerWorker(Worker):
             return
         reach("decide.before")
         now = self._clock.now()
+        self._recorder.given(event, now)
         try:
             decision = self._engine.handle(event, now)
         except Exception:
             # Named to the root before this process dies: the same item a second time, and it is quarantined.
             self.working(item)
             raise
+        self._recorder.decided(decision)
         self.done += 1
         for probe in decision.probes:
             self._asking.probe(probe)
@@ -193,7 +202,7 @@ class HealerWorker(Worker):
         if not self._limit_told:
             self._limit_told = True
             log.error("%d decisions wait for the ledger, the limit: nothing more is taken in", self._committer.waiting)
-            self._decide(e.LimitIs(WAITING, f"{self._committer.waiting} decisions waited for the ledger"))
+            self._decide(e.LimitIs(WAITING, f"{self._committer.waiting} decisions waited to be written down"))
         match event:
             case e.Order(token):
                 self._desk.answer(token, StoreError(f"the ledger takes no records: {self._committer.trouble}"))
@@ -230,6 +239,8 @@ class HealerWorker(Worker):
                     self._asking.settle(execution)
                 case FetchExecutionState(execution_id):
                     self._asking.fetch(execution_id)
+                case FindIncident(incident_id):
+                    self._asking.find(incident_id)
                 case PlanExecution():
                     self._asking.plan(effect)
                 case DeliverRow(row):
@@ -265,6 +276,9 @@ class HealerWorker(Worker):
                 self._decide(e.ProgramEnded(execution_id, step_id, exit_text, output), ack)
             case m.DeliveryReport(row_id, attempts, receipt, error):
                 self._decide(e.Delivered(row_id, attempts, receipt, error), ack)
+            case m.ReplyReceived(reply):
+                if self._hub.is_worker(source, "notifier"):  # nobody else may speak for a person's phone
+                    self._decide(e.ReplySeen(reply), ack)
             case m.ReadNow(target_id):
                 self._fresh.ask_for_step(frame.id, target_id, partial(self._hub.answer, source, frame))
             case m.FetchMetrics():
@@ -306,6 +320,7 @@ class HealerWorker(Worker):
         """A ledger that knows nothing, or only what was salvaged, is given all that we have."""
         world, snapshot = self._engine.world, opened.snapshot
         world.ledger_id, world.epoch = snapshot.ledger_id, snapshot.epoch
+        self._recorder.anew()
         return seed_parts(world, waiting)
 
     def _readings(self, readings: tuple[HealthReading, ...]) -> None:
@@ -350,7 +365,14 @@ class HealerWorker(Worker):
         self._reloaded = news
 
     def _order(self, token: str, request: m.Request) -> None:
-        elsewhere = {"probe": self._fresh.ask, "history": self._history.ask}.get(request.action)
+        if token.startswith(replies.PREFIX) or request.actor.startswith(replies.ACTOR):
+            self._desk.answer(
+                token, Refused("nobody but a phone speaks for a phone: not by this id, not as this actor")
+            )
+            return
+        elsewhere = {"probe": self._fresh.ask, "history": self._history.ask, "report": self._reporting.ask}.get(
+            request.action
+        )
         if elsewhere is not None:
             elsewhere(token, request.args)
             return

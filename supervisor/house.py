@@ -1,20 +1,23 @@
 """What the healer hands to its engine besides the events of the workers, and by which names the root counts deaths.
 
-Pure functions of a configuration or an event; it must not know a socket.
+Functions of a configuration or an event; it must not know a socket. One reads a file: the operator's time zone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import tzinfo
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 
-from supervisor import __version__, clock
+from supervisor import __version__, clock, zones
 from supervisor.config import Config
 from supervisor.incidents import drill, own, views
 from supervisor.incidents import events as e
+from supervisor.incidents.judge import size
 from supervisor.incidents.model import AnomalyType
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.readings import DatabaseData, HealthReading, Integrity
@@ -26,7 +29,7 @@ from supervisor.units import OFF
 WAITING = "decisions"  # the limit on those that are not yet durable
 # What is not taken in beyond that limit, since it is sent, read or asked again.
 MAY_WAIT = (e.ReadingSeen, e.StepEnded, e.ExecutionClaimed, e.ExecutionNotRun, e.ProgramEnded, e.Delivered, e.Order,
-            e.TimersDue)  # fmt: skip
+            e.ReplySeen, e.TimersDue)  # fmt: skip
 CORE = ("store", "healer", "executor", "notifier")  # of every tree (`supervisor.tree.spec`)
 LEDGER = "healctl:ledger"
 LEDGER_FULL, LEDGER_WELL = 0.8, 0.75  # of `ledger_max`
@@ -49,14 +52,23 @@ def policy_of(config: Config) -> Policy:
         breaker_total=section.breaker_total,
         breaker_window_s=float(section.breaker_window),
         page_healed_critical=config.escalation.page_healed_critical,
+        zone=zones.table(config.escalation.timezone),
+        host=config.escalation.host,
         agents_trusted=config.mcp.trusted,
         pages=bool(config.notify.signal.transports),
+        approvers=config.notify.signal.approvers,
         drill_at=config.drill.at,
         drill_every_s=float(config.drill.every),
         drill_timeout_s=float(config.drill.timeout),
-        zone=clock.local_zone() if config.drill.at else None,
+        drill_zone=_zone(config) if config.drill.at else None,
         undelivered_after_s=float(config.escalation.undelivered_after),
     )
+
+
+def _zone(config: Config) -> tzinfo:
+    """Whose days a drill's time of day is of: the operator's."""
+    named = config.escalation.timezone
+    return ZoneInfo(named) if named else clock.local_zone()
 
 
 def beginning(world: World, config: Config) -> list[e.Event]:
@@ -132,7 +144,7 @@ def _size(world: World, status: StoreStatus, config: Config) -> e.OwnPart | None
     open_now = (AnomalyType.LEDGER_NEAR_LIMIT, LEDGER) in world.by_key
     used = status.ledger_bytes / int(config.store.ledger_max)
     if not open_now and (used > LEDGER_FULL or not status.reserve_ok):
-        evidence = f"{status.ledger_path} has {status.ledger_bytes} bytes, {used:.0%} of ledger_max"
+        evidence = f"{status.ledger_path} has {size(status.ledger_bytes)}, {used:.0%} of ledger_max"
         if not status.reserve_ok:
             evidence += "; its reserve for a full disk is not there"
         return e.OwnPart(LEDGER, AnomalyType.LEDGER_NEAR_LIMIT, True, evidence)
@@ -178,6 +190,8 @@ def item_of(event: e.Event) -> str:
             return f"outside:{target_id}"
         case e.Order(token):
             return f"order:{token}"
+        case e.ReplySeen(reply):
+            return f"reply:{reply.key}"
         case e.StepEnded(execution_id, index):
             return f"report:{execution_id}.{index}"
         case e.ExecutionClaimed(execution_id) | e.ExecutionNotRun(execution_id) | e.ProgramEnded(execution_id):

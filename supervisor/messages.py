@@ -21,15 +21,18 @@ from supervisor.errands import GuardedWrite as GuardedWrite
 from supervisor.errands import ReadNow as ReadNow
 from supervisor.errands import ReadSays as ReadSays
 from supervisor.incidents.model import Execution, OutboxRow, Program, StepResult
+from supervisor.incidents.orders import SignalReply
 from supervisor.incidents.readings import HealthReading, ProcessRef, SourceReading
 from supervisor.incidents.records import Record, Snapshot
 from supervisor.past import AuditFound as AuditFound
 from supervisor.past import FetchAudit as FetchAudit
 from supervisor.past import FetchHistory as FetchHistory
 from supervisor.past import FetchIncident as FetchIncident
+from supervisor.past import FetchReport as FetchReport
 from supervisor.past import FetchTrail as FetchTrail
 from supervisor.past import HistoryFound as HistoryFound
 from supervisor.past import IncidentFound as IncidentFound
+from supervisor.past import ReportFound as ReportFound
 from supervisor.past import TrailFound as TrailFound
 from supervisor.standing import Family as Family
 from supervisor.standing import FetchMetrics as FetchMetrics
@@ -224,6 +227,15 @@ class DeliveryReport(msgspec.Struct, frozen=True, tag="delivery_report"):
     error: str = ""
 
 
+class ReplyReceived(msgspec.Struct, frozen=True, tag="reply_received"):
+    """Notifier -> healer, acked when what came of it is durable: somebody has written to the account that pages.
+
+    Sent again, and after a restart of either side too: it is known by its sender and the sender's time.
+    """
+
+    reply: SignalReply
+
+
 # --- healer <-> store ----------------------------------------------------------------------------------------------
 
 
@@ -312,6 +324,7 @@ Body = (
     | PlanAnswer
     | Deliver
     | DeliveryReport
+    | ReplyReceived
     | OpenEpoch
     | EpochOpened
     | Commit
@@ -325,6 +338,8 @@ Body = (
     | TrailFound
     | FetchHistory
     | HistoryFound
+    | FetchReport
+    | ReportFound
     | StoreStatus
     | Listening
     | FetchMetrics

@@ -32,6 +32,7 @@ COUNTERS = {
     "heal_runbook_created": ("", "Runbooks drafted from what people did."),
     "heal_runbook_graduated": ("runbook", "Runbooks that went from dry_run to auto_execute, by runbook."),
     "heal_db_halted": ("database", "Halts of a database, put and lifted."),
+    "heal_reply_refused": ("", "Signal messages of people who may give no orders, as far as they were audited."),
     "heal_limit_reached": ("limit", "Limits of healctl's own that were reached."),
 }
 HISTOGRAMS = {

@@ -8,7 +8,7 @@ import msgspec
 
 from supervisor.bus import Publisher
 from supervisor.house import reload_json
-from supervisor.incidents import views
+from supervisor.incidents import codes, views
 from supervisor.incidents.records import (
     AddMetric,
     AddTrail,
@@ -42,7 +42,9 @@ class NewsDesk:
                 case PutExecution(execution):
                     self._publish("execution", views.execution_answer(execution), wall_s)
                 case PutOutbox(row):
-                    self._publish("message", msgspec.to_builtins(row), wall_s)
+                    # What agents may hear: a page's code is for the person alone (R15).
+                    shown = msgspec.structs.replace(row, body=codes.masked(row.body)) if row.offer_id else row
+                    self._publish("message", msgspec.to_builtins(shown), wall_s)
                 case AddMetric(metric):
                     self._publish("metric", msgspec.to_builtins(metric), wall_s)
                 case _:

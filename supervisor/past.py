@@ -1,4 +1,4 @@
-"""What the healer asks the store about what has been: people's orders, trails, incidents for a replay.
+"""What the healer asks the store about what has been: people's orders, trails, incidents for a replay or a report.
 
 A part of `supervisor.messages`; nothing here writes, and each answer fits into one message.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from supervisor.incidents.counted import PastAction, PastIncident, PastMark, PastPage
 from supervisor.incidents.model import OutboxRow
 from supervisor.incidents.orders import AuditEntry
 
@@ -52,6 +53,32 @@ class HistoryFound(msgspec.Struct, frozen=True, tag="history_found"):
     source: str
     after: int
     more: bool
+    passed_over: str = ""
+
+
+class FetchReport(msgspec.Struct, frozen=True, tag="fetch_report"):
+    """Healer -> store: the next page of what a report counts since then, from the archives and the ledger, a table at a
+    time. Answer: ReportFound, whose `source`, `table` and `after` ask for the page behind it; the first has none."""
+
+    since_wall_s: float
+    source: str = ""
+    table: int = 0
+    after: int = 0
+
+
+class ReportFound(msgspec.Struct, frozen=True, tag="report_found"):
+    """An empty page with `more` is not the last. `oldest_wall_s`: of what was looked at, counted or not.
+    `passed_over`: what could not be read, and why."""
+
+    source: str
+    more: bool
+    table: int = 0
+    after: int = 0
+    incidents: tuple[PastIncident, ...] = ()
+    actions: tuple[PastAction, ...] = ()
+    pages: tuple[PastPage, ...] = ()
+    marks: tuple[PastMark, ...] = ()
+    oldest_wall_s: float | None = None
     passed_over: str = ""
 
 

@@ -41,6 +41,7 @@ _PREFIXES = {
 }
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_PERSON = re.compile(r"\+[1-9]\d{4,14}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 LINE_CHARS_MAX = 200
 PROBLEMS_MAX = 20  # shown at once; more of them would hide the first
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -240,6 +241,8 @@ class Reader:
             return self._wrong(key, text, f"one line of printable text, at most {LINE_CHARS_MAX} characters")
         if form is Form.TRANSPORT:
             return self._transport(text, key)
+        if form is Form.PERSON and not _PERSON.fullmatch(text):
+            return self._wrong(key, text, 'a number like "+15550101", or the UUID of a Signal account')
         if form is Form.LOG_LEVEL and text not in LOG_LEVELS:
             return self._wrong(key, text, "one of " + ", ".join(LOG_LEVELS))
         if form is Form.SYNAPSE and text != "brain_db" and not text.startswith("http://"):

@@ -45,6 +45,7 @@ class Form(StrEnum):
     WORD = "word"  # of an argument list
     TABLE = "table"
     LINE = "line"  # for people
+    PERSON = "person"  # of Signal
 
 
 class Duration(float):

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from supervisor.cli import output
-from supervisor.cli.options import settings, with_output
+from supervisor.cli.options import duration_s, settings, with_output
 
 HISTORY_S = 60.0
 ACT_S = 120.0  # an execution's steps and its verification take as long as their own limits allow
@@ -213,18 +213,31 @@ def execute(runbook: str, target: str, confirm: bool) -> int:
     return 0 if ask("execute", args, _show_execution, ACT_S)["success"] else 1
 
 
+def which(answer: Answer) -> str:
+    """The incident that an answer is about, so that whoever named its target sees what it was."""
+    incident, target = output.plain(answer["incident_id"]), answer.get("target_id")
+    return f"{output.plain(target)} ({output.plain(answer['anomaly_type'])}, {incident})" if target else incident
+
+
 def _show_dismissed(answer: Answer) -> None:
     until = output.local_time(answer["dismiss_until"])
-    output.say(f"{output.plain(answer['incident_id'])} is dismissed; it stays quiet until {until}")
+    output.say(f"{which(answer)} is dismissed; it stays quiet until {until}")
 
 
 @heal.command(epilog='\b\nExample:\n  healctl heal dismiss inc-01 --reason "maintenance until tonight"')
 @click.argument("incident")
 @click.option("--reason", required=True, metavar="R", help="Why; kept in the audit trail.")
+@click.option("--for", "span", metavar="DURATION", help="How long, e.g. 4h (default: `[policy] dismiss_window`).")
 @with_output
-def dismiss(incident: str, reason: str) -> None:
-    """Close INCIDENT as not worth acting on, and keep quiet about it for the dismiss window."""
-    ask("dismiss", {"incident_id": incident, "reason": reason}, _show_dismissed)
+def dismiss(incident: str, reason: str, span: str | None) -> None:
+    """Close INCIDENT as not worth acting on, and keep quiet about it for a while.
+
+    INCIDENT is an id, or the name of a target that has one open incident only.
+    """
+    args: dict[str, Any] = {"incident_id": incident, "reason": reason}
+    if span is not None:
+        args["for_s"] = duration_s(span, "--for")
+    ask("dismiss", args, _show_dismissed)
 
 
 @heal.command(epilog="\b\nExample:\n  healctl heal undo exe_3f2a91c0d4e7")
@@ -237,6 +250,29 @@ def undo(execution: str) -> int:
     runs for this target by itself no more, until you approve it again.
     """
     return 0 if ask("undo", {"execution_id": execution}, _show_execution, ACT_S)["success"] else 1
+
+
+def _show_marked(answer: Answer) -> None:
+    told = {"fine": "what healctl did was fine", "should_not_have": "healctl should not have acted"}
+    output.say(f"{output.plain(answer['incident_id'])}: {told[answer['verdict']]}. `healctl report` counts it.")
+
+
+@heal.command(
+    epilog="\b\nExamples:\n  healctl heal mark inc_1f2e should-not-have --note 'it was being deployed'\n"
+    "  healctl heal mark inc_1f2e fine"
+)
+@click.argument("incident")
+@click.argument("verdict", type=click.Choice(["should-not-have", "fine"]))
+@click.option("--note", default="", metavar="N", help="Why; kept in the audit and in the trail.")
+@with_output
+def mark(incident: str, verdict: str, note: str) -> None:
+    """Say of INCIDENT, however old, that healctl should not have acted, or (taking that back) that it was fine.
+
+    `healctl report` counts what was done for a marked incident as a false action. It takes nothing back: `heal undo`
+    does, and `heal approve --revoke` keeps a runbook from running again.
+    """
+    args = {"incident_id": incident, "verdict": verdict.replace("-", "_"), "note": note}
+    ask("mark", args, _show_marked, HISTORY_S)
 
 
 def _show_recorded(answer: Answer) -> None:

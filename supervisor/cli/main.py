@@ -39,8 +39,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "page": ("page", "page", "Page that a systemd unit of healctl has failed; needs no daemon."),
     "mcp": ("mcp", "mcp", "Serve cortex_heal to agents over MCP, on standard input and output."),
     "stats": ("operate", "stats", "Show counts and last times (self_healing_status)."),
+    "report": ("report", "report", "How well it does: times to detect and repair, false actions, pages."),
     "events": ("events", "events", "Show open incidents, or follow what happens."),
     "drill": ("drill", "drill", "Send a made-up incident all the way to a receipt, and time each stage."),
+    "replay": ("replay", "replay", "Decide again what a recording holds, and compare."),
     "demo": ("demo", "demo", "Watch a toy service be killed and healed, in a sandbox."),
 }
 

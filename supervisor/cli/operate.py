@@ -7,19 +7,22 @@ from typing import Any
 import click
 
 from supervisor.cli import output
-from supervisor.cli.heal import Answer, ask
+from supervisor.cli.heal import Answer, ask, which
 from supervisor.cli.options import Command, duration_s, with_output
 
 
 def _show_acknowledged(answer: Answer) -> None:
-    output.say(f"{output.plain(answer['incident_id'])} is acknowledged; its page is not repeated")
+    output.say(f"{which(answer)} is acknowledged; its page is not repeated")
 
 
-@click.command(epilog="\b\nExample:\n  healctl ack inc-01")
+@click.command(epilog="\b\nExamples:\n  healctl ack web\n  healctl ack inc_1f2e3d4c5b6a")
 @click.argument("incident")
 @with_output
 def ack(incident: str) -> None:
-    """Acknowledge INCIDENT: you know, and its page is not repeated. It stays open until it is resolved."""
+    """Acknowledge INCIDENT: you know, and its page is not repeated. It stays open until it is resolved.
+
+    INCIDENT is an id, or the name of a target that has one open incident only.
+    """
     ask("ack", {"incident_id": incident}, _show_acknowledged)
 
 

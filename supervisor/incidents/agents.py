@@ -7,17 +7,16 @@ or into `status`, which agents read. `[mcp] trusted` lifts all of it.
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from supervisor.errors import Refused, UnknownId
-from supervisor.incidents import escalation
+from supervisor.errors import Refused
+from supervisor.incidents import codes, escalation, notices
 from supervisor.incidents.model import AGENT, Channel, Runbook, Tier, TimerKind
-from supervisor.incidents.orders import AgentRequest
+from supervisor.incidents.orders import Offer
+from supervisor.incidents.plain_text import clean
 from supervisor.incidents.views import Json, stamp
-from supervisor.incidents.wording import clean
 
 if TYPE_CHECKING:
     from supervisor.incidents.world import Turn
@@ -26,9 +25,6 @@ FREE = frozenset({"status", "list_runbooks", "dry_run", "record_fix", "dismiss",
 ASKED = frozenset({"approve", "execute"})  # become requests; everything else is a person's alone
 VALID_S = 86_400.0
 OPEN_MAX = 10  # requests that wait for a person
-WRONG_MAX, WRONG_WINDOW_S = 10, 600.0  # wrong codes, before none is taken for a while
-ALPHABET = "23456789ABCDEFGHJKMNPQRSTUVWXYZ"  # nothing that could be read as something else
-CODE_LENGTH = 6
 
 
 class ConfirmArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,14 +44,15 @@ def check(turn: Turn, action: str, actor: str) -> None:
 def ask(turn: Turn, action: str, args: str, runbook: Runbook, target_id: str | None, actor: str, secret: str) -> Json:
     """A request, told to the person with its code. `secret` makes the code unguessable; it comes from outside."""
     world, now = turn.world, turn.now
-    for waiting in world.requests.values():
+    open_now = [offer for offer in world.requests.values() if offer.of_agent]
+    for waiting in open_now:
         if (waiting.action, waiting.args, waiting.version) == (action, args, runbook.version()):
             return _pending(waiting)
-    if len(world.requests) >= OPEN_MAX:
+    if len(open_now) >= OPEN_MAX:
         raise Refused(f"{OPEN_MAX} requests of agents wait for a person already", "`healctl heal requests` lists them")
-    request = AgentRequest(
+    request = Offer(
         id=turn.new_id("req"),
-        code=_code(secret),
+        code=codes.unused(world, secret),
         action=action,
         args=args,
         runbook_id=runbook.id,
@@ -67,27 +64,20 @@ def ask(turn: Turn, action: str, args: str, runbook: Runbook, target_id: str | N
     )
     turn.put_request(request)
     turn.set_timer(TimerKind.REQUEST_OVER, request.id, VALID_S)
-    what = f"{clean(actor, 60)} asks to {_words(request)}"
-    text = f"{what}.\nA person decides: `healctl heal requests` has the code."
-    escalation.notice(turn, Channel.SYNAPSE, Tier.ASK, "request", what, text)
+    target = world.target(target_id) if target_id is not None else None
+    revoke = bool(msgspec.json.decode(args, type=dict[str, Any]).get("revoke"))
+    wants = notices.wanted(runbook, target, action, revoke=revoke)
+    escalation.notice(turn, Channel.SYNAPSE, Tier.ASK, "request", *notices.requested(wants, actor, runbook))
     if world.policy.pages:
-        text = f"{what}: {runbook.label}. Confirm with `healctl heal confirm {request.code}`; do nothing to refuse."
-        escalation.notice(turn, Channel.SIGNAL, Tier.ASK, "request", what, text)
+        told = notices.requested_of_you(wants, actor, runbook, request.code, by_reply=bool(world.policy.approvers))
+        escalation.notice(turn, Channel.SIGNAL, Tier.ASK, "request", *told, offer_id=request.id)
     return _pending(request)
 
 
-def take(turn: Turn, code: str) -> AgentRequest:
+def take(turn: Turn, code: str) -> Offer:
     """The request of this code, which is spent (`over`) once it is carried out. Raises Refused, UnknownId."""
-    world, now = turn.world, turn.now
-    world.wrong_codes = [at for at in world.wrong_codes if at > now.steady_s - WRONG_WINDOW_S]
-    if len(world.wrong_codes) >= WRONG_MAX:
-        raise Refused(f"{WRONG_MAX} wrong codes in {WRONG_WINDOW_S / 60:.0f} minutes: none is taken for a while")
-    wanted = code.strip().upper()
-    request = next((it for it in world.requests.values() if it.code == wanted), None)
-    if request is None:
-        world.wrong_codes.append(now.steady_s)
-        raise UnknownId("no request waits for that code", "it may be used or expired: `healctl heal requests`")
-    runbook = world.runbooks.get(request.runbook_id)
+    request = codes.find(turn, code, of_agent=True)
+    runbook = turn.world.runbooks.get(request.runbook_id)
     if runbook is None or runbook.version() != request.version:
         over(turn, request.id)
         raise Refused(f"{request.runbook_id} was changed since it was asked for; nothing was done", "let it ask again")
@@ -102,17 +92,17 @@ def over(turn: Turn, request_id: str) -> None:
 
 def pending(turn: Turn) -> Json:
     """For a person: with the codes."""
-    waiting = sorted(turn.world.requests.values(), key=lambda it: it.asked_wall_s)
-    return {"requests": [_json(it) | {"code": it.code, "what": _words(it)} for it in waiting]}
+    waiting = sorted((it for it in turn.world.requests.values() if it.of_agent), key=lambda it: it.asked_wall_s)
+    return {"requests": [_json(it) | {"code": it.code, "what": words(it)} for it in waiting]}
 
 
-def _words(request: AgentRequest) -> str:
+def words(request: Offer) -> str:
     where = f" for {clean(request.target_id, 60)}" if request.target_id else ""
     revoke = msgspec.json.decode(request.args, type=dict[str, Any]).get("revoke")
     return f"{'take back the approval of' if revoke else request.action} {request.runbook_id}{where}"
 
 
-def _json(request: AgentRequest) -> Json:
+def _json(request: Offer) -> Json:
     return {
         "request_id": request.id,
         "action": request.action,
@@ -124,15 +114,6 @@ def _json(request: AgentRequest) -> Json:
     }
 
 
-def _pending(request: AgentRequest) -> Json:
+def _pending(request: Offer) -> Json:
     told = "a person must confirm this with the one-time code that was sent to them; nothing has been done"
     return {"success": False, "pending": True, "next_step": told} | _json(request)
-
-
-def _code(secret: str) -> str:
-    number = int.from_bytes(hashlib.sha256(secret.encode()).digest())
-    out = []
-    for _ in range(CODE_LENGTH):
-        number, index = divmod(number, len(ALPHABET))
-        out.append(ALPHABET[index])
-    return "".join(out)

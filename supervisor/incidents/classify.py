@@ -67,19 +67,19 @@ RULES: dict[type, Callable[..., tuple[Verdict, ...]]] = {
 class Classifier:
     """Turns each reading into one verdict per anomaly type of its family; remembers only counts."""
 
-    def __init__(self) -> None:
-        self._unavailable: dict[str, int] = {}
+    def __init__(self, counts: dict[str, int] | None = None) -> None:
+        self.counts: dict[str, int] = {} if counts is None else counts  # by target: unavailable in a row
 
     def observe(self, judge: Judge) -> tuple[Verdict, ...]:
         """Verdicts of this reading. A reading that says nothing gives UNKNOWN only (R9: never "healthy")."""
         reading = judge.reading
         for (family, ending), (reasons, anomaly, severity, hint) in REASONS.items():
             if reading.family == family and reading.target_id.endswith(ending) and reading.reason in reasons:
-                self._unavailable.pop(reading.target_id, None)
+                self.counts.pop(reading.target_id, None)
                 why = reading.error or str(reading.reason)
                 return (_unavailability(judge, 0), judge.verdict(anomaly, Status.FIRING, severity, why, hint))
-        count = self._unavailable.get(reading.target_id, 0) + 1 if not reading.available or _half_blind(reading) else 0
-        self._unavailable[reading.target_id] = count
+        count = self.counts.get(reading.target_id, 0) + 1 if not reading.available or _half_blind(reading) else 0
+        self.counts[reading.target_id] = count
         ours = _unavailability(judge, count)
         if reading.data is None:
             return (ours,)
@@ -87,7 +87,7 @@ class Classifier:
 
     def forget(self, target_id: str) -> None:
         """Its target is no longer watched."""
-        self._unavailable.pop(target_id, None)
+        self.counts.pop(target_id, None)
 
 
 def _half_blind(reading: HealthReading) -> bool:

@@ -13,7 +13,19 @@ import msgspec
 
 from supervisor import redact
 from supervisor.errors import HealError, NeedsConfirm, Refused, UsageError
-from supervisor.incidents import agents, approvals, drill, dryruns, learning, matching, pauses, remedy, undoing, views
+from supervisor.incidents import (
+    agents,
+    approvals,
+    drill,
+    dryruns,
+    learning,
+    marks,
+    matching,
+    pauses,
+    remedy,
+    undoing,
+    views,
+)
 from supervisor.incidents.effects import (
     Answer,
     PlanExecution,
@@ -30,12 +42,14 @@ from supervisor.incidents.model import (
     TimerKind,
 )
 from supervisor.incidents.naming import must_be_for, must_fit, open_incident_of, runbook_of, target_of
+from supervisor.incidents.orders import MarkArgs
 from supervisor.incidents.policy import changes, resource_of
 from supervisor.incidents.world import (
     Turn,
 )
 
 REASON_CHARS_MAX = 500
+DISMISS_S_MIN, DISMISS_S_MAX = 60.0, 30 * 86_400.0
 ENDS = "stop-service"  # the kind of step that ends a live process
 
 
@@ -57,6 +71,7 @@ class ExecuteArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class DismissArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     incident_id: str
     reason: str
+    for_s: float | None = None  # how long to be quiet; None: `[policy] dismiss_window`
 
 
 class AckArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -209,7 +224,7 @@ def _dismiss(turn: Turn, token: str, args: DismissArgs, actor: str) -> views.Jso
     if not reason:
         raise UsageError("dismiss needs a reason", "e.g. --reason 'planned maintenance'")
     incident = open_incident_of(turn, args.incident_id)
-    window_s = turn.world.policy.dismiss_window_s
+    window_s = _quiet_s(turn, args.for_s, actor)
     until_wall_s = turn.now.wall_s + window_s
     turn.move(
         incident,
@@ -223,7 +238,18 @@ def _dismiss(turn: Turn, token: str, args: DismissArgs, actor: str) -> views.Jso
     if execution is not None and execution.state is ExecutionState.INTENDED:
         remedy.unproved(turn, turn.put_execution(execution, state=ExecutionState.EXPIRED))
     remedy.release(turn, incident.family)
-    return {"success": True, "incident_id": incident.id, "dismiss_until": views.stamp(until_wall_s)}
+    return {"success": True, **_named(incident), "dismiss_until": views.stamp(until_wall_s)}
+
+
+def _quiet_s(turn: Turn, for_s: float | None, actor: str) -> float:
+    """For how long. An agent may not make it longer than a person has configured."""
+    window_s = turn.world.policy.dismiss_window_s
+    if for_s is None:
+        return window_s
+    longest_s = window_s if agents.limited(turn, actor) else DISMISS_S_MAX
+    if not DISMISS_S_MIN <= for_s <= longest_s:
+        raise UsageError(f"dismissed for {for_s:g} s", f"from {DISMISS_S_MIN:g} s to {longest_s / 3600:g} hours")
+    return for_s
 
 
 def _ack(turn: Turn, token: str, args: AckArgs, actor: str) -> views.Json:
@@ -234,7 +260,12 @@ def _ack(turn: Turn, token: str, args: AckArgs, actor: str) -> views.Json:
         incident = turn.note(incident, actor, "acknowledged")
         turn.drop_timer(TimerKind.REPEAT, incident.id)
     at = views.stamp(incident.acknowledged_wall_s)
-    return {"success": True, "incident_id": incident.id, "acknowledged_at": at}
+    return {"success": True, **_named(incident), "acknowledged_at": at}
+
+
+def _named(incident: Incident) -> views.Json:
+    """Which one it was: it may have been ordered by its target's name."""
+    return {"incident_id": incident.id, "target_id": incident.target_id, "anomaly_type": incident.anomaly.value}
 
 
 # What changes something, and so leaves a line in the audit, whatever came of it.
@@ -258,6 +289,7 @@ TABLE: Mapping[str, tuple[type, _Run]] = {
     "requests": (NoArgs, _requests),
     "confirm": (agents.ConfirmArgs, _confirm),
     "undo": (undoing.UndoArgs, undoing.order),
+    "mark": (MarkArgs, marks.order),
     "stats": (NoArgs, _stats),
     "drill": (drill.DrillArgs, drill.order),
     "drill_wait": (drill.WaitArgs, drill.wait),

@@ -49,9 +49,16 @@ def on_reading(turn: Turn, reading: HealthReading) -> None:
     judge = Judge(reading, turn.now, lambda anomaly: _is_open(turn, anomaly, reading.target_id), stage)
     verdicts = world.classifier.observe(judge)
     for verdict in verdicts:
+        if verdict.status is Status.CLEAR:
+            world.well[verdict.anomaly, verdict.target_id] = _looked_wall_s(turn, reading)
         on_verdict(turn, verdict, reading, fresh=fresh)
     verify.on_target_read(turn, reading, verdicts, fresh=fresh)
     halts.on_reading(turn, reading, verdicts)
+
+
+def _looked_wall_s(turn: Turn, reading: HealthReading) -> float:
+    """When the look began on which this reading rests, on people's clock."""
+    return turn.now.wall_s - (turn.now.mono_s - reading.basis_mono_s)
 
 
 def _is_open(turn: Turn, anomaly: AnomalyType, target_id: str) -> bool:
@@ -128,7 +135,7 @@ def open_incident(turn: Turn, verdict: Verdict, reading: HealthReading | None, *
         return
     if len(world.incidents) >= OPEN_INCIDENTS_MAX and verdict.family != OWN_FAMILY:
         if "open incidents" not in world.limits:
-            world.limits["open incidents"] = f"{OPEN_INCIDENTS_MAX} incidents are open, more are not opened"
+            world.limits["open incidents"] = f"{OPEN_INCIDENTS_MAX} things are wrong at once; of more it is not told"
             turn.metric("heal_limit_reached", "open_incidents", "fired")
         return
     reopens = sum(1 for i in earlier if i.state is not State.DISMISSED and not i.outside)
@@ -152,6 +159,8 @@ def open_incident(turn: Turn, verdict: Verdict, reading: HealthReading | None, *
         runbook_id=runbook.id if runbook else None,
         intermittent=intermittent,
         outside=outside,
+        well_wall_s=world.well.get(key),
+        looked_wall_s=None if reading is None or outside else _looked_wall_s(turn, reading),
     )
     turn.add_incident(incident)
     who = "by a reading from outside, detected" if outside else "detected"

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from supervisor.errors import Refused, UnknownId, UsageError
-from supervisor.incidents import drill_run, drill_times, escalation, own, remedy, wording
+from supervisor.incidents import drill_run, drill_times, escalation, own, remedy
 from supervisor.incidents.drill_run import DrillRun
 from supervisor.incidents.effects import Answer, CarryDrill
 from supervisor.incidents.lifecycle import Trigger
@@ -30,6 +30,7 @@ from supervisor.incidents.model import (
     Tier,
     TimerKind,
 )
+from supervisor.incidents.plain_text import clean
 from supervisor.incidents.policy import undecided
 from supervisor.incidents.views import Json, stamp
 from supervisor.incidents.world import Turn, World
@@ -187,7 +188,6 @@ def _page(turn: Turn, run: DrillRun) -> None:
     """Its message on each channel that is drilled: rows like those of any page, in the decision that verified it."""
     for channel in run.channels:
         text = drill_run.body(run, channel)
-        text = wording.announcement(turn.world, None, text) if channel is Channel.SYNAPSE else text
         covers = (run.incident_id,)
         escalation.notice(turn, channel, Tier.PAGE, drill_run.KIND, drill_run.LABEL, text, covers)
 
@@ -240,7 +240,7 @@ def _fail(turn: Turn, run: DrillRun, why: str) -> None:
 def _finish(turn: Turn, run: DrillRun, why: str) -> None:
     """`why` it failed; empty: it is good. Its runbook's record for its target is the memory of it (`last`)."""
     world, now, good = turn.world, turn.now, not why
-    run = msgspec.structs.replace(run.reached(drill_run.CLOSED, now), passed=good, why=wording.clean(why, 300))
+    run = msgspec.structs.replace(run.reached(drill_run.CLOSED, now), passed=good, why=clean(why, 300))
     world.drill = run
     turn.drop_timer(TimerKind.DRILL, f"{RUN}{run.id}")
     turn.effects.append(CarryDrill(run.id, drill_run.OVER))
@@ -312,7 +312,7 @@ def arrange(turn: Turn) -> None:
     if policy.drill_every_s and not kept:
         turn.set_timer(TimerKind.DRILL, wanted, policy.drill_every_s)
     elif policy.drill_at:
-        zone = policy.zone or UTC
+        zone = policy.drill_zone or UTC
         now_s = turn.now.wall_s
         day = min((drill_times.day_of(s) for s in kept), default=drill_times.next_day(now_s, policy.drill_at, zone))
         in_s = drill_times.look_in_s(day, policy.drill_at, zone, now_s)
@@ -325,7 +325,7 @@ def _schedule_due(turn: Turn, subject: str) -> None:
         turn.set_timer(TimerKind.DRILL, subject, policy.drill_every_s)
         runs = True
     else:
-        zone, at = policy.zone or UTC, policy.drill_at
+        zone, at = policy.drill_zone or UTC, policy.drill_at
         runs, day = drill_times.due(drill_times.day_of(subject), at, zone, now_s)
         in_s = drill_times.look_in_s(day, at, zone, now_s)
         turn.set_timer(TimerKind.DRILL, drill_times.subject_at(at, day), in_s)

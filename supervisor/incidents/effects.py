@@ -28,6 +28,12 @@ class FetchExecutionState(msgspec.Struct, frozen=True):
     execution_id: str
 
 
+class FindIncident(msgspec.Struct, frozen=True):
+    """Was there ever such an incident? The engine remembers the recent ones only."""
+
+    incident_id: str
+
+
 class PlanExecution(msgspec.Struct, frozen=True):
     """A dry run: `token` names who asked; of an execution with an incident, it is the engine itself (R4)."""
 
@@ -55,4 +61,13 @@ class CarryDrill(msgspec.Struct, frozen=True):
     stage: str
 
 
-Effect = DispatchExecution | SettleExecution | FetchExecutionState | PlanExecution | DeliverRow | Answer | CarryDrill
+Effect = (
+    DispatchExecution
+    | SettleExecution
+    | FetchExecutionState
+    | FindIncident
+    | PlanExecution
+    | DeliverRow
+    | Answer
+    | CarryDrill
+)

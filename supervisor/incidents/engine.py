@@ -20,11 +20,14 @@ from supervisor.incidents import (
     halts,
     keeping,
     learning,
+    marks,
+    offers,
     outage,
     outside,
     own,
     pauses,
     remedy,
+    replies,
     undoing,
     verify,
     views,
@@ -46,6 +49,7 @@ from supervisor.incidents.events import (
     ExecutionUnknown,
     ExecutorIs,
     Hinted,
+    IncidentFound,
     LimitIs,
     NotifierIsBack,
     Order,
@@ -54,6 +58,7 @@ from supervisor.incidents.events import (
     ProgramEnded,
     ReadingSeen,
     Reconfigured,
+    ReplySeen,
     Round,
     Started,
     StepEnded,
@@ -93,6 +98,7 @@ class Engine:
         own.look(turn)
         outage.look(turn)
         halts.look(turn)
+        replies.finish(turn)
         return turn.decision()
 
     def next_due_steady_s(self) -> float | None:
@@ -130,6 +136,8 @@ def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and f
             verify.on_execution_found(turn, execution)
         case ExecutionUnknown(execution_id, trouble):
             undoing.unknown(turn, execution_id, trouble)
+        case IncidentFound(incident_id, known, trouble):
+            marks.found(turn, incident_id, trouble, known=known)
         case ExecutionSettled(execution_id, ok, running, ended):
             verify.on_settled(turn, execution_id, ended, ok=ok, running=running)
         case Planned(_, execution, steps, error) if execution.incident_id is not None:
@@ -154,6 +162,8 @@ def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and f
                 _timer(turn, timer)
         case Order(token, action, args, actor, secret):
             commands.handle(turn, token, action, args, actor, secret)
+        case ReplySeen(reply):
+            replies.seen(turn, reply)
 
 
 def _started(turn: Turn) -> None:
@@ -165,6 +175,7 @@ def _started(turn: Turn) -> None:
     own.started(turn)
     drill.started(turn)
     halts.refit(turn)
+    replies.started(turn)
     keeping.started(turn)
     keeping.arrange(turn)
     for incident in list(turn.world.incidents.values()):
@@ -227,6 +238,7 @@ def _delivered(turn: Turn, event: Delivered) -> None:
     if not for_drill:
         turn.took("heal_delivery_duration_seconds", row.channel, turn.now.wall_s - row.created_wall_s)
     learning.delivered(turn, row.id)
+    offers.delivered(turn, row, event.receipt)
     incident = turn.incident(row.incident_id) if row.incident_id else None
     if row.channel is Channel.SIGNAL:
         if own.is_page(row) and not for_drill:  # an agent's request is none

@@ -6,7 +6,7 @@ their own, so neither waits for the other (AC-011).
 
 from __future__ import annotations
 
-from supervisor.incidents import halts, wording
+from supervisor.incidents import halts, offers, wording
 from supervisor.incidents.effects import (
     DeliverRow,
 )
@@ -154,19 +154,39 @@ def by_signal(incident: Incident) -> bool:
 
 def send(turn: Turn, incident: Incident, channel: Channel, kind: str) -> OutboxRow:
     """One message about one incident."""
-    subject, body = wording.subject(incident, kind), wording.body(turn.world, incident, channel, kind)
-    return _row(turn, (incident.id,), channel, incident.tier, kind, subject, body)
+    offer = offers.make(turn, (incident,), channel)
+    subject = wording.subject(turn.world, incident, channel, kind)
+    body = wording.body(turn.world, incident, channel, kind, turn.now.wall_s, offers.choices(turn, offer))
+    return _row(turn, (incident.id,), channel, incident.tier, kind, subject, body, offer.id if offer else "")
 
 
 def notice(
-    turn: Turn, channel: Channel, tier: Tier, kind: str, subject: str, body: str, covers: tuple[str, ...] = ()
+    turn: Turn,
+    channel: Channel,
+    tier: Tier,
+    kind: str,
+    subject: str,
+    body: str,
+    covers: tuple[str, ...] = (),
+    *,
+    offer_id: str = "",
+    to: str = "",
 ) -> OutboxRow:
-    """A message in words of its own, about no incident or about those that it `covers`."""
-    return _row(turn, covers, channel, tier, kind, subject, body)
+    """A message in words of its own, about no incident or about those that it `covers`, with the host's name if any."""
+    subject, body = (wording.on_host(turn.world, text) for text in (subject, body))
+    return _row(turn, covers, channel, tier, kind, subject, body, offer_id, to)
 
 
 def _row(
-    turn: Turn, covers: tuple[str, ...], channel: Channel, tier: Tier, kind: str, subject: str, body: str
+    turn: Turn,
+    covers: tuple[str, ...],
+    channel: Channel,
+    tier: Tier,
+    kind: str,
+    subject: str,
+    body: str,
+    offer_id: str = "",
+    to: str = "",
 ) -> OutboxRow:
     """One durable outbox row, delivered after the decision is."""
     row = OutboxRow(
@@ -177,9 +197,11 @@ def _row(
         tier=tier,
         kind=kind,
         priority=PRIORITY[tier],
-        subject=subject,
-        body=body,
+        subject=wording.finished(channel, subject),
+        body=wording.finished(channel, body),
         created_wall_s=turn.now.wall_s,
+        offer_id=offer_id,
+        to=to,
     )
     turn.put_row(row)
     turn.effects.append(DeliverRow(row))
@@ -260,8 +282,9 @@ def repeat_due(turn: Turn, incident: Incident) -> None:
     others = [i for i in turn.world.incidents.values() if i.page_id == incident.page_id and i.id != incident.id]
     if others:
         covered = [incident, *others]
-        subject, body = wording.subject(incident, "repeat"), wording.group(covered, "they still are")
-        _row(turn, tuple(i.id for i in covered), Channel.SIGNAL, incident.tier, "repeat", subject, body)
+        subject = wording.group_subject(turn.world, covered)
+        body = wording.group(turn.world, covered, turn.now.wall_s, "they are still not well")
+        _grouped_row(turn, covered, incident.tier, "repeat", subject, body)
     else:
         send(turn, incident, Channel.SIGNAL, "repeat")
     repeats = incident.repeats + 1
@@ -276,11 +299,11 @@ _REPEATED = frozenset({State.DIAGNOSING, State.REMEDIATING, State.VERIFYING, Sta
 def grouped_page(turn: Turn, incidents: list[Incident], cause: str) -> None:
     """One page for many (DESIGN §2.8): it names every target when they are 20 or fewer; repeated as one, too."""
     covers = tuple(incident.id for incident in incidents)
-    subject = f"{len(incidents)} targets of {incidents[0].family} failed at once"
+    subject = wording.group_subject(turn.world, incidents)
     family = incidents[0].family
-    paused = f"automatic repair of {family} targets is paused" if family in turn.world.pauses else ""
-    body = wording.group(incidents, cause, paused)
-    page = _row(turn, covers, Channel.SIGNAL, Tier.PAGE, "grouped", subject, body)
+    paused = "nothing of that kind is repaired by itself for now" if family in turn.world.pauses else ""
+    body = wording.group(turn.world, incidents, turn.now.wall_s, cause, paused)
+    page = _grouped_row(turn, incidents, Tier.PAGE, "grouped", subject, body)
     _row(turn, covers, Channel.SYNAPSE, Tier.PAGE, "grouped", subject, body)
     turn.set_timer(TimerKind.REPEAT, incidents[0].id, turn.world.policy.repeats_s[0])
     for incident in incidents:
@@ -290,3 +313,12 @@ def grouped_page(turn: Turn, incidents: list[Incident], cause: str) -> None:
             if incident.escalated_wall_s is None:
                 fired(turn, incident.id, Tier.PAGE)
             turn.update(incident, page_id=page.id, tier=Tier.PAGE, tier_reason=reason)
+
+
+def _grouped_row(turn: Turn, incidents: list[Incident], tier: Tier, kind: str, subject: str, body: str) -> OutboxRow:
+    """Over Signal, with what can be answered to all of them."""
+    offer = offers.make(turn, incidents, Channel.SIGNAL)
+    if offer is not None:
+        body = f"{body}\n{offers.choices(turn, offer)}"
+    covers = tuple(incident.id for incident in incidents)
+    return _row(turn, covers, Channel.SIGNAL, tier, kind, subject, body, offer.id if offer else "")

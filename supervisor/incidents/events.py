@@ -12,6 +12,7 @@ from supervisor.incidents.model import (
     StepResult,
     Target,
 )
+from supervisor.incidents.orders import SignalReply
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.readings import HealthReading
 
@@ -90,6 +91,14 @@ class ExecutionUnknown(msgspec.Struct, frozen=True):
     trouble: str = ""
 
 
+class IncidentFound(msgspec.Struct, frozen=True):
+    """The store's answer to FindIncident. Not `known` with a `trouble`: it cannot tell."""
+
+    incident_id: str
+    known: bool
+    trouble: str = ""
+
+
 class ExecutionSettled(msgspec.Struct, frozen=True):
     execution_id: str
     ok: bool
@@ -158,6 +167,12 @@ class Order(msgspec.Struct, frozen=True):
     secret: str = ""
 
 
+class ReplySeen(msgspec.Struct, frozen=True):
+    """Somebody has written to the account that pages; the same message may come again."""
+
+    reply: SignalReply
+
+
 Event = (
     ReadingSeen
     | Hinted
@@ -171,6 +186,7 @@ Event = (
     | ProgramEnded
     | ExecutionSeen
     | ExecutionUnknown
+    | IncidentFound
     | ExecutionSettled
     | Planned
     | Delivered
@@ -180,4 +196,5 @@ Event = (
     | Round
     | TimersDue
     | Order
+    | ReplySeen
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from supervisor.incidents import escalation, wording
+from supervisor.incidents import escalation, notices, wording
 from supervisor.incidents.model import (
     Channel,
     DryRun,
@@ -60,9 +60,12 @@ def _count(turn: Turn, incident: Incident, runbook: Runbook, run: DryRun) -> Inc
     turn.metric("heal_runbook_graduated", runbook.id, "graduated", incident.id)
     why = f"{streak.count} dry runs in a row said that it would clear {incident.anomaly}"
     incident = turn.note(incident, "engine", f"{runbook.id} has graduated for {incident.target_id}: {why}")
-    revoke = f"healctl heal approve {runbook.id} --target {incident.target_id} --revoke"
-    says = f"From now on {runbook.id} repairs {incident.target_id} by itself: {why}. To take that back: `{revoke}`."
-    _announce(turn, incident, "graduated", f"{runbook.id} has graduated for {incident.target_id}", says)
+    _announce(
+        turn,
+        incident,
+        "graduated",
+        *notices.graduated(runbook, incident, turn.world.target(incident.target_id), streak.count),
+    )
     return incident
 
 
@@ -93,9 +96,7 @@ def failed(turn: Turn, execution: Execution, state: RunbookState, incident: Inci
     turn.put_runbook_state(back_to_dry_run(state, demoted=True))
     if incident is not None:
         incident = turn.note(incident, "engine", f"{runbook.id} is back in dry_run for this target")
-    again = f"healctl heal approve {runbook.id} --target {target_id}"
-    says = f"{runbook.id} did not hold, and repairs {target_id} by itself no more. To allow it again: `{again}`."
-    _announce(turn, incident, "demoted", f"{runbook.id} is back in dry_run for {target_id}", says)
+    _announce(turn, incident, "demoted", *notices.demoted(runbook, execution.target))
 
 
 def refit(turn: Turn) -> None:
@@ -110,17 +111,11 @@ def refit(turn: Turn) -> None:
             turn.put_runbook_state(new)
             continue
         turn.put_runbook_state(back_to_dry_run(new, demoted=False))
-        everywhere = state.target_id == EVERY_TARGET
-        scope, option = ("every target", "") if everywhere else (state.target_id, f" --target {state.target_id}")
-        says = (
-            f"{runbook.id} is another than the one that was approved ({state.version}, now {runbook.version()}), so "
-            f"that it repairs {scope} by itself no more. To approve it as it is now: "
-            f"`healctl heal approve {runbook.id}{option}`."
-        )
-        _announce(turn, None, "revoked", f"{runbook.id} was changed: its approval for {scope} is void", says)
+        scope = state.target_id if state.target_id != EVERY_TARGET else None
+        _announce(turn, None, "revoked", *notices.changed(runbook, scope, state.version))
 
 
 def _announce(turn: Turn, incident: Incident | None, kind: str, subject: str, says: str) -> None:
-    body = wording.announcement(turn.world, incident, says)
+    body = wording.announcement(turn.world, incident, says, turn.now.wall_s)
     covers = (incident.id,) if incident is not None else ()
     escalation.notice(turn, Channel.SYNAPSE, Tier.INFORM, kind, subject, body, covers)

@@ -1,4 +1,4 @@
-"""What people read about a damaged database: what was halted, where the copies are, how it is restored (R10). Pure."""
+"""What people read about a damaged database: what was halted, and whether it can be restored (R10). Pure."""
 
 from __future__ import annotations
 
@@ -15,18 +15,13 @@ def tried(execution: Execution) -> str:
         return ""
     if not execution.results:
         return (
-            "healctl writes it no more, its records go on in its own ledger; it is not yet known whether other "
+            "healctl writes it no more and keeps its records in a file of its own; it is not yet known whether other "
             "programs are kept from writing it"
         )
     return "; ".join(result.output if result.success else f"failed: {result.output}" for result in execution.results)
 
 
-def decide(world: World, incident: Incident) -> str:
-    """How a database that is halted is restored; empty when that is not what this incident is about."""
+def restorable(world: World, incident: Incident) -> bool:
+    """Is it about a database that is halted, and that a restore would end?"""
     halted = incident.anomaly is AnomalyType.DB_CORRUPTION and incident.target_id in world.halts
-    if not (incident.open and halted and RESTORE_RUNBOOK in world.runbooks):
-        return ""
-    return (
-        f"Decide: `healctl heal approve {RESTORE_RUNBOOK} --target {incident.target_id}` restores it; "
-        "`dry_run` instead of `approve` says from what."
-    )
+    return incident.open and halted and RESTORE_RUNBOOK in world.runbooks

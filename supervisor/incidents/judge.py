@@ -59,7 +59,7 @@ def span(seconds: float) -> str:
     if seconds < 7200:
         return f"{seconds / 60:.0f} min"
     if seconds < 172_800:
-        return f"{seconds / 3600:.1f} h"
+        return f"{seconds / 3600:.1f}".removesuffix(".0") + " h"
     return f"{seconds / 86400:.0f} days"
 
 
@@ -67,6 +67,6 @@ def size(count: float) -> str:
     """Bytes as people say them, in the binary units of the configuration: "254 MiB", "1.4 GiB"."""
     for unit in ("bytes", "KiB", "MiB"):
         if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f}".removesuffix(".0") + f" {unit}"
         count /= 1024
-    return f"{count:.1f} GiB"
+    return f"{count:.1f}".removesuffix(".0") + " GiB"

@@ -80,6 +80,16 @@ def choose(world: World, incident: Incident, rungs: Sequence[Runbook], *, not_ru
     return first
 
 
+def first(world: World, incident: Incident) -> Rung | None:
+    """What comes first for an incident that nothing was run for yet; None when there is nothing for it."""
+    target = world.target(incident.target_id)
+    if target is None:
+        return None
+    rungs = [runbook for runbook in rest(world, incident) if fits(runbook, target)]
+    rungs = [it for it in rungs if breakers.standing(world, it.id, resource_of(it, target)) is None]
+    return choose(world, incident, rungs, not_running=True)
+
+
 def following(world: World, incident: Incident) -> Rung | None:
     """What comes when that which runs now, or has run last, does not end it; None when there is nothing more: a rung
     whose breaker stands is none."""

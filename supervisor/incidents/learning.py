@@ -14,7 +14,7 @@ import msgspec
 
 from supervisor import redact
 from supervisor.errors import Refused, UnknownId, UsageError
-from supervisor.incidents import escalation, matching
+from supervisor.incidents import escalation, matching, notices
 from supervisor.incidents.effects import Answer
 from supervisor.incidents.matching import Command
 from supervisor.incidents.model import (
@@ -32,8 +32,8 @@ from supervisor.incidents.model import (
     TimerKind,
     TrailEntry,
 )
+from supervisor.incidents.plain_text import clean
 from supervisor.incidents.views import Json
-from supervisor.incidents.wording import clean, what
 from supervisor.incidents.world import RECHECK_S, Turn
 
 OWN_FAMILY = "tree"
@@ -167,33 +167,9 @@ def _propose(
         turn.put_draft(runbook)
         turn.metric("heal_runbook_created", runbook.id, "created", incident.id)
     runbook = world.runbooks[runbook.id]
-    subject = f"a fix for {clean(incident.target_id, 60)} could become a runbook: {runbook.id}"
-    row = escalation.notice(
-        turn, Channel.SYNAPSE, Tier.ASK, "proposal", subject, _words(incident, runbook), (incident.id,)
-    )
+    subject, body = notices.proposed(incident, runbook)
+    row = escalation.notice(turn, Channel.SYNAPSE, Tier.ASK, "proposal", subject, body, (incident.id,))
     return runbook, row
-
-
-def _words(incident: Incident, runbook: Runbook) -> str:
-    steps = "; ".join(f"{step.step_id}{_note(step.params)}" for step in runbook.steps)
-    lines = [
-        f"Anomaly: {what(incident)} ({incident.anomaly}).",
-        f"What was done: {clean(runbook.label, 200)}",
-        f"Draft: {runbook.id}, in dry_run: {steps}",
-    ]
-    if runbook.by_hand:
-        lines.append("It has steps that only a person can do: it is kept as a note, and does not run by itself.")
-    else:
-        lines.append(
-            f"Look: `healctl heal dry_run {runbook.id} --target {incident.target_id}`. "
-            f"Approve: `healctl heal approve {runbook.id} --target {incident.target_id}`."
-        )
-    return "\n".join(lines)
-
-
-def _note(params: tuple[tuple[str, object], ...]) -> str:
-    text = dict(params).get("text")
-    return f" ({clean(str(text), 120)})" if text else ""
 
 
 def _next_step(incident: Incident, runbook: Runbook) -> str:

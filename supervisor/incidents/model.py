@@ -363,6 +363,8 @@ class Incident(msgspec.Struct, frozen=True):
     outside: bool = False  # a reading from outside opened it, and no probe of ours has confirmed it yet
     spent: tuple[str, ...] = ()  # runbooks that ran for it and did not end it: the next rung is another (ladder)
     dry_runs: tuple[DryRun, ...] = ()
+    well_wall_s: float | None = None  # when the last look of our probe began that was well: it broke after that
+    looked_wall_s: float | None = None  # when the look began that found it: it had broken by then
 
     @property
     def open(self) -> bool:
@@ -521,6 +523,8 @@ class OutboxRow(msgspec.Struct, frozen=True):
     last_error: str = ""
     receipt: str = ""
     delivered_wall_s: float | None = None
+    offer_id: str = ""  # whose code it carries, and what a reply that quotes it is about
+    to: str = ""  # on Signal the one who asked; empty: the recipient that is configured
 
 
 class Metric(msgspec.Struct, frozen=True):

@@ -23,11 +23,17 @@ def target_of(turn: Turn, target_id: str) -> Target:
     return target
 
 
-def open_incident_of(turn: Turn, incident_id: str) -> Incident:
-    incident = turn.incident(incident_id)
-    if incident is None:
-        raise UnknownId(f"no open incident {incident_id!r}", "`healctl heal status` lists the open ones")
-    return incident
+def open_incident_of(turn: Turn, named: str) -> Incident:
+    """By its id, or by the name of its target where that has one open incident only: that is what a page says."""
+    incident = turn.incident(named)
+    if incident is not None:
+        return incident
+    mine = [it for it in turn.world.incidents.values() if it.target_id == named]
+    if len(mine) > 1:
+        raise UnknownId(f"{named} has {len(mine)} open incidents", f"name one: {', '.join(it.id for it in mine)}")
+    if not mine:
+        raise UnknownId(f"no open incident {named!r}", "`healctl heal status` lists the open ones")
+    return mine[0]
 
 
 def must_be_for(runbook: Runbook, target: Target) -> None:

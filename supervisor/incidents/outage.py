@@ -15,7 +15,7 @@ from supervisor.incidents import own, views
 from supervisor.incidents.effects import DeliverRow
 from supervisor.incidents.escalation import notice
 from supervisor.incidents.model import AnomalyType, Channel, OutboxRow, Tier, TimerKind
-from supervisor.incidents.wording import clean
+from supervisor.incidents.plain_text import clean
 from supervisor.incidents.world import Turn, World
 
 QUIET, OUT = "quiet:", "out:"

@@ -19,6 +19,7 @@ from supervisor.incidents.model import (
     Incident,
     Severity,
     State,
+    Tier,
     TierReason,
     TimerKind,
 )
@@ -103,6 +104,18 @@ def told(turn: Turn, execution: Execution, note: str) -> None:
         remedy.climb(turn, incident)
     answer(turn, execution)
     remedy.release(turn, execution.target.family)
+
+
+def unsettled(turn: Turn, execution: Execution) -> None:
+    """Nobody can say what became of what an interrupted execution had started: its lock stands, the question goes on,
+    and a person is told, once (R1). What is critical has been told of by then (R2)."""
+    incident = incident_of(turn, execution)
+    if incident is None or incident.page_id is not None:
+        return
+    note = "interrupted, and what it had started can neither be ended nor awaited; nothing else is run meanwhile"
+    incident = turn.update(incident, tier=Tier.PAGE, tier_reason=TierReason.INTERRUPTED)
+    escalation.fired(turn, incident.id, Tier.PAGE)
+    escalation.tell(turn, turn.note(incident, "engine", note), "page")
 
 
 def give_up(turn: Turn, execution: Execution, reason: TierReason, note: str) -> None:

@@ -64,6 +64,7 @@ def reconfigured(
         del world.readings[target_id]
         world.asked.pop(target_id, None)
         world.classifier.forget(target_id)
+    world.well = {key: at for key, at in world.well.items() if world.target(key[1]) is not None}
     for target_id in [name for name in world.stages if world.target(name) is None]:
         turn.drop_stage(target_id)
     dismiss_gone(turn)
@@ -130,12 +131,12 @@ def part(turn: Turn, name: str, anomaly: AnomalyType, evidence: str, *, firing: 
 
 
 _HINTS = {
-    AnomalyType.DELIVERY_FAILING: "look at what takes them; healctl status shows what waits, and why",
+    AnomalyType.DELIVERY_FAILING: "look at what takes them",
     AnomalyType.LEDGER_NEAR_LIMIT: "make room on its disk, or raise ledger_max in [store]",
-    AnomalyType.LEDGER_DAMAGED: "look for what broke it (the disk, another program), then move that file away",
-    AnomalyType.BACKUP_OVERDUE: "healctl db status; healctl db backup NAME says why none can be made",
-    AnomalyType.DRILL_FAILED: "healctl drill shows every stage, healctl status what waits; a good drill ends it",
-    AnomalyType.LIMIT_REACHED: "close what is over (healctl heal dismiss), or watch less",
+    AnomalyType.LEDGER_DAMAGED: "look for what broke it, the disk or another program; then move that file away",
+    AnomalyType.BACKUP_OVERDUE: "find out why none was made",
+    AnomalyType.DRILL_FAILED: "run healctl drill, which shows every stage; a good one ends this",
+    AnomalyType.LIMIT_REACHED: "close what is over; watch less",
 }
 
 

@@ -7,6 +7,7 @@ from datetime import tzinfo
 
 import msgspec
 
+from supervisor.incidents.local_time import Zone
 from supervisor.incidents.model import (
     AGENT,
     AnomalyType,
@@ -41,9 +42,12 @@ class Policy(msgspec.Struct, frozen=True):
     breaker_total: int = 20
     breaker_window_s: float = 3600.0
     page_healed_critical: bool = True
+    zone: Zone = ()  # the operator's, for the times in messages; none: UTC
+    host: str = ""  # this machine's name in messages, where one was given
     agents_trusted: bool = False  # R15: an agent's orders are a person's
     pages: bool = False  # somebody is configured to be paged
     undelivered_after_s: float = 600.0  # nothing arrives over a channel for so long: it is out
+    approvers: tuple[str, ...] = ()  # whose Signal replies are carried out
     intent_expires_s: float = 60.0  # DESIGN §2.3
     graduation_count: int = 3  # R4
     executions_max: int = 8  # DESIGN §2.7
@@ -52,10 +56,10 @@ class Policy(msgspec.Struct, frozen=True):
     canary_window_s: float = 10.0  # what "at once" means
     reopen_window_s: float = 3600.0  # R6
     reopens_intermittent: int = 2  # R6
-    drill_at: str = ""  # "HH:MM", once a day in `zone` (None: UTC)
+    drill_at: str = ""  # "HH:MM", once a day in `drill_zone` (None: UTC)
     drill_every_s: float = 0.0
     drill_timeout_s: float = 60.0
-    zone: tzinfo | None = None
+    drill_zone: tzinfo | None = None
     repeats_s: tuple[float, ...] = (3600.0, 4 * 3600.0, 86400.0)  # R2, the last one for ever
 
 

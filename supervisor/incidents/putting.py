@@ -20,7 +20,7 @@ from supervisor.incidents.model import (
     Timer,
     TimerKind,
 )
-from supervisor.incidents.orders import AgentRequest, AuditEntry, OperatorPause
+from supervisor.incidents.orders import AuditEntry, Offer, OperatorPause, TakenReply
 from supervisor.incidents.readings import ProcessRef
 from supervisor.incidents.records import (
     AddAudit,
@@ -30,6 +30,7 @@ from supervisor.incidents.records import (
     DropKnown,
     DropOperatorPause,
     DropPause,
+    DropReply,
     DropRequest,
     DropStage,
     DropTimer,
@@ -38,6 +39,7 @@ from supervisor.incidents.records import (
     PutKnown,
     PutOperatorPause,
     PutPause,
+    PutReply,
     PutRequest,
     PutRunbook,
     PutStage,
@@ -115,13 +117,21 @@ class Putting:
         self.world.drafts[runbook.id] = self.world.runbooks[runbook.id] = runbook
         self.records.append(PutRunbook(runbook, runbook.version()))
 
-    def put_request(self, request: AgentRequest) -> None:
+    def put_request(self, request: Offer) -> None:
         self.world.requests[request.id] = request
         self.records.append(PutRequest(request))
 
     def drop_request(self, request_id: str) -> None:
         if self.world.requests.pop(request_id, None) is not None:
             self.records.append(DropRequest(request_id))
+
+    def put_reply(self, reply: TakenReply) -> None:
+        self.world.replies[reply.key] = reply
+        self.records.append(PutReply(reply))
+
+    def drop_reply(self, key: str) -> None:
+        if self.world.replies.pop(key, None) is not None:
+            self.records.append(DropReply(key))
 
     def put_stage(self, stage: StageEntry) -> None:
         self.world.stages[stage.target_id] = stage

@@ -107,6 +107,9 @@ class DiskData(msgspec.Struct, frozen=True, tag="disk"):
     detail: str = ""
 
 
+MEM_AVAILABLE = "MemAvailable"
+
+
 class MemoryData(msgspec.Struct, frozen=True, tag="memory"):
     """A reading of `system-memory`: what can still be had, by MemAvailable or by our cgroup's limit when smaller.
 
@@ -117,7 +120,7 @@ class MemoryData(msgspec.Struct, frozen=True, tag="memory"):
     total_bytes: int
     pressure_bytes: int
     critical_bytes: int
-    limited_by: str = "MemAvailable"  # or the cgroup's file
+    limited_by: str = MEM_AVAILABLE  # or the cgroup's file
     stalled_share: float | None = None
     detail: str = ""
 

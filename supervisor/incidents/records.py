@@ -20,7 +20,7 @@ from supervisor.incidents.model import (
     TimerKind,
     TrailEntry,
 )
-from supervisor.incidents.orders import AgentRequest, AuditEntry, OperatorPause
+from supervisor.incidents.orders import AuditEntry, Offer, OperatorPause, TakenReply
 from supervisor.incidents.readings import ProcessRef
 
 
@@ -106,11 +106,19 @@ class DropOperatorPause(msgspec.Struct, frozen=True, tag="drop_operator_pause"):
 
 
 class PutRequest(msgspec.Struct, frozen=True, tag="request"):
-    request: AgentRequest
+    request: Offer
 
 
 class DropRequest(msgspec.Struct, frozen=True, tag="drop_request"):
     request_id: str
+
+
+class PutReply(msgspec.Struct, frozen=True, tag="reply"):
+    reply: TakenReply
+
+
+class DropReply(msgspec.Struct, frozen=True, tag="drop_reply"):
+    key: str
 
 
 class AddAudit(msgspec.Struct, frozen=True, tag="audit"):
@@ -175,6 +183,8 @@ Record = (
     | DropOperatorPause
     | PutRequest
     | DropRequest
+    | PutReply
+    | DropReply
     | AddAudit
     | AddLateTrail
 )
@@ -202,7 +212,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     known: tuple[PutKnown, ...] = ()
     halts: tuple[Halt, ...] = ()
     operator_pauses: tuple[OperatorPause, ...] = ()
-    requests: tuple[AgentRequest, ...] = ()
+    requests: tuple[Offer, ...] = ()
+    replies: tuple[TakenReply, ...] = ()
     drafts: tuple[Runbook, ...] = ()
     tallies: tuple[Tally, ...] = ()
     last_remediation_wall_s: float | None = None

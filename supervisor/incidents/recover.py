@@ -74,6 +74,7 @@ def rebuild(
     world.drafts = {draft.id: draft for draft in snapshot.drafts if draft.id not in world.runbooks}
     world.runbooks |= world.drafts
     world.requests = {request.id: request for request in snapshot.requests}
+    world.replies = {reply.key: reply for reply in snapshot.replies}
     world.tallies = {(it.name, it.stage, it.result): it for it in snapshot.tallies}
     world.operator_pauses = {pause.key: pause for pause in snapshot.operator_pauses}
     _go_on(world)

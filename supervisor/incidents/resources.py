@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from supervisor.incidents.judge import Judge, size, span
 from supervisor.incidents.model import AnomalyType, Severity, Status, Verdict
-from supervisor.incidents.readings import DatabaseData, DiskData, Integrity, LogsData, MemoryData
+from supervisor.incidents.readings import MEM_AVAILABLE, DatabaseData, DiskData, Integrity, LogsData, MemoryData
 
 DISK_CLEAR_BELOW = 0.02  # an open disk incident clears this far below its limit, or at half of a smaller one
 MEMORY_CLEAR_ABOVE = 1.1  # times the limit
@@ -51,9 +51,9 @@ def disk_clears_below(limit: float) -> float:
 def _disk_evidence(data: DiskData) -> str:
     if not data.mounted:
         return f"{data.mount} is {data.detail or 'not mounted any more'}"
-    text = f"{data.mount} is {data.used_share:.1%} full, {size(data.available_bytes)} are left"
+    text = f"{data.used_share:.1%} full, {size(data.available_bytes)} left"
     if data.inodes_used_share is not None and data.inodes_used_share > data.used_share:
-        text += f"; {data.inodes_used_share:.1%} of its inodes are taken"
+        text += f"; {data.inodes_used_share:.1%} of its inodes (files it can hold) are taken"
     if data.full_in_s is not None:
         text += f"; at the present growth it is full in {span(data.full_in_s)}"
     return f"{text} ({data.detail})" if data.detail else text
@@ -74,12 +74,14 @@ def memory(judge: Judge, data: MemoryData) -> tuple[Verdict, ...]:
     )
     if critical is not Status.CLEAR and not judge.is_open(AnomalyType.MEMORY_PRESSURE):
         pressure = Status.PENDING
-    evidence = f"{size(available)} of {size(data.total_bytes)} memory are available, by {data.limited_by}"
+    evidence = f"{size(available)} of {size(data.total_bytes)} are available"
+    if data.limited_by != MEM_AVAILABLE:
+        evidence += f", by the limit in {data.limited_by}"
     if data.stalled_share:
-        evidence += f"; everything waited for memory {data.stalled_share:.0%} of the last 10 s"
+        evidence += f"; everything had to wait for memory {data.stalled_share:.0%} of the last 10 s"
     if data.detail:
         evidence += f" ({data.detail})"
-    hint = "find what takes it; healctl never ends a protected process"
+    hint = "find out what takes it (healctl ends no protected process)"
     return (
         judge.verdict(AnomalyType.MEMORY_CRITICAL, critical, Severity.CRITICAL, evidence, hint),
         judge.verdict(AnomalyType.MEMORY_PRESSURE, pressure, Severity.MEDIUM, evidence, hint),

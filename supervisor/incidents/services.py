@@ -55,11 +55,11 @@ _MANAGER_WORDS = {
 def process(judge: Judge, data: ProcessData) -> tuple[Verdict, ...]:
     """FR-002 `process_dead` and `process_zombie`; what a service manager has in hand is left to it (R8)."""
     status, evidence = _life(data)
-    hint = "restart it" if data.alive is False else "it lives but does not serve; a restart would end it first"
+    hint = "restart it" if data.alive is False else "see why it does not serve; a restart would end it first"
     # A manager that takes it for running has a live process that we do not see: its restart would end that (R3).
     beside = data.alive is False and data.manager is Manager.RUNNING
     if beside:
-        hint = "its manager's restart would end what that runs; are pid_file and match right?"
+        hint = "check pid_file and match: its manager's restart would end what it runs"
     dead = judge.verdict(
         AnomalyType.PROCESS_DEAD,
         status,
@@ -112,9 +112,9 @@ def _zombie(judge: Judge, data: ProcessData) -> Verdict:
         status = Status.FIRING if oldest.seen_for_s >= ZOMBIE_PERSISTS_S else Status.PENDING
         evidence = (
             f"process {oldest.process.pid} is dead, but its parent {oldest.parent_name} ({oldest.parent_pid}) "
-            f"has not reaped it for {oldest.seen_for_s:.0f} s"
+            f"has not cleaned it up for {oldest.seen_for_s:.0f} s"
         )
-    hint = "only its parent can reap it; restarting the parent does"
+    hint = "restart its parent, which alone can clean it up"
     return judge.verdict(AnomalyType.PROCESS_ZOMBIE, status, Severity.HIGH, evidence, hint)
 
 
@@ -150,13 +150,13 @@ def pipeline(judge: Judge, data: PipelineData) -> tuple[Verdict, ...]:
         silent_s = stood_s
         if data.message_wall_s is not None:
             silent_s = min(stood_s, judge.now.wall_s - data.message_wall_s)
-        evidence = f"{data.task_id} has stood in stage {data.stage} for {span(stood_s)}"
+        evidence = f"it has stood in stage {data.stage} for {span(stood_s)}"
         if silent_s > data.stuck_after_s:
             status = Status.FIRING if data.messages_known else Status.UNKNOWN
             evidence += ", and no message speaks of it" + (f" ({data.title})" if data.title else "")
     elif not data.moving:
         evidence = data.detail or "it is finished, blocked, or not in the list any more"
-    hint = "see what its agent waits for, or mark the stage blocked"
+    hint = "see what its agent waits for; mark the stage blocked"
     return (judge.verdict(AnomalyType.PIPELINE_STUCK, status, Severity.HIGH, evidence, hint),)
 
 
@@ -172,7 +172,7 @@ def signal(judge: Judge, data: SignalData) -> tuple[Verdict, ...]:
         well_within=data.age_s <= data.max_age_s * SIGNAL_WELL_WITHIN,
     )
     by = " by the file's own time, since it holds none" if data.stamp is Stamp.MTIME else ""
-    evidence = f"the live signal is {span(data.age_s)} old{by}; at most {span(data.max_age_s)} is allowed"
+    evidence = f"it is {span(data.age_s)} old{by}; at most {span(data.max_age_s)} is allowed"
     hint = f"look at {data.process}, which should write it" if data.process else "look at the program that writes it"
     return (judge.verdict(anomaly, status, Severity.HIGH, evidence, hint),)
 

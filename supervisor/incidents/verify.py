@@ -183,11 +183,16 @@ def _still_at_work(turn: Turn, execution: Execution) -> None:
     if execution.state is ExecutionState.INTENDED:
         on_claimed(turn, execution.id, execution.claimed_by)
         return
-    bound_s = sum(step.timeout_s for step in execution.steps) + REPORT_MARGIN_S
-    if turn.now.steady_s - execution.created_steady_s > turn.world.policy.intent_expires_s + bound_s:
+    if _overdue(turn, execution):
         turn.drop_timer(TimerKind.EXPIRE, execution.id)
         failed = turn.put_execution(execution, state=ExecutionState.FAILED, ended_wall_s=turn.now.wall_s)
         outcome.give_up(turn, failed, TierReason.INTERRUPTED, "no report of its steps ever came")
+
+
+def _overdue(turn: Turn, execution: Execution) -> bool:
+    """Claimed in time, it must long be over by now, whatever became of it."""
+    bound_s = sum(step.timeout_s for step in execution.steps) + REPORT_MARGIN_S
+    return turn.now.steady_s - execution.created_steady_s > turn.world.policy.intent_expires_s + bound_s
 
 
 def on_settled(turn: Turn, execution_id: str, ended: tuple[str, ...], *, ok: bool, running: bool) -> None:
@@ -325,6 +330,8 @@ def verify_due(turn: Turn, execution_id: str) -> None:
         return
     interrupted = execution.state is ExecutionState.INTERRUPTED
     if interrupted and execution_id not in turn.world.settled:
+        if _overdue(turn, execution):
+            outcome.unsettled(turn, execution)
         _look_again(turn, execution, RECHECK_S)
         turn.effects.append(SettleExecution(execution))
         return

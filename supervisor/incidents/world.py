@@ -40,7 +40,7 @@ from supervisor.incidents.model import (
     TrailEntry,
     is_over,
 )
-from supervisor.incidents.orders import AgentRequest, OperatorPause
+from supervisor.incidents.orders import MarkArgs, Offer, OperatorPause, TakenReply
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.putting import Putting
 from supervisor.incidents.readings import HealthReading, ProcessRef
@@ -101,7 +101,10 @@ class World:
     breakers: dict[tuple[str, str], Breaker] = field(default_factory=dict)
     pauses: dict[str, FamilyPause] = field(default_factory=dict)
     operator_pauses: dict[str, OperatorPause] = field(default_factory=dict)  # by key
-    requests: dict[str, AgentRequest] = field(default_factory=dict)  # of agents, for a person to confirm
+    requests: dict[str, Offer] = field(default_factory=dict)  # what waits for a person's word, by a one-time code
+    replies: dict[str, TakenReply] = field(default_factory=dict)  # those of the last days, by key
+    strangers: list[float] = field(default_factory=list)  # steady_s of their audited messages
+    secret: str = ""  # of this run of the healer: what the codes of pages are made of; without one they have none
     wrong_codes: list[float] = field(default_factory=list)  # steady_s
     drafts: dict[str, Runbook] = field(default_factory=dict)  # of runbooks, from what people did (FR-006)
     meanings: tuple[Meaning, ...] = ()  # what people's commands mean
@@ -109,6 +112,7 @@ class World:
     storms: dict[str, Storm] = field(default_factory=dict)
     readings: dict[str, HealthReading] = field(default_factory=dict)  # newest per target
     known: dict[str, ProcessRef] = field(default_factory=dict)  # target -> the process last seen to be it
+    well: dict[Key, float] = field(default_factory=dict)  # wall_s of the newest look of ours that was well
     stages: dict[str, StageEntry] = field(default_factory=dict)  # of the pipelines' tasks
     halts: dict[str, Halt] = field(default_factory=dict)  # databases that nobody writes (R10)
     asked: dict[str, float] = field(default_factory=dict)  # target -> mono_s of the newest question
@@ -116,6 +120,7 @@ class World:
     refuted: dict[str, float] = field(default_factory=dict)  # target -> steady_s when our probe contradicted others
     planning: dict[str, set[str]] = field(default_factory=dict)  # incident -> runbooks whose dry run is under way
     rerun: set[str] = field(default_factory=set)  # escalated incidents that may run now
+    mark_asked: dict[str, list[tuple[str, str, MarkArgs]]] = field(default_factory=dict)  # incident -> token, actor
     undo_asked: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # execution -> (token, actor)
     waiters: dict[str, list[str]] = field(default_factory=dict)  # execution -> tokens of people who wait for it
     executor: str = ""  # incarnation of the living executor
@@ -253,7 +258,7 @@ class Turn(Putting):
             return incident
         if n == TRAIL_MAX - 1 and not transition:
             note = f"trail full at {TRAIL_MAX} entries: from here on only transitions are written"
-            self.world.limits["audit trail"] = f"the trail of {incident.id} is full at {TRAIL_MAX} entries"
+            self.world.limits["audit trail"] = f"the history of {incident.target_id} is full at {TRAIL_MAX} entries"
             result = None
         entry = TrailEntry(
             incident_id=incident.id,

@@ -17,7 +17,7 @@ import msgspec
 from supervisor import config, places, redact
 from supervisor.config import Config
 from supervisor.errors import ConfigError
-from supervisor.incidents.wording import clean, clean_lines
+from supervisor.incidents.plain_text import clean, lines
 from supervisor.notifier import program
 from supervisor.schema import Reader
 
@@ -126,7 +126,7 @@ def words(facts: Facts, host: str, *, user: bool, restarted: bool) -> str:
         left -= len(line) + 1
         kept.insert(0, line)
     quoted = ["Last words:", *kept] if kept else []
-    return clean_lines("\n".join([head, *quoted, decide]), PAGE_CHARS_MAX)
+    return lines("\n".join([head, *quoted, decide]), PAGE_CHARS_MAX)
 
 
 def _why(facts: Facts) -> str:

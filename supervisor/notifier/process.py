@@ -19,6 +19,7 @@ from supervisor.notifier import backoff
 from supervisor.notifier.channel import Channel as Outlet
 from supervisor.notifier.channel import DeliveryError, Permanent, Receipt
 from supervisor.notifier.gate import Gate
+from supervisor.notifier.replies import Replies
 from supervisor.notifier.signal_cli import NO_TRANSPORT, SignalCli
 from supervisor.notifier.synapse_rest import SynapseRest
 from supervisor.worker import Boot, Worker
@@ -65,6 +66,8 @@ class NotifierWorker(Worker):
         self._context = bus.new_context()
         address = bus.endpoint(self.boot.runtime_dir, "healer")
         self._link = bus.Link(self._context, address, self.boot.name, self._on_frames, self.boot.incarnation)
+        self._replies = Replies(notify.signal, self._link.ask)
+        self._replies.start(self.fail)
 
     async def stop(self) -> None:
         """Attempts in work are ended well within the deadline, their receipts acknowledged; waiting rows just stop."""
@@ -79,6 +82,7 @@ class NotifierWorker(Worker):
         receipts = {self._reports[row_id] for row_id in self._receipts if row_id in self._reports}
         if receipts:
             await asyncio.wait(receipts, timeout=max(0.1, deadline_s - self._loop.time()))
+        await self._replies.close(deadline_s - self._loop.time())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -78,6 +78,13 @@ class Rehearsal:
                 raise TimeoutError(f"{len(self.sent)} of {count} messages within {timeout_s:g} s")
             return list(self.sent)
 
+    def get(self, handler: BaseHTTPRequestHandler) -> None:
+        """Answers one GET."""
+        if handler.path == "/api/v1/check":
+            reply(handler, 200, None)
+        else:
+            reply(handler, 405 if handler.path.startswith("/api/v1/rpc") else 404, None)
+
     def post(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
         """Answers one POST, to whatever path."""
         if handler.path != "/api/v1/rpc":
@@ -185,10 +192,7 @@ def _handler_of(server: Rehearsal) -> type[BaseHTTPRequestHandler]:
         timeout = 60
 
         def do_GET(self) -> None:
-            if self.path == "/api/v1/check":
-                reply(self, 200, None)
-            else:
-                reply(self, 405 if self.path.startswith("/api/v1/rpc") else 404, None)
+            server.get(self)
 
         def do_POST(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)

@@ -78,11 +78,12 @@ class SignalCli:
 
     async def deliver(self, row: OutboxRow) -> Receipt:
         """Raises Retryable or Permanent, with the words of every transport that was tried."""
-        return await self.send(message_text(row), key=row.id)
+        return await self.send(message_text(row), key=row.id, to=row.to)
 
-    async def send(self, text: str, key: str) -> Receipt:
-        """`deliver` for a bare text; attempts with the same `key` are attempts to send the same message."""
-        to = signal_rpc.address(self._config.recipient)
+    async def send(self, text: str, key: str, to: str = "") -> Receipt:
+        """`deliver` for a bare text; attempts with the same `key` are attempts to send the same message. `to`: a number
+        or UUID, when it is not for the recipient that is configured."""
+        whom = signal_rpc.To(people=(to,)) if to else signal_rpc.address(self._config.recipient)
         if not self._ways:
             raise Permanent(NO_TRANSPORT)
         deadline_s = asyncio.get_running_loop().time() + self._attempt_s
@@ -95,7 +96,7 @@ class SignalCli:
             share_s = remaining_s if left == 1 else remaining_s / 2
             try:
                 self._may(way, key, failures)
-                receipt = await self._try(way, key, to, text, share_s)
+                receipt = await self._try(way, key, whom, text, share_s)
             except DeliveryError as error:
                 failures[way] = self._remember(key, error)
                 if (receipt := self._late(key)) is not None:  # of one that was passed over

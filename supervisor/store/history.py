@@ -14,8 +14,9 @@ from pathlib import Path
 import msgspec
 
 from supervisor.clock import rfc3339
+from supervisor.errors import StoreError
 from supervisor.incidents.model import OutboxRow
-from supervisor.messages import FetchHistory, HistoryFound, IncidentFound
+from supervisor.messages import FetchHistory, HistoryFound, IncidentFound, Nack
 from supervisor.store import sqlite
 
 PAGE_INCIDENTS = 50
@@ -38,7 +39,7 @@ _EXECUTIONS = (
 
 def page(ledger: sqlite3.Connection, folder: Path, asked: FetchHistory) -> HistoryFound:
     """The next of what is asked for. Raises sqlite3.Error of the ledger alone."""
-    source = asked.source or _first(folder, asked.since_wall_s)
+    source = asked.source or first_source(folder, asked.since_wall_s)
     if source == LEDGER:
         rows = list(_of_ledger(ledger, asked))
         return HistoryFound(tuple(row for _, row in rows), source, rows[-1][0] if rows else 0, more=bool(rows))
@@ -46,9 +47,11 @@ def page(ledger: sqlite3.Connection, folder: Path, asked: FetchHistory) -> Histo
         with closing(sqlite.open_reader(folder / source)) as archive:
             rows = list(_of_archive(archive, ledger, asked))
     except sqlite3.Error as error:
-        return HistoryFound((), _next(folder, source), 0, more=True, passed_over=f"{source}: {sqlite.describe(error)}")
+        return HistoryFound(
+            (), next_source(folder, source), 0, more=True, passed_over=f"{source}: {sqlite.describe(error)}"
+        )
     if not rows:
-        return HistoryFound((), _next(folder, source), 0, more=True)
+        return HistoryFound((), next_source(folder, source), 0, more=True)
     return HistoryFound(tuple(row for _, row in rows), source, rows[-1][0], more=True)
 
 
@@ -56,13 +59,14 @@ def _archives(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("archive-[0-9][0-9][0-9][0-9].db"))
 
 
-def _first(folder: Path, since_wall_s: float) -> str:
+def first_source(folder: Path, since_wall_s: float) -> str:
     """The oldest archive that may hold some of it: they are named for the year in which what they hold was over."""
     name = f"archive-{rfc3339(since_wall_s)[:4]}.db"
     return min((archive for archive in _archives(folder) if archive >= name), default=LEDGER)
 
 
-def _next(folder: Path, source: str) -> str:
+def next_source(folder: Path, source: str) -> str:
+    """What comes behind it."""
     return min((archive for archive in _archives(folder) if archive > source), default=LEDGER)
 
 
@@ -110,20 +114,31 @@ def _row(incident: str, trail: str, executions: list[tuple[str]]) -> bytes:
     return f'{{"incident":{incident},"trail":{trail},"executions":[{bodies}]}}'.encode()
 
 
-def incident(ledger: sqlite3.Connection, folder: Path, incident_id: str) -> IncidentFound | None:
-    """One incident with its trail, executions and messages, from the ledger or an archive; None: there is none."""
+def incident(ledger: sqlite3.Connection, folder: Path, incident_id: str) -> IncidentFound | Nack | None:
+    """One incident with its trail, executions and messages, from the ledger or an archive; None: there is none. A Nack
+    when an archive in which it may be cannot be read. Raises sqlite3.Error of the ledger alone: else a damaged archive
+    would have a sound ledger set aside."""
     found = ledger.execute("SELECT body FROM incidents WHERE id = ?", (incident_id,)).fetchone()
     if found is not None:
         trail = f"[{','.join(text for (text,) in ledger.execute(_TRAIL, (incident_id,)))}]"
         executions = ledger.execute(_EXECUTIONS, (trail, found[0])).fetchall()
         return IncidentFound(_row(found[0], trail, executions), _messages(ledger, incident_id))
     for name in reversed(_archives(folder)):
-        with closing(sqlite.open_reader(folder / name)) as archive:
-            found = archive.execute("SELECT body, trail FROM incidents WHERE id = ?", (incident_id,)).fetchone()
-            if found is not None:
-                there = archive.execute(_EXECUTIONS, (found[1], found[0])).fetchall()
-                return IncidentFound(_row(found[0], found[1], there), _messages(ledger, incident_id))
+        try:
+            past = _archived(folder / name, incident_id)
+        except sqlite3.Error as error:
+            return Nack(StoreError.code, f"{name} cannot be read, and it may be there: {sqlite.describe(error)}")
+        if past is not None:
+            return IncidentFound(past, _messages(ledger, incident_id))
     return None
+
+
+def _archived(path: Path, incident_id: str) -> bytes | None:
+    with closing(sqlite.open_reader(path)) as archive:
+        found = archive.execute("SELECT body, trail FROM incidents WHERE id = ?", (incident_id,)).fetchone()
+        if found is None:
+            return None
+        return _row(found[0], found[1], archive.execute(_EXECUTIONS, (found[1], found[0])).fetchall())
 
 
 def _messages(ledger: sqlite3.Connection, incident_id: str) -> tuple[OutboxRow, ...]:

@@ -32,6 +32,7 @@ from supervisor.messages import (
     FetchExecution,
     FetchHistory,
     FetchIncident,
+    FetchReport,
     FetchTrail,
     Frame,
     GuardedWrite,
@@ -43,7 +44,7 @@ from supervisor.messages import (
     StoreStatus,
     TrailFound,
 )
-from supervisor.store import guarded, history, sqlite
+from supervisor.store import guarded, history, reporting, sqlite
 from supervisor.store.brain_db import BrainDb
 from supervisor.store.care import Care, Check
 from supervisor.store.ledger import Answer, Ledger, Write
@@ -273,6 +274,8 @@ class StoreWorker(Worker):
                 return trails if isinstance(trails, LedgerTrouble) else TrailFound(trails)
             case FetchHistory():
                 return self._ledger.past(partial(history.page, asked=body))
+            case FetchReport():
+                return self._ledger.past(partial(reporting.page, asked=body))
             case Hello():
                 return None
             case ProbeNow():

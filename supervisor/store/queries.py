@@ -24,7 +24,7 @@ from supervisor.incidents.model import (
     Tally,
     Timer,
 )
-from supervisor.incidents.orders import AgentRequest, AuditEntry, OperatorPause
+from supervisor.incidents.orders import AuditEntry, Offer, OperatorPause, TakenReply
 from supervisor.incidents.records import PutKnown, Snapshot
 from supervisor.store import records
 
@@ -96,7 +96,8 @@ def snapshot(
         pauses=_bodies(connection, FamilyPause, "SELECT body FROM pauses"),
         operator_pauses=_bodies(connection, OperatorPause, "SELECT body FROM operator_pauses"),
         drafts=tuple(it for it in _bodies(connection, Runbook, _RUNBOOKS) if it.author.startswith(PERSON)),
-        requests=_bodies(connection, AgentRequest, "SELECT body FROM requests"),
+        requests=_bodies(connection, Offer, "SELECT body FROM requests"),
+        replies=_bodies(connection, TakenReply, "SELECT body FROM replies"),
         stages=_bodies(connection, StageEntry, "SELECT body FROM stages"),
         known=_bodies(connection, PutKnown, "SELECT body FROM known"),
         halts=halts(connection),

@@ -95,6 +95,8 @@ class Records:
             records.DropOperatorPause: self._drop_operator_pause,
             records.PutRequest: self._request,
             records.DropRequest: self._drop_request,
+            records.PutReply: self._reply,
+            records.DropReply: self._drop_reply,
             records.AddAudit: self._audit,
             records.AddLateTrail: self._late_trail,
             records.PutStage: self._stage,
@@ -122,6 +124,7 @@ class Records:
                 "pauses",
                 "operator_pauses",
                 "requests",
+                "replies",
                 "stages",
                 "known",
                 "halts",
@@ -231,6 +234,13 @@ class Records:
 
     def _drop_request(self, record: records.DropRequest) -> None:
         self._execute("DELETE FROM requests WHERE id = ?", (record.request_id,))
+
+    def _reply(self, record: records.PutReply) -> None:
+        it = record.reply
+        self._execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (it.key, _encode(it).decode()))
+
+    def _drop_reply(self, record: records.DropReply) -> None:
+        self._execute("DELETE FROM replies WHERE key = ?", (record.key,))
 
     def _audit(self, record: records.AddAudit) -> None:
         it = record.entry

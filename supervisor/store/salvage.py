@@ -21,7 +21,7 @@ import msgspec
 
 from supervisor.clock import Anchor, monotonic_s, wall_s
 from supervisor.incidents import model as m
-from supervisor.incidents.orders import AgentRequest, AuditEntry, OperatorPause
+from supervisor.incidents.orders import AuditEntry, Offer, OperatorPause, TakenReply
 from supervisor.incidents.records import PutKnown
 from supervisor.store import sqlite
 
@@ -47,7 +47,8 @@ _BODIES: dict[str, type[Any]] = {
     "breakers": m.Breaker,
     "pauses": m.FamilyPause,
     "operator_pauses": OperatorPause,
-    "requests": AgentRequest,
+    "requests": Offer,
+    "replies": TakenReply,
     "audit": AuditEntry,
     "stages": m.StageEntry,
     "known": PutKnown,

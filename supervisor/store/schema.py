@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-SCHEMA_VERSION = 5  # the number of migrations below, kept in PRAGMA user_version
+SCHEMA_VERSION = 6  # the number of migrations below, kept in PRAGMA user_version
 
 _LEDGER_1 = """
 CREATE TABLE head (
@@ -163,6 +163,13 @@ FROM (
 GROUP BY name, stage, result;
 """
 
+_LEDGER_6 = """
+CREATE TABLE replies (
+    key TEXT PRIMARY KEY,
+    body TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Brings the ledger to this program's schema. Raises LedgerUnusable when it is another program's, or a newer."""
@@ -193,6 +200,10 @@ def migrate(connection: sqlite3.Connection) -> None:
     @migrations(name="0005_tallies")
     def _(db: Any) -> None:
         _run(db, _LEDGER_5)
+
+    @migrations(name="0006_replies")
+    def _(db: Any) -> None:
+        _run(db, _LEDGER_6)
 
     # No plugins: what an operator installed beside us has no business on the ledger's connection.
     migrations.apply(Database(connection, recursive_triggers=False, execute_plugins=False))

@@ -34,7 +34,7 @@ def by_name(config: Config, folder: Path | None) -> Pager:
 
 def _page(config: Config, folder: Path | None, text: str) -> None:
     room = importlib.import_module(ONESHOT)
-    text = f"{text}\n(on {socket.gethostname()})"
+    text = f"{text}\n(on {config.escalation.host or socket.gethostname()})"
     if folder is None:
         room.page(config, text)
     else:

@@ -38,6 +38,7 @@ HINT = "nothing was changed; correct the file and reload again, or restart healc
 READ_ONCE: tuple[tuple[str, Callable[[Config], object]], ...] = (
     ("notifier", lambda config: config.notify),
     ("metrics", lambda config: config.metrics),
+    ("healer", lambda config: config.healctl.record),
     ("store", lambda config: (config.notify.synapse, config.policy.auto_execute)),
 )
 

@@ -146,7 +146,7 @@ def test_ac_005_with_its_header_destroyed_nobody_can_write_and_the_page_says_so(
     with writer(path) as other:  # in WAL mode it would write on: it does not read the header again
         destroy_header(path)
         (page,) = phone.wait_for(1, 20)
-        assert "Its header is destroyed" in page.text
+        assert "its header is destroyed" in page.text
         assert "writing is impossible, no program can open it; who had it open is locked out" in page.text
         assert other.stdout is not None
         assert other.stdout.readline() == "database is locked\n"

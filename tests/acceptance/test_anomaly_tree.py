@@ -49,7 +49,7 @@ def test_a_quarantined_family_pages_and_closes_when_it_is_back(here: Site, phone
     found = wait_open(daemon, "worker:process", "worker_quarantined")
     assert (found["severity"], found["escalation_tier"]) == ("high", 3)
     daemon.wait_state("worker:process", "self_resolved")
-    until("page and closing message", lambda: len([m for m in sent_by(phone) if "worker:process" in m.text]) >= 2)
+    until("page and closing message", lambda: len([m for m in sent_by(phone) if "own part process" in m.text]) >= 2)
     daemon.stop()
 
 
@@ -66,11 +66,11 @@ def test_pages_that_nobody_takes_are_told_over_synapse_and_that_closes_with_the_
     assert found["escalation_tier"] == 3
     assert daemon.ask("tree")["outbox"]["pending"] >= 1
     waiting = daemon.ask("tree")["outbox"]["rows"]
-    assert not [row for row in waiting if row["channel"] == "signal" and "messages:signal" in row["subject"]]
+    assert not [row for row in waiting if row["channel"] == "signal" and "over Signal" in row["subject"]]
     phone.fault = Fault()
     twin.kill()  # its message is tried at once, and its receipt shows that the channel works
     daemon.wait_state("messages:signal", "self_resolved")
-    assert not [m for m in sent_by(phone) if "messages:signal" in m.text]
+    assert not [m for m in sent_by(phone) if "over Signal" in m.text]
     daemon.stop()
 
 

@@ -88,7 +88,7 @@ def test_the_living_healer_writes_down_what_it_knows_into_a_new_ledger(here: Sit
     checkpointed(daemon.state_dir / "ledger.db")
     overwrite(daemon.state_dir / "ledger.db", 1, 1)
     daemon.kill_worker("store")
-    row = until("the page", lambda: [s for s in phone.sent if "ledger was damaged" in s.text])
+    row = until("the page", lambda: [s for s in phone.sent if "own records were damaged" in s.text])
     assert "damaged-" in row[0].text
     after = one(daemon.open_incidents(), "broken")
     assert after["id"] == before["id"]
@@ -166,7 +166,7 @@ def test_a_healer_that_is_new_too_goes_on_with_what_could_be_read(here: Site, ph
     overwrite(ledger, metrics, metrics)
     damaged = ledger.read_bytes()
     daemon.start()
-    found = until("the page", lambda: [s for s in phone.sent if "ledger was damaged" in s.text])
+    found = until("the page", lambda: [s for s in phone.sent if "own records were damaged" in s.text])
     assert "a part of it could be read" in found[0].text, found[0].text + daemon.tail()
     after = one(daemon.open_incidents(), "toy")
     assert (after["id"], after["detected_at"]) == (before["id"], before["detected_at"])
@@ -223,7 +223,7 @@ def test_what_the_database_check_finds_in_the_ledger_is_acted_upon(
     (row,) = daemon.wait_state("ledger", "resolved")
     (halt,) = [entry["output"] for entry in row["audit_trail"] if entry.get("step_id") == "halt"]
     assert "the store checks it, sets it aside" in halt
-    page = until("the page", lambda: next((s for s in phone.sent if "begun anew" in s.text), None))
+    page = until("the page", lambda: next((s for s in phone.sent if "new ones begun" in s.text), None))
     assert ("everything of it could be read" in page.text) is (damage is a_key), page.text
     assert daemon.worker("healer") == healer
     (file,) = kept(daemon)

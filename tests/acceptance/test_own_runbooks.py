@@ -126,7 +126,10 @@ def test_another_text_is_not_approved_and_a_comment_is_no_other_text(house: Hous
     house.service.kill()
     (row,) = daemon.wait_state("web", "escalated")
     assert row["escalation_tier"] == 3
-    until("a word about it", lambda: any("was changed: its approval" in it["subject"] for it in daemon.synapse()))
+    until(
+        "a word about it",
+        lambda: any("was changed and needs your approval" in it["subject"] for it in daemon.synapse()),
+    )
     assert house.runs() == 1
     house.approve()  # of the new text
     daemon.wait_state("web", "resolved", 2)

@@ -124,7 +124,7 @@ def test_a_deaf_parent_is_named_and_the_restart_that_is_offered_ends_it(here: Si
         until("paged", lambda: [sent.text for sent in phone.sent if "zombie" in sent.text])
         (text,) = [sent.text for sent in phone.sent if "zombie" in sent.text]
         offer = "healctl heal execute rb-restart-service --target parent --confirm"
-        assert f"({undead.parent.pid}) can reap it, and did not" in text
+        assert f"(process {undead.parent.pid}) can clean it up, and did not" in text
         assert offer in text
         code, answer = daemon.cli(*offer.split()[1:], "--json")
         assert code == 0, answer

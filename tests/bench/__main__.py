@@ -21,6 +21,7 @@ NAMES = (
     "bench_metrics",
     "bench_learning",
     "bench_drill",
+    "bench_report",
     "bench_tui",
 )
 

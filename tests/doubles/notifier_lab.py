@@ -27,6 +27,7 @@ import msgspec
 from supervisor import bus
 from supervisor.config import Config, Duration, NotifySection, SignalSection, SynapseSection, TreeSection
 from supervisor.incidents.model import Channel, OutboxRow, Tier
+from supervisor.incidents.orders import SignalReply
 from supervisor.messages import (
     Ack,
     Body,
@@ -36,6 +37,7 @@ from supervisor.messages import (
     Frame,
     Hello,
     Ready,
+    ReplyReceived,
     Stop,
     Up,
     Working,
@@ -50,11 +52,15 @@ from supervisor.worker import Boot, run
 WAIT_S = 20.0
 
 
-def config(*transports: str, synapse: str = "brain_db", shutdown_s: float = 2.0) -> Config:
+def config(
+    *transports: str, synapse: str = "brain_db", shutdown_s: float = 2.0, approvers: tuple[str, ...] = ()
+) -> Config:
     return msgspec.structs.replace(
         Config(),
         notify=NotifySection(
-            signal=SignalSection(transports=transports, account="+15550100", recipient="+15550101"),
+            signal=SignalSection(
+                transports=transports, account="+15550100", recipient="+15550101", approvers=approvers
+            ),
             synapse=SynapseSection(transport=synapse),
         ),
         tree=msgspec.structs.replace(TreeSection(), shutdown=Duration(shutdown_s)),
@@ -82,6 +88,7 @@ class Healer:
 
     def __init__(self, runtime_dir: Path) -> None:
         self.reports: list[DeliveryReport] = []
+        self.replies: list[SignalReply] = []
         self.hellos = 0
         self.deaf = False
         self._changed = asyncio.Event()
@@ -92,6 +99,10 @@ class Healer:
         for source, frame in batch:
             if isinstance(frame.body, DeliveryReport):
                 self.reports.append(frame.body)
+                if not self.deaf:
+                    self.hub.answer(source, frame, Ack())
+            elif isinstance(frame.body, ReplyReceived):
+                self.replies.append(frame.body.reply)
                 if not self.deaf:
                     self.hub.answer(source, frame, Ack())
             elif isinstance(frame.body, Hello):

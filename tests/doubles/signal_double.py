@@ -21,6 +21,7 @@ import msgspec
 
 from supervisor.notifier.rehearsal import Rehearsal, RpcError, reply, result
 from tests.doubles.signal_lines import Cut, LineServer
+from tests.doubles.signal_received import Inbox
 
 
 class Kind(StrEnum):
@@ -63,6 +64,7 @@ class SignalDouble(Rehearsal):
         self.members: tuple[str, ...] = ()  # of whatever group is written to
         self._log = log
         self._lock = threading.Condition()
+        self.inbox = Inbox(threading.Condition())
         self._fault = Fault()
         self._version = 0  # of the fault: whoever hangs goes on when it changes
         self._hits = 0
@@ -80,14 +82,15 @@ class SignalDouble(Rehearsal):
 
     def __enter__(self) -> Self:
         if self._socket_path is not None:
-            self._lines.append(LineServer(self.line, path=self._socket_path))
+            self._lines.append(LineServer(self.line, path=self._socket_path, inbox=self.inbox))
         if self._tcp is not None:
-            self._lines.append(LineServer(self.line, port=self._tcp))
+            self._lines.append(LineServer(self.line, port=self._tcp, inbox=self.inbox))
         self.transports = [self.url, *(server.transport for server in self._lines)]
         return super().__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.fault = Fault()
+        self.inbox.cut()
         for server in self._lines:
             server.close()
         super().__exit__(kind, error, at)
@@ -97,6 +100,12 @@ class SignalDouble(Rehearsal):
         with self._lock:
             if not self._lock.wait_for(lambda: len(self.requests) >= count, timeout_s):
                 raise TimeoutError(f"{len(self.requests)} of {count} requests within {timeout_s:g} s")
+
+    def get(self, handler: BaseHTTPRequestHandler) -> None:
+        if handler.path.startswith("/api/v1/events"):
+            self.inbox.serve(handler, self.accounts)
+        else:
+            super().get(handler)
 
     def post(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
         if handler.path == "/double/fault":

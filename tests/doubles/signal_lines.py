@@ -6,12 +6,15 @@ Each request is answered when its answer is ready: a later one overtakes an earl
 from __future__ import annotations
 
 import contextlib
+import queue
 import socket
 import socketserver
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tests.doubles.signal_received import END, Inbox
 
 Answer = Callable[[bytes], bytes | None]  # of a line; None: there is none
 
@@ -27,9 +30,22 @@ class Cut(Exception):
 class _Handler(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         self._writing = threading.Lock()
-        with contextlib.suppress(ConnectionError, ValueError):  # ValueError: cut, its file is closed
-            for line in self.rfile:
-                threading.Thread(target=self._answer, args=(line,), daemon=True).start()
+        inbox: Inbox = self.server.inbox  # type: ignore[attr-defined]
+        with inbox.listening() as mine, contextlib.suppress(ConnectionError, ValueError):  # ValueError: it was cut
+            threading.Thread(target=self._notify, args=(mine,), daemon=True).start()
+            try:
+                for line in self.rfile:
+                    threading.Thread(target=self._answer, args=(line,), daemon=True).start()
+            finally:
+                mine.put(END)
+
+    def _notify(self, mine: queue.SimpleQueue[bytes]) -> None:
+        """What is received goes to every connection (the default, --receive-mode=on-start)."""
+        while (data := mine.get()) != END:
+            with self._writing, contextlib.suppress(OSError, ValueError):
+                self.wfile.write(b'{"jsonrpc":"2.0","method":"receive","params":' + data + b"}\n")
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def _answer(self, line: bytes) -> None:
         try:
@@ -60,10 +76,11 @@ class _Unix(socketserver.ThreadingUnixStreamServer):
 class LineServer:
     """Listens as soon as it is made; `transport` is what `notify.signal.transports` takes."""
 
-    def __init__(self, answer: Answer, path: Path | None = None, port: int = 0) -> None:
+    def __init__(self, answer: Answer, path: Path | None = None, port: int = 0, inbox: Inbox | None = None) -> None:
         self._path = path
         server: Any = _Unix(str(path), _Handler) if path else _Tcp(("127.0.0.1", port), _Handler)
         server.answer = answer
+        server.inbox = inbox or Inbox(threading.Condition())
         self._server = server
         self.transport = f"unix:{path}" if path else f"tcp://127.0.0.1:{server.server_address[1]}"
         self._thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)

@@ -248,6 +248,7 @@ class Lab:
             drafts=tuple(world.drafts.values()),
             tallies=tuple(world.tallies.values()),
             requests=tuple(world.requests.values()),
+            replies=tuple(world.replies.values()),
             operator_pauses=tuple(world.operator_pauses.values()),
             last_signal_wall_s=world.last_signal_wall_s,
             last_synapse_wall_s=world.last_synapse_wall_s,

@@ -6,6 +6,7 @@ What the double answers to a request must be what the daemon answers, or tests w
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import signal as signals
@@ -20,10 +21,12 @@ import msgspec
 import pytest
 
 from supervisor import http
-from supervisor.notifier import ways
+from supervisor.config import SignalSection
+from supervisor.notifier import replies, streams, ways
 from supervisor.notifier.channel import Permanent, Retryable
 from supervisor.notifier.oneshot import PageFailed, page
 from supervisor.notifier.signal_cli import SignalCli
+from supervisor.transports import Transport, parse
 from tests import parts
 from tests.doubles.notifier_lab import Lab, config, row
 from tests.doubles.signal_double import SignalDouble
@@ -231,14 +234,49 @@ def test_a_stopped_daemon_is_told_from_a_dead_one(daemon: Daemon, at: int) -> No
         daemon.process.send_signal(signals.SIGCONT)
 
 
-@pytest.mark.req("FR-005", "AC-011")
-def test_killed_it_leaves_its_socket_file_and_messages_wait_until_it_is_back(daemon: Daemon) -> None:
-    """A file without a listener is "unreachable", like none at all; and once it is back, it is asked again soon."""
-    daemon.process.kill()
-    daemon.process.wait(20)
-    assert daemon.socket_file.exists()
+@pytest.mark.req("FR-005", "R15")
+def test_its_event_stream_is_as_the_double_has_it(daemon: Daemon) -> None:
+    """Its head, and that an account which it does not have is refused; only what is received cannot be had here."""
+
+    async def heads(transport: Transport) -> tuple[list[bytes], str]:
+        reader, writer = await asyncio.open_connection(transport.host, transport.port)
+        writer.write(b"GET /api/v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+        head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)).lower().split(b"\r\n")
+        writer.transport.abort()
+        told = [line for line in head if line.startswith((b"http/", b"content-type", b"transfer-encoding"))]
+        with pytest.raises(http.HttpError) as refused:
+            await anext(streams.received(transport, "+15550199", asyncio.Event()))
+        return sorted(told), str(refused.value).replace(transport.text, "")
+
+    with SignalDouble() as double:
+        double.accounts = ("+15550100",)
+        real, ours = (asyncio.run(heads(parse(url))) for url in (daemon.url, double.url))
+    assert real == ours
+    assert "answered HTTP 400" in real[1]
+
+
+@pytest.mark.req("FR-005", "AC-011", "R15")
+def test_killed_it_leaves_its_socket_file_and_messages_wait_until_it_is_back(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file without a listener is "unreachable", like none at all; and once it is back, it is asked again soon, and
+    listened to again over every way."""
+    monkeypatch.setattr(replies, "CAP_S", 1.0)
+    caplog.set_level(logging.INFO)
+    signal = SignalSection(transports=daemon.transports, approvers=("+15550101",))
+
+    async def listened(listening: int) -> None:
+        async with asyncio.timeout(90):
+            while any(caplog.text.count(f"replies are read over {way}\n") < listening for way in daemon.transports):
+                await asyncio.sleep(0.05)  # a line of the log is all that tells
 
     async def test() -> None:
+        ears = replies.Replies(signal, lambda body: asyncio.get_running_loop().create_future())
+        ears.start(pytest.fail)
+        await listened(1)
+        daemon.process.kill()
+        daemon.process.wait(20)
+        assert daemon.socket_file.exists()
         async with Lab(config(*daemon.transports)) as lab:
             lab.healer.deliver(row("r1"))
             refused = await lab.healer.report("r1", receipt=False)
@@ -248,6 +286,8 @@ def test_killed_it_leaves_its_socket_file_and_messages_wait_until_it_is_back(dae
             await asyncio.get_running_loop().run_in_executor(None, daemon.wait_up)
             await lab.healer.until(lambda: any("does not exist" in one.error for one in lab.healer.of("r1")), 90)
             assert not any(one.receipt for one in lab.healer.reports)
+        await listened(2)
+        await ears.close(1)
 
     asyncio.run(asyncio.wait_for(test(), 180))
 

@@ -106,10 +106,12 @@ def children() -> list[Json]:
 
 
 PAGE = """\
-web is down. No live process; its pid file names a process that is gone.
-Nothing was tried.
-Decide: let healctl repair it with `healctl heal approve rb-restart-service --target web`, or look
-yourself and `healctl heal dismiss inc_7d029917fc81 --reason ...`."""
+web is down (since 21:15): no live process; its pid file names a process that is gone.
+Nothing was tried: it needs your approval.
+Decide:
+- restart web: healctl heal approve rb-restart-service --target web
+- I am on it, stop reminding me: healctl ack web
+- leave it, quiet for 24 h: healctl heal dismiss inc_7d029917fc81 --reason known"""
 
 
 def detail(args: Json) -> Json:

@@ -9,6 +9,7 @@ import pytest
 from supervisor.incidents.classify import RULES, Classifier
 from supervisor.incidents.judge import Judge, size, span
 from supervisor.incidents.model import AnomalyType, Instant, Severity, StageEntry, Status, Verdict
+from supervisor.incidents.phrases import WAS, WHAT
 from supervisor.incidents.readings import (
     DatabaseData,
     DiskData,
@@ -30,7 +31,6 @@ from supervisor.incidents.readings import (
     Unavailable,
     Zombie,
 )
-from supervisor.incidents.wording import _WAS, _WHAT
 
 NOW = Instant(steady_s=10_000.0, wall_s=1_000_000.0, mono_s=500.0)
 ENTERED = StageEntry("pipeline:task-001", "build", NOW.steady_s - 3601, NOW.wall_s - 3601)
@@ -88,7 +88,7 @@ def test_fr_002_a_host_that_cannot_be_reached_is_an_anomaly_without_data() -> No
 def test_fr_002_the_thirteen_types_are_all_there() -> None:
     shown = {anomaly for anomaly, _, _ in TABLE} | {AnomalyType.FLEET_UNREACHABLE}
     assert len(shown) == 13
-    assert set(_WHAT) == set(_WAS) == set(AnomalyType), "words for each"
+    assert set(WHAT) == set(WAS) == set(AnomalyType), "words for each"
 
 
 @pytest.mark.req("FR-002")
@@ -122,7 +122,7 @@ def test_words_for_spans_and_sizes() -> None:
         "120 s",
         "2 min",
         "120 min",
-        "2.0 h",
+        "2 h",
         "2 days",
     ]
-    assert [size(n) for n in (1023, 1024, 5 * MIB, 3 * 1024 * MIB)] == ["1023 bytes", "1.0 KiB", "5.0 MiB", "3.0 GiB"]
+    assert [size(n) for n in (1023, 1024, 5 * MIB, 3 * 1024 * MIB)] == ["1023 bytes", "1 KiB", "5 MiB", "3 GiB"]

@@ -46,8 +46,8 @@ def test_the_demo_heals_shows_every_transition_the_page_and_the_trail(box: Path)
     assert states == ["detected", "diagnosing", "remediating", "verifying", "resolved"]
     assert int(shown[-1][0]) < 3000  # AC-001 at default settings, as the user sees it
     page = re.findall(r"^    \| (.*)$", out, re.MULTILINE)
-    assert "toy went down" in page[0]  # what broke,
-    assert any("rb-restart-service" in line for line in page)  # what was tried,
+    assert "toy was down" in page[0]  # what broke,
+    assert any("healctl restarted toy" in line for line in page)  # what was tried,
     assert any("ecide" in line for line in page)  # and what there is to decide (NFR-003)
     trail = out.partition("The audit trail")[2]
     assert all(state in trail for state in states)

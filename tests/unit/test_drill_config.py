@@ -47,10 +47,10 @@ def test_a_bad_schedule_is_refused_with_what_is_wrong(text: str, said: str) -> N
 @pytest.mark.req("FR-005")
 def test_the_schedule_reaches_the_engine_and_by_default_there_is_none() -> None:
     none = policy_of(Config())
-    assert (none.drill_at, none.drill_every_s, none.zone) == ("", 0.0, None)
+    assert (none.drill_at, none.drill_every_s, none.drill_zone) == ("", 0.0, None)
     policy = policy_of(parse('[drill]\nat = "03:30"\ntimeout = "5s"\n', "healctl.toml"))
     assert (policy.drill_at, policy.drill_timeout_s) == ("03:30", 5.0)
-    assert policy.zone is not None
+    assert policy.drill_zone is not None
     assert policy_of(parse('[drill]\nevery = "1h"\n', "healctl.toml")).drill_every_s == 3600.0
 
 

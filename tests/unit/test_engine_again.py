@@ -80,8 +80,8 @@ def test_the_page_of_an_open_breaker_asks_for_no_approval_that_would_run_nothing
     assert incident.tier_reason is TierReason.BREAKER_OPEN
     (page,) = [row for row in lab.messages("signal") if row.incident_id == incident.id]
     assert "heal approve" not in page.body
-    assert "one more try comes within the hour" in page.body
-    assert "`healctl heal execute rb-restart-service --target web --confirm`" in page.body
+    assert "healctl tries once more at " in page.body
+    assert "- restart web now: healctl heal execute rb-restart-service --target web --confirm" in page.body
 
 
 @pytest.mark.req("R1", "R3")
@@ -94,7 +94,7 @@ def test_behind_a_rung_whose_breaker_is_open_the_next_one_that_is_approved_runs(
     incident = lab.incidents("web")[-1]
     assert incident.tier_reason is TierReason.BREAKER_OPEN
     (page,) = [row for row in lab.messages("signal") if row.incident_id == incident.id]
-    assert "Decide: let healctl go on with `healctl heal approve rb-mine --target web`" in page.body
+    assert "- yes, and always from now on: healctl heal approve rb-mine --target web" in page.body
     answer = lab.order("approve", runbook_id="rb-mine", target_id="web")
     assert answer is not None
     assert answer.body is not None

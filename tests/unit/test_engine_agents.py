@@ -9,7 +9,8 @@ import pytest
 
 from supervisor.errors import HealError, NeedsConfirm, Refused, UnknownId
 from supervisor.incidents import events as e
-from supervisor.incidents.agents import OPEN_MAX, VALID_S, WRONG_MAX, WRONG_WINDOW_S
+from supervisor.incidents.agents import OPEN_MAX, VALID_S
+from supervisor.incidents.codes import WRONG_MAX, WRONG_WINDOW_S
 from supervisor.incidents.model import Mode, State
 from supervisor.incidents.policy import Policy
 from tests.lab.engine import Lab, service

@@ -443,7 +443,7 @@ def test_every_so_often_over_restarts_and_once_for_what_was_missed() -> None:
 
 
 def at_night(begin: str) -> DrillLab:
-    policy = Policy(pages=True, drill_at="03:30", zone=ROME)
+    policy = Policy(pages=True, drill_at="03:30", drill_zone=ROME)
     return DrillLab("web", policy=policy, ahead_s=wall_s(begin) - 1_000_000.0)
 
 

@@ -129,7 +129,7 @@ def test_the_page_leaves_when_the_halt_stands_and_only_once() -> None:
     assert lab.pages() == ["page"]
     (page,) = lab.messages("signal")
     assert "Halted within 0.10 s of the reading." in page.body
-    assert "`healctl heal approve rb-db-restore --target brain-db` restores it" in page.body
+    assert "- yes: healctl heal approve rb-db-restore --target brain-db\n" in page.body
     lab.report(1, output="raw copies are there")
     lab.advance(60)
     assert lab.pages() == ["page"]
@@ -173,7 +173,7 @@ def test_the_page_is_short_whatever_the_steps_say() -> None:
     lab.report(0, output="Halted " + "very " * 500)
     (page,) = lab.messages("signal")
     assert len(page.body) <= SIGNAL_CHARS_MAX
-    assert page.body.endswith("says from what.")
+    assert page.body.endswith("\n- I am on it, stop reminding me: healctl ack brain-db")
 
 
 @pytest.mark.req("R10")

@@ -29,8 +29,8 @@ def test_a_dead_service_is_restarted_verified_after_settle_and_paged_once_with_t
     assert [row.kind for row in lab.messages("signal")] == ["outcome"]
     assert [row.priority for row in lab.messages("synapse")] == ["urgent"]
     assert lab.messages("signal")[0].body == (
-        "web went down. No live process; its pid file names a process that is gone.\n"
-        "Done: restart a service (rb-restart-service). It works again, verified.\n"
+        "web was down (from 13:46 UTC, for 1 s): no live process; its pid file names a process that is gone.\n"
+        "healctl restarted web; it is up again, as a check has shown.\n"
         "Nothing to decide."
     )
     lab.advance(200_000)
@@ -251,7 +251,8 @@ def test_what_dies_2_s_after_each_restart_runs_3_times_then_the_breaker_opens_an
     assert last.tier_reason is TierReason.BREAKER_OPEN
     pages = [row for row in lab.messages("signal") if row.incident_id == last.id]
     assert len(pages) == 1
-    assert "Automatic repair has stopped" in pages[0].body
+    assert "healctl restarted web 3 times within 60 min, but that did not last." in pages[0].body
+    assert "healctl tries once more at 14:47 UTC." in pages[0].body
     opened = next(iter(lab.engine.world.breakers.values()))
     lab.advance(opened.half_open_steady_s - lab.now_s - 1)
     assert len(lab.dispatched) == 3
@@ -409,7 +410,7 @@ def test_a_tier_2_message_carries_anomaly_action_verification_state_and_how_to_a
     lab = Lab(targets=(service("web", auto_restart=False),))
     lab.kill("web")
     asked = msgspec.structs.replace(lab.only("web"), severity=Severity.HIGH, tier=Tier.ASK)
-    body = wording.body(lab.engine.world, asked, Channel.SYNAPSE, "approval")
+    body = wording.body(lab.engine.world, asked, Channel.SYNAPSE, "approval", lab.now_s)
     for line in ("Anomaly: web is down", "Action: ", "Verification: ", "State: escalated", "Proposed: ", "approve"):
         assert line in body
 

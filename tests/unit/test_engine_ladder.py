@@ -79,8 +79,8 @@ def test_a_critical_disk_is_paged_at_once_and_the_whitelisted_rung_runs_first() 
     lab.fills()
     (page,) = lab.messages("signal")
     assert page.created_wall_s == lab.now_s, "without a hold"
-    assert "disk:/ is nearly full" in page.body
-    assert "If it stays so, decide: `healctl heal approve rb-emergency-cleanup --target disk:/`." in page.body
+    assert "The disk / is nearly full" in page.body
+    assert ": healctl heal approve rb-emergency-cleanup --target disk:/" in page.body
     assert lab.ran == [ROTATED]
     lab.run(lab.dispatched[-1])
     lab.advance(2)
@@ -99,8 +99,8 @@ def test_still_critical_the_next_rung_waits_for_a_person_and_runs_on_approval() 
     assert (incident.state, incident.tier_reason) == (State.ESCALATED, TierReason.VERIFICATION_FAILED)
     assert lab.ran == [ROTATED]
     told = [row.body for row in lab.messages("synapse")][-1]
-    assert "Decide: let healctl go on with `healctl heal approve rb-emergency-cleanup --target disk:/`" in told
-    assert "remove what may be removed" in told
+    assert "- yes, and always from now on: healctl heal approve rb-emergency-cleanup --target disk:/" in told
+    assert "Decide: archive logs and delete old temporary and compiled files?" in told
     lab.after["rb-emergency-cleanup"] = 0.6
     answer = lab.order("approve", runbook_id="rb-emergency-cleanup", target_id=DISK)
     assert answer is not None
@@ -122,7 +122,9 @@ def test_the_next_rung_runs_by_itself_when_it_is_approved_already_and_only_then(
     lab.advance(40)
     assert lab.ran == [ROTATED, ("rb-emergency-cleanup", Authority.APPROVED)]
     assert lab.newest().state is State.RESOLVED
-    assert "is tried next, by itself" in "".join(row.body for row in lab.messages("synapse"))
+    assert "healctl will try to archive logs and delete old temporary and compiled files next, by itself" in "".join(
+        row.body for row in lab.messages("synapse")
+    )
 
 
 @pytest.mark.req("NFR-002", "R7")
@@ -215,7 +217,7 @@ def test_a_rung_that_only_tells_leads_to_the_question_about_the_next() -> None:
     assert incident.runbook_id == "rb-cure"
     (row,) = lab.messages()
     assert (row.kind, row.priority) == ("approval", "action")
-    assert "Done: look at it (rb-look)." in row.body
+    assert 'healctl ran "Look at it" (rb-look): done.' in row.body
     assert "healctl heal approve rb-cure --target disk:/" in row.body
 
 
@@ -266,7 +268,7 @@ def test_what_is_not_critical_waits_ten_seconds_for_its_plan_and_no_answer_is_a_
     lab.advance(1)
     assert (lab.newest().state, lab.newest().tier_reason) == (State.ESCALATED, TierReason.NEEDS_APPROVAL)
     (row,) = lab.messages()
-    assert "Rb-mine could not be tried dry: no answer within 10 s." in row.body
+    assert "What it would do is not known: no answer within 10 s." in row.body
     assert "healctl heal approve rb-mine --target disk:/" in row.body
     lab.advance(1)
     assert lab.engine.world.runbook_states["rb-mine", DISK].dry_run_count == 0

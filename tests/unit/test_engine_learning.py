@@ -79,7 +79,7 @@ def test_ac_008_three_clean_dry_runs_in_a_row_graduate_and_the_third_incident_is
     assert it.metrics().count("heal_runbook_graduated") == 1
     (row,) = said(it, "graduated")
     assert (row.channel.value, row.priority) == ("synapse", "info")
-    assert f"`healctl heal approve {RB} --target web --revoke`" in row.body
+    assert f"- take that back: healctl heal approve {RB} --target web --revoke\n" in row.body
     assert "because" not in row.body.lower()
     notes = [entry.note for entry in _trail(it, incident)]
     assert any("has graduated for web" in note for note in notes)
@@ -127,9 +127,9 @@ def test_the_dry_run_is_told_to_whom_is_asked_and_changes_nothing() -> None:
     assert it.states(incident) == [State.DETECTED, State.DIAGNOSING, State.ESCALATED]
     (page,) = it.messages("signal")
     (row,) = it.messages("synapse")
-    assert "Proposed: would stop web; would start web." in page.body
+    assert "It would: stop web; start web." in page.body
     assert f"healctl heal approve {RB} --target web" in page.body
-    assert "Dry run: would stop web; would start web." in row.body.replace("Would", "would")
+    assert "Dry run: It would: stop web; start web." in row.body
     assert it.dispatched == []
     assert state(it).successes == 0
     assert "heal_remediation_success" not in it.metrics()
@@ -164,7 +164,7 @@ def test_a_failed_dry_run_or_another_prediction_begins_the_count_anew(what: str)
     assert state(it).dry_run_count == 0
     assert incident.state is State.ESCALATED
     text = it.messages("synapse")[-1].body
-    assert ("could not be tried dry: no recipe" if what == "fails" else "would not end it, as it looks") in text
+    assert ("What it would do is not known: no recipe" if what == "fails" else "not look as if that would help") in text
     it.plan_error, it.predicts = "", {}
     it.alive["web"] = 7_000
     it.poll("web")
@@ -284,7 +284,7 @@ def test_a_verified_failure_demotes_says_so_and_begins_the_count_anew() -> None:
     assert (state(it).mode, state(it).dry_run_count, state(it).confidence) == (Mode.DRY_RUN, 0, 0.5)
     (row,) = said(it, "demoted")
     assert row.channel.value == "synapse"
-    assert f"`healctl heal approve {RB} --target web`" in row.body
+    assert f"- allow it again: healctl heal approve {RB} --target web\n" in row.body
     it.heals.clear()
     it.alive["web"] = 8_000
     it.poll("web")
@@ -322,7 +322,7 @@ def test_a_changed_runbook_is_no_longer_approved_and_that_is_said_once(scope: st
     it.crash()
     (row,) = said(it, "revoked")
     assert row.incident_id is None
-    assert "healctl heal approve rb-mine" + (" --target web" if scope else "") + "`" in row.body
+    assert "healctl heal approve rb-mine" + (" --target web" if scope else "") in row.body.splitlines()[-1]
     assert state(it, "rb-mine", scope or "*").mode is Mode.DRY_RUN
     if scope:
         assert state(it, "rb-mine", "api").dry_run_count == 0

@@ -262,7 +262,7 @@ def test_the_limit_on_open_incidents_is_an_incident_itself_and_ends_well_below_i
     assert lab.incidents("healctl:limits") == []
     lab.kill("s5")
     assert lab.incidents("s5") == []
-    assert "5 incidents are open" in lab.only("healctl:limits").evidence
+    assert "5 things are wrong at once" in lab.only("healctl:limits").evidence
     lab.advance(600)
     assert lab.only("healctl:limits").open
     for n, name in enumerate(names[:5]):

@@ -11,8 +11,8 @@ from supervisor.incidents.effects import (
     FetchExecutionState,
     SettleExecution,
 )
-from supervisor.incidents.model import ExecutionState, Program, State, StepResult, TierReason
-from supervisor.incidents.readings import ProcessRef
+from supervisor.incidents.model import ExecutionState, Program, State, StepResult, Target, Tier, TierReason
+from supervisor.incidents.readings import ProcessRef, Unavailable
 from tests.lab.engine import Lab, service
 
 
@@ -99,6 +99,35 @@ def test_interrupted_and_not_settled_goes_to_a_person() -> None:
     lab.feed(e.ExecutionSettled(first, False, False, ("pid 7 does not die",)))
     assert lab.only("web").tier_reason is TierReason.INTERRUPTED
     assert len(lab.dispatched) == 1
+
+
+@pytest.mark.req("FR-005", "R1")
+def test_what_nobody_can_settle_is_told_once_keeps_its_lock_and_still_ends_well() -> None:
+    """What an executor had started hangs in the kernel, say: the question is put again for ever, and is not silent."""
+    lab = Lab(targets=(Target("fleet:far", "fleet"),))
+    lab.alive["fleet:far"] = None
+    lab.hold_dispatch = True
+    unreachable = {"family": "fleet", "available": False, "data": None, "reason": Unavailable.TIMEOUT}
+    lab.silent.add("fleet:far")
+    for _ in range(2):
+        lab.advance(0.01)
+        lab.feed(e.ReadingSeen(lab.reading("fleet:far", **unreachable)))
+    (execution,) = lab.dispatched
+    executor_restarts(lab)
+    lab.feed(e.ExecutionSeen(msgspec.structs.replace(execution, claimed_by="exec-1")))
+    lab.advance(60.0)
+    assert lab.messages() == []
+    lab.effects.clear()
+    lab.advance(1_800.0)
+    (page,) = lab.messages("signal")
+    assert (page.kind, page.tier) == ("page", Tier.PAGE)
+    incident = lab.only("fleet:far")
+    assert (incident.state, incident.tier_reason) == (State.REMEDIATING, TierReason.INTERRUPTED)
+    assert lab.engine.world.holder_of(execution.resource) is not None
+    assert [effect for effect in lab.effects if isinstance(effect, SettleExecution)]
+    lab.feed(e.ExecutionSettled(execution.id, False, False, ("pid 7 does not die",)))
+    assert lab.only("fleet:far").state is State.ESCALATED
+    assert len([row for row in lab.messages("signal") if row.kind == "page"]) == 1
 
 
 @pytest.mark.req("FR-004")

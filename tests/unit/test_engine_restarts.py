@@ -122,9 +122,13 @@ def test_a_zombie_that_stays_is_told_with_its_parent_and_the_restart_that_would_
         zombie_of(lab, "undead", pid)
     (incident,) = lab.incidents("undead")
     assert (incident.anomaly, incident.state) == (AnomalyType.PROCESS_ZOMBIE, State.ESCALATED)
-    body = wording.body(lab.engine.world, incident, Channel.SIGNAL, "page")
-    assert f"Only its parent parent ({pid}) can reap it, and did not." in body
-    how = "`healctl heal execute rb-restart-service --target toy --confirm`" if parent == "toy" else "by hand"
+    body = wording.body(lab.engine.world, incident, Channel.SIGNAL, "page", lab.now_s)
+    assert f"Only its parent parent (process {pid}) can clean it up, and did not." in body
+    how = (
+        "- restart toy: healctl heal execute rb-restart-service --target toy --confirm"
+        if parent == "toy"
+        else "by hand"
+    )
     assert how in body
     assert len(body) <= wording.SIGNAL_CHARS_MAX
 
@@ -140,6 +144,6 @@ def test_what_a_runbook_that_only_tells_has_to_say_is_in_the_summary() -> None:
     assert incident.tier_reason is TierReason.TELLS_ONLY
     (row,) = lab.messages()
     assert (row.channel, row.priority, row.kind) == (Channel.SYNAPSE, "info", "summary")
-    assert "(rb-gc-trigger). Done." in row.body
+    assert "healctl wrote down what holds the memory: done." in row.body
     assert "interrupted" not in row.body
-    assert "Nothing must be decided now" in row.body
+    assert "Nothing to decide now" in row.body

@@ -58,7 +58,7 @@ def test_too_many_last_words_lose_their_beginning() -> None:
         (Facts(UNIT, "exit-code", "78"), "(exit 78: its configuration is wrong: healctl check)"),
         (Facts(UNIT, "signal", "9", killed=True), "(killed by SIGKILL)"),
         (Facts(UNIT, "signal", "77", killed=True), "(killed by 77)"),
-        (Facts(UNIT, "odd\nresult"), "(odd result)"),
+        (Facts(UNIT, "odd\nresult"), "(odd; result)"),
     ],
 )
 def test_the_reason(facts: Facts, said: str) -> None:

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from supervisor.healer import HealerWorker
+from supervisor.samples import Samples
 from tests.lab.engine import Lab
 
 
@@ -15,6 +16,7 @@ def test_a_reading_that_was_asked_for_comes_twice_and_counts_once(monkeypatch: p
     lab = Lab("web")
     healer = HealerWorker.__new__(HealerWorker)
     healer._engine = lab.engine
+    healer._samples = Samples()
     monkeypatch.setattr(healer, "_decide", lab.feed)
     for number in range(3):
         assert lab.incidents() == [], f"after {number} failed checks"

@@ -11,14 +11,18 @@ import msgspec
 import pytest
 
 from supervisor.errors import LedgerUnusable
+from supervisor.incidents import events as e
 from supervisor.incidents import model as m
 from supervisor.incidents import records as rec
 from supervisor.incidents import seed
 from supervisor.incidents.policy import Policy
+from supervisor.incidents.readings import PidFile, ProcessData, ProcessRef
+from supervisor.incidents.recover import rebuild
 from supervisor.incidents.world import World
 from supervisor.messages import Ack, Commit, EpochOpened, Nack, OpenEpoch
 from supervisor.store import salvage, sqlite
 from supervisor.store.ledger import Ledger
+from tests.lab.engine import BOOT, EMPTY, Lab, service
 from tests.process import storelab as lab
 
 
@@ -255,3 +259,21 @@ def test_a_directory_in_its_place_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "ledger.db").mkdir()
     with pytest.raises(LedgerUnusable, match="cannot be used"):
         Ledger(tmp_path / "ledger.db")
+
+
+@pytest.mark.req("FR-003", "R3")
+def test_a_known_process_is_known_again_after_a_ledger_was_begun_anew() -> None:
+    """It was written without how it was sought, and then taken for another program's: its service could be doubled."""
+    lab_ = Lab(targets=(msgspec.structs.replace(service("toy"), pid_file="/run/toy.pid"),))
+    lab_.poll("toy")
+    data = ProcessData(True, ProcessRef(BOOT, 7, 7), PidFile.OK, sought=lab_.targets[0].sought)
+    lab_.advance(1.0)
+    lab_.feed(e.ReadingSeen(lab_.reading("toy", data=data)))
+    known = lab_.engine.world.known
+    assert list(known) == ["toy"]
+    written = [
+        record for part in seed.parts(lab_.engine.world, []) for record in part if isinstance(record, rec.PutKnown)
+    ]
+    snapshot = msgspec.structs.replace(EMPTY, known=tuple(written))
+    again = rebuild(snapshot, BOOT, lab_.policy, lab_.runbooks, lab_.targets, frozenset(), {})
+    assert again.known == known

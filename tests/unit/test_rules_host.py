@@ -140,8 +140,8 @@ def test_the_evidence_of_a_disk_is_in_plain_words() -> None:
     )
     text = disk_verdicts(data)[CRITICAL].evidence
     assert text == (
-        "/var is 50.0% full, 3.0 GiB are left; 97.0% of its inodes are taken; at the present growth it is full "
-        "in 2.0 h (read-only)"
+        "50.0% full, 3 GiB left; 97.0% of its inodes (files it can hold) are taken; at the present growth it is full "
+        "in 2 h (read-only)"
     )
 
 
@@ -183,5 +183,5 @@ def test_memory_has_the_severities_of_the_table_and_one_incident_for_what_is_cri
 def test_the_evidence_of_memory_names_who_limits_it_and_how_it_stalls() -> None:
     verdicts = memory_verdicts(100 * MIB, limited_by="/g/memory.max", stalled_share=0.25)
     text = verdicts[DIRE].evidence
-    assert text.startswith("100.0 MiB of 8.0 GiB memory are available, by /g/memory.max")
+    assert text.startswith("100 MiB of 8 GiB are available, by the limit in /g/memory.max")
     assert "25% of the last 10 s" in text

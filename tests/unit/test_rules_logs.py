@@ -48,8 +48,8 @@ def test_a_log_file_at_each_mark(count: int, is_open: bool, status: Status) -> N
 def test_the_evidence_names_the_largest_and_counts_the_others() -> None:
     files = tuple(LogFile(f"/l/{n}", 200 * MIB - n) for n in range(5))
     found = verdict(LogsData(5, 1000 * MIB, 100 * MIB, files))
-    assert "/l/0 has 200.0 MiB" in found.evidence
-    assert "and 2 more; at most 100.0 MiB are allowed" in found.evidence
+    assert "/l/0 has 200 MiB" in found.evidence
+    assert "and 2 more; at most 100 MiB are allowed" in found.evidence
 
 
 @pytest.mark.req("FR-002")

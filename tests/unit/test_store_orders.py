@@ -11,7 +11,7 @@ import pytest
 
 from supervisor.incidents import model as m
 from supervisor.incidents import records as rec
-from supervisor.incidents.orders import AuditEntry, OperatorPause, Scope
+from supervisor.incidents.orders import AuditEntry, Offer, OperatorPause, Scope, TakenReply
 from supervisor.store.ledger import Ledger
 from tests.process import storelab as lab
 from tests.unit.test_store_ledger import opened, take
@@ -31,6 +31,21 @@ def test_pauses_are_in_the_snapshot_until_they_are_lifted(ledger: Ledger) -> Non
     again = msgspec.structs.replace(web, reason="another disk")
     take(ledger, rec.PutOperatorPause(again), rec.DropOperatorPause(everything.key))
     assert opened(ledger).snapshot.operator_pauses == (again,)
+
+
+@pytest.mark.req("R15")
+def test_what_pages_offer_and_what_was_replied_is_in_the_snapshot_and_survives_damage(tmp_path: Path) -> None:
+    offer = Offer("off_1", "K7QM2P", "reply", "", "rb-x", "v1", "web", "engine", 1.0, 2.0, ("inc_1",), (7,), ("run",))
+    kept, dropped = TakenReply("u:7", "+15550101", 3.0, "run", "off_1", waits=True), TakenReply("u:8", "+15550101", 3.0)
+    path = tmp_path / "ledger.db"
+    with closing(Ledger(path)) as ledger:
+        take(ledger, rec.PutRequest(offer), rec.PutReply(dropped), rec.PutReply(kept))
+        take(ledger, rec.PutReply(msgspec.structs.replace(kept, waits=False)), rec.DropReply("u:8"))
+        snapshot = opened(ledger).snapshot
+        assert snapshot.requests == (offer,)
+        assert snapshot.replies == (msgspec.structs.replace(kept, waits=False),)
+        ledger.set_aside("on purpose")
+        assert opened(ledger, "another").snapshot.replies == snapshot.replies, "a reply that comes again does nothing"
 
 
 @pytest.mark.req("R15")
