@@ -17,6 +17,7 @@ from supervisor import config, errors
 from supervisor.cli import manual
 from supervisor.cli.main import EPILOG
 from supervisor.config import Config, Tables
+from supervisor.incidents.model import AnomalyType
 from supervisor.metering import Metering
 from supervisor.schema import Reader
 from tests.lab.engine import Lab
@@ -151,6 +152,11 @@ def test_every_link_leads_somewhere(document: Path) -> None:
             heads = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE)
             known = {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
             assert anchor in known, f"{document.name}: {link}"
+
+
+def test_every_anomaly_is_in_the_guides() -> None:
+    text = "".join(document.read_text() for document in DOCUMENTS)
+    assert [anomaly.value for anomaly in AnomalyType if f"`{anomaly}`" not in text] == []
 
 
 def test_every_shipped_runbook_is_described() -> None:

@@ -107,11 +107,12 @@ def children() -> list[Json]:
 
 PAGE = """\
 web is down (since 21:15): no live process; its pid file names a process that is gone.
-Nothing was tried: it needs your approval.
-Decide:
-- restart web: healctl heal approve rb-restart-service --target web
-- I am on it, stop reminding me: healctl ack web
-- leave it, quiet for 24 h: healctl heal dismiss inc_7d029917fc81 --reason known"""
+Nothing was tried: the repair needs your approval.
+It would: start /usr/local/bin/web.
+Decide: restart web?
+- yes, this once: healctl heal execute rb-restart-service --target web --confirm
+- yes, and always from now on: healctl heal approve rb-restart-service --target web
+- I am on it, stop reminding me: healctl ack web"""
 
 
 def detail(args: Json) -> Json:
