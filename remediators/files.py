@@ -22,10 +22,11 @@ from remediators.command import clean_environment
 from remediators.run_command import RunCommand
 from remediators.runbooks import RUNBOOKS
 from supervisor import places
-from supervisor.config import CommandSection, Config, LineText, Section, StepSpan
+from supervisor.config import CommandSection, Config, Section
 from supervisor.errors import ConfigError
 from supervisor.incidents.model import SHIPPED, AnomalyType, Effect, ParamValue, Recipe, Runbook, StepSpec
 from supervisor.incidents.world import OPEN_FAMILIES
+from supervisor.keys import LineText, StepSpan
 from supervisor.schema import Key, Problem, Reader, near, report, shown
 from supervisor.targets import targets
 from supervisor.units import Duration

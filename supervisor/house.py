@@ -20,11 +20,12 @@ from supervisor.incidents import events as e
 from supervisor.incidents.judge import size
 from supervisor.incidents.model import AnomalyType
 from supervisor.incidents.policy import Policy
+from supervisor.incidents.quiet_hours import QuietHours
 from supervisor.incidents.readings import DatabaseData, HealthReading, Integrity
 from supervisor.incidents.world import World
 from supervisor.messages import Listening, Reloaded, StoreStatus
 from supervisor.targets import METRICS, families
-from supervisor.units import OFF
+from supervisor.units import OFF, parse_hours
 
 WAITING = "decisions"  # the limit on those that are not yet durable
 # What is not taken in beyond that limit, since it is sent, read or asked again.
@@ -54,6 +55,7 @@ def policy_of(config: Config) -> Policy:
         page_healed_critical=config.escalation.page_healed_critical,
         zone=zones.table(config.escalation.timezone),
         host=config.escalation.host,
+        quiet_hours=_quiet_hours(config),
         agents_trusted=config.mcp.trusted,
         pages=bool(config.notify.signal.transports),
         approvers=config.notify.signal.approvers,
@@ -69,6 +71,14 @@ def _zone(config: Config) -> tzinfo:
     """Whose days a drill's time of day is of: the operator's."""
     named = config.escalation.timezone
     return ZoneInfo(named) if named else clock.local_zone()
+
+
+def _quiet_hours(config: Config) -> QuietHours | None:
+    hours = parse_hours(config.escalation.quiet_hours)
+    if hours is None:
+        return None
+    shifts = zones.table(config.escalation.timezone)
+    return QuietHours(*hours, tuple((shift.from_wall_s, shift.offset_s) for shift in shifts))
 
 
 def beginning(world: World, config: Config) -> list[e.Event]:

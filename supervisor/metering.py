@@ -180,9 +180,10 @@ def _engine(world: World) -> Iterable[Family]:
 
 
 def _outbox(world: World, wall_s: float) -> Iterable[Family]:
-    pending = Counter(row.channel for row in world.outbox.values())
+    rows = [row for row in world.outbox.values() if not row.held]  # what waits for the morning is not late
+    pending = Counter(row.channel for row in rows)
     oldest = dict.fromkeys(Channel, wall_s)
-    for row in world.outbox.values():
+    for row in rows:
         oldest[row.channel] = min(oldest[row.channel], row.created_wall_s)
     counts = (((("channel", channel.value),), pending[channel]) for channel in Channel)
     yield _gauge("heal_outbox_pending", "Messages without a receipt.", *counts)

@@ -24,6 +24,7 @@ from supervisor.units import (
     Form,
     Size,
     parse_duration,
+    parse_hours,
     parse_listen,
     parse_size,
 )
@@ -227,6 +228,8 @@ class Reader:
             return self._wrong(key, text, "a name of a-z, 0-9, '.', '_' and '-', at most 64 characters")
         if form is Form.LISTEN and text != OFF and parse_listen(text) is None:
             return self._wrong(key, text, '"off", or an address of this machine, like "127.0.0.1:9464" or "[::1]:9464"')
+        if form is Form.QUIET and text != OFF and parse_hours(text) is None:
+            return self._wrong(key, text, '"off", or from when to when, like "22:00-07:00"')
         if not text:
             return text
         if form is Form.PATH:

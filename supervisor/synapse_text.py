@@ -33,4 +33,4 @@ def harmless(text: str) -> str:
 def _said_otherwise(match: re.Match[str]) -> str:
     word, text, (start, end) = match.group(), match.string, match.span()
     within = _NAME_BEFORE.match(text[max(0, start - 1) : start]) or _NAME_AFTER.match(text[end : end + 2])
-    return f"{word[0]}·{word[1:]}" if within else _OTHERWISE[word.lower()]
+    return f"{word[0]}·{word[1:]}" if within else _OTHERWISE[word.casefold()]

@@ -46,6 +46,7 @@ class Form(StrEnum):
     TABLE = "table"
     LINE = "line"  # for people
     PERSON = "person"  # of Signal
+    QUIET = "quiet"  # from when to when, or OFF
 
 
 class Duration(float):
@@ -118,3 +119,16 @@ def parse_listen(text: str) -> tuple[str, int] | None:
         return None
     well = port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535
     return (bare, int(port)) if well and (address.version == 6) == (bare != host) else None
+
+
+_HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
+
+
+def parse_hours(text: str) -> tuple[int, int] | None:
+    """`22:00-07:00` as minutes after midnight; None when it is not of that form, or begins when it ends."""
+    match = _HOURS.fullmatch(text)
+    if match is None:
+        return None
+    begin_h, begin_m, end_h, end_m = map(int, match.groups())
+    begin, end = 60 * begin_h + begin_m, 60 * end_h + end_m
+    return (begin, end) if begin != end else None

@@ -190,6 +190,7 @@ def _show_tree(answer: dict[str, Any]) -> None:
         error = f": {output.plain(row['last_error'])}" if row["last_error"] else ""
         what = f"{row['channel']} tier {row['tier']} {row['kind']}, {row['attempts']} attempts"
         output.say(f"  {output.plain(row['id'])} {what}{error}")
+    _show_what_waits(outbox)
     for projection in (answer.get("store") or {}).get("projections", ()):
         behind = f"{projection['behind']} behind" if projection["behind"] else "up to date"
         error = f", {output.plain(projection['last_error'])}" if projection["last_error"] else ""
@@ -206,6 +207,18 @@ def _show_tree(answer: dict[str, Any]) -> None:
     for pause in answer["pauses"]:
         output.say(output.paused(pause))
     output.say(f"Targets: {answer['targets']}. Version {answer['version']}.")
+
+
+def _show_what_waits(outbox: dict[str, Any]) -> None:
+    """In a storm, and in quiet hours."""
+    if count := outbox.get("gathered", 0):
+        output.say(f"Storm: {count} incidents wait to be told in one message")
+    held = outbox.get("held") or {"count": 0, "until": None, "rows": []}
+    if held["count"]:
+        until = output.local_time(held["until"]) if held["until"] else "now"
+        output.say(f"Quiet hours: {held['count']} messages wait until {until}")
+    for row in held["rows"]:
+        output.say(f"  {output.plain(row['id'])} tier {row['tier']} {row['kind']}: {output.plain(row['subject'])}")
 
 
 @click.command(epilog="\b\nExample:\n  healctl status --json | jq .children")

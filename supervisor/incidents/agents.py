@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from supervisor.errors import Refused
-from supervisor.incidents import codes, escalation, notices
+from supervisor.incidents import codes, notices, posting
 from supervisor.incidents.model import AGENT, Channel, Runbook, Tier, TimerKind
 from supervisor.incidents.orders import Offer
 from supervisor.incidents.plain_text import clean
@@ -67,10 +67,10 @@ def ask(turn: Turn, action: str, args: str, runbook: Runbook, target_id: str | N
     target = world.target(target_id) if target_id is not None else None
     revoke = bool(msgspec.json.decode(args, type=dict[str, Any]).get("revoke"))
     wants = notices.wanted(runbook, target, action, revoke=revoke)
-    escalation.notice(turn, Channel.SYNAPSE, Tier.ASK, "request", *notices.requested(wants, actor, runbook))
+    posting.notice(turn, Channel.SYNAPSE, Tier.ASK, "request", *notices.requested(wants, actor, runbook))
     if world.policy.pages:
         told = notices.requested_of_you(wants, actor, runbook, request.code, by_reply=bool(world.policy.approvers))
-        escalation.notice(turn, Channel.SIGNAL, Tier.ASK, "request", *told, offer_id=request.id)
+        posting.notice(turn, Channel.SIGNAL, Tier.ASK, "request", *told, offer_id=request.id)
     return _pending(request)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from supervisor.errors import Refused, UnknownId, UsageError
-from supervisor.incidents import drill_run, drill_times, escalation, own, remedy
+from supervisor.incidents import drill_run, drill_times, escalation, own, posting, remedy
 from supervisor.incidents.drill_run import DrillRun
 from supervisor.incidents.effects import Answer, CarryDrill
 from supervisor.incidents.lifecycle import Trigger
@@ -189,7 +189,7 @@ def _page(turn: Turn, run: DrillRun) -> None:
     for channel in run.channels:
         text = drill_run.body(run, channel)
         covers = (run.incident_id,)
-        escalation.notice(turn, channel, Tier.PAGE, drill_run.KIND, drill_run.LABEL, text, covers)
+        posting.notice(turn, channel, Tier.PAGE, drill_run.KIND, drill_run.LABEL, text, covers)
 
 
 def delivered(turn: Turn, row: OutboxRow, receipt: str) -> None:

@@ -25,7 +25,9 @@ from supervisor.incidents import (
     outage,
     outside,
     own,
+    pages,
     pauses,
+    quiet,
     remedy,
     replies,
     undoing,
@@ -99,6 +101,7 @@ class Engine:
         outage.look(turn)
         halts.look(turn)
         replies.finish(turn)
+        quiet.closed(turn)
         return turn.decision()
 
     def next_due_steady_s(self) -> float | None:
@@ -122,7 +125,7 @@ def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and f
         case ExecutorIs(incarnation):
             _executor_is(turn, incarnation)
         case NotifierIsBack():
-            turn.effects.extend(DeliverRow(row) for row in turn.world.outbox.values())
+            turn.effects.extend(DeliverRow(row) for row in turn.world.outbox.values() if not row.held)
         case ExecutionClaimed(execution_id, incarnation):
             verify.on_claimed(turn, execution_id, incarnation)
         case StepEnded(execution_id, index, result, last):
@@ -177,6 +180,7 @@ def _started(turn: Turn) -> None:
     halts.refit(turn)
     replies.started(turn)
     keeping.started(turn)
+    quiet.look_again(turn)
     keeping.arrange(turn)
     for incident in list(turn.world.incidents.values()):
         if incident.id in turn.world.rerun:
@@ -269,6 +273,10 @@ def _timer(turn: Turn, timer: Timer) -> None:
             escalation.page_hold_due(turn, incident)
         case TimerKind.REPEAT if incident is not None:
             escalation.repeat_due(turn, incident)
+        case TimerKind.PAGED | TimerKind.GATHER | TimerKind.STORM | TimerKind.LULL | TimerKind.URGENT as kind:
+            pages.timer_due(turn, kind, timer.subject)
+        case TimerKind.QUIET:
+            quiet.due(turn)
         case TimerKind.OWN:
             if not outage.due(turn, timer.subject):
                 own.timer_due(turn, timer.subject)

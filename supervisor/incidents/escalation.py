@@ -6,16 +6,12 @@ their own, so neither waits for the other (AC-011).
 
 from __future__ import annotations
 
-from supervisor.incidents import halts, offers, wording
-from supervisor.incidents.effects import (
-    DeliverRow,
-)
+from supervisor.incidents import halts, pages, posting, wording
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
     AnomalyType,
     Channel,
     Incident,
-    OutboxRow,
     Severity,
     State,
     Tier,
@@ -30,7 +26,6 @@ from supervisor.incidents.world import (
 
 DRILL_BY_SIGNAL = "drill:signal"  # our own part of which a drill has shown that Signal alone does not deliver
 GATHER_S = 45.0  # a grouped page leaves within 60 s of the first that it groups (DESIGN §5)
-PRIORITY = {Tier.INFORM: "info", Tier.ASK: "action", Tier.PAGE: "urgent"}
 
 
 def escalate(
@@ -132,15 +127,10 @@ def tell(turn: Turn, incident: Incident, kind: str) -> Incident:
     `drill`'s own."""
     if incident.tier is Tier.SILENT or incident.anomaly is AnomalyType.DRILL:
         return incident
-    send(turn, incident, Channel.SYNAPSE, kind)
+    posting.about(turn, incident, Channel.SYNAPSE, kind)
     if incident.tier is not Tier.PAGE or incident.page_id is not None or not by_signal(incident):
         return incident
-    row = send(turn, incident, Channel.SIGNAL, kind)
-    turn.drop_timer(TimerKind.PAGE_HOLD, incident.id)
-    if incident.open:
-        turn.set_timer(TimerKind.REPEAT, incident.id, turn.world.policy.repeats_s[0])
-        return turn.update(incident, page_id=row.id)
-    return incident
+    return pages.opening(turn, incident, kind)
 
 
 def by_signal(incident: Incident) -> bool:
@@ -150,62 +140,6 @@ def by_signal(incident: Incident) -> bool:
         (AnomalyType.DRILL_FAILED, DRILL_BY_SIGNAL),
     }
     return (incident.anomaly, incident.target_id) not in not_by_it
-
-
-def send(turn: Turn, incident: Incident, channel: Channel, kind: str) -> OutboxRow:
-    """One message about one incident."""
-    offer = offers.make(turn, (incident,), channel)
-    subject = wording.subject(turn.world, incident, channel, kind)
-    body = wording.body(turn.world, incident, channel, kind, turn.now.wall_s, offers.choices(turn, offer))
-    return _row(turn, (incident.id,), channel, incident.tier, kind, subject, body, offer.id if offer else "")
-
-
-def notice(
-    turn: Turn,
-    channel: Channel,
-    tier: Tier,
-    kind: str,
-    subject: str,
-    body: str,
-    covers: tuple[str, ...] = (),
-    *,
-    offer_id: str = "",
-    to: str = "",
-) -> OutboxRow:
-    """A message in words of its own, about no incident or about those that it `covers`, with the host's name if any."""
-    subject, body = (wording.on_host(turn.world, text) for text in (subject, body))
-    return _row(turn, covers, channel, tier, kind, subject, body, offer_id, to)
-
-
-def _row(
-    turn: Turn,
-    covers: tuple[str, ...],
-    channel: Channel,
-    tier: Tier,
-    kind: str,
-    subject: str,
-    body: str,
-    offer_id: str = "",
-    to: str = "",
-) -> OutboxRow:
-    """One durable outbox row, delivered after the decision is."""
-    row = OutboxRow(
-        id=turn.new_id("out"),
-        incident_id=covers[0] if covers else None,
-        covers=covers,
-        channel=channel,
-        tier=tier,
-        kind=kind,
-        priority=PRIORITY[tier],
-        subject=wording.finished(channel, subject),
-        body=wording.finished(channel, body),
-        created_wall_s=turn.now.wall_s,
-        offer_id=offer_id,
-        to=to,
-    )
-    turn.put_row(row)
-    turn.effects.append(DeliverRow(row))
-    return row
 
 
 def resolved(turn: Turn, incident: Incident, reason: TierReason) -> None:
@@ -224,10 +158,9 @@ def resolved(turn: Turn, incident: Incident, reason: TierReason) -> None:
 
 def closing(turn: Turn, incident: Incident) -> None:
     """R2: one short message when what a page spoke of is over; for a grouped page, when the last of it is."""
-    send(turn, incident, Channel.SYNAPSE, "closing")
-    if not by_signal(incident) or any(other.page_id == incident.page_id for other in turn.world.incidents.values()):
-        return
-    send(turn, incident, Channel.SIGNAL, "closing")
+    posting.about(turn, incident, Channel.SYNAPSE, "closing")
+    if by_signal(incident) and incident.page_id not in turn.world.paging.covers:
+        pages.closing(turn, incident)
 
 
 def hold_page(turn: Turn, incident: Incident) -> Incident:
@@ -279,14 +212,16 @@ def repeat_due(turn: Turn, incident: Incident) -> None:
     """R2: the page again while nobody acknowledged it: after 1 h, 4 h, then daily."""
     if incident.acknowledged_wall_s is not None or incident.state not in _REPEATED:
         return
-    others = [i for i in turn.world.incidents.values() if i.page_id == incident.page_id and i.id != incident.id]
-    if others:
+    ids = turn.world.paging.covers.get(incident.page_id or "", {})
+    others = [turn.world.incidents[incident_id] for incident_id in ids if incident_id != incident.id]
+    if others and pages.free(turn.world):
         covered = [incident, *others]
         subject = wording.group_subject(turn.world, covered)
         body = wording.group(turn.world, covered, turn.now.wall_s, "they are still not well")
-        _grouped_row(turn, covered, incident.tier, "repeat", subject, body)
+        pages.counted(turn, posting.for_many(turn, covered, incident.tier, "repeat", subject, body))
     else:
-        send(turn, incident, Channel.SIGNAL, "repeat")
+        pages.repeat(turn, incident)
+    incident = turn.incident(incident.id) or incident
     repeats = incident.repeats + 1
     steps = turn.world.policy.repeats_s
     turn.set_timer(TimerKind.REPEAT, incident.id, steps[min(repeats, len(steps) - 1)])
@@ -298,27 +233,14 @@ _REPEATED = frozenset({State.DIAGNOSING, State.REMEDIATING, State.VERIFYING, Sta
 
 def grouped_page(turn: Turn, incidents: list[Incident], cause: str) -> None:
     """One page for many (DESIGN §2.8): it names every target when they are 20 or fewer; repeated as one, too."""
-    covers = tuple(incident.id for incident in incidents)
     subject = wording.group_subject(turn.world, incidents)
-    family = incidents[0].family
-    paused = "nothing of that kind is repaired by itself for now" if family in turn.world.pauses else ""
+    paused = "nothing of that kind is repaired by itself for now" if incidents[0].family in turn.world.pauses else ""
     body = wording.group(turn.world, incidents, turn.now.wall_s, cause, paused)
-    page = _grouped_row(turn, incidents, Tier.PAGE, "grouped", subject, body)
-    _row(turn, covers, Channel.SYNAPSE, Tier.PAGE, "grouped", subject, body)
-    turn.set_timer(TimerKind.REPEAT, incidents[0].id, turn.world.policy.repeats_s[0])
+    covers = tuple(incident.id for incident in incidents)
+    posting.post(turn, Channel.SYNAPSE, Tier.PAGE, "grouped", subject, body, covers)
     for incident in incidents:
         if incident.page_id is None:
-            turn.drop_timer(TimerKind.PAGE_HOLD, incident.id)
-            reason = incident.tier_reason or TierReason.CANARY_FAILED
             if incident.escalated_wall_s is None:
                 fired(turn, incident.id, Tier.PAGE)
-            turn.update(incident, page_id=page.id, tier=Tier.PAGE, tier_reason=reason)
-
-
-def _grouped_row(turn: Turn, incidents: list[Incident], tier: Tier, kind: str, subject: str, body: str) -> OutboxRow:
-    """Over Signal, with what can be answered to all of them."""
-    offer = offers.make(turn, incidents, Channel.SIGNAL)
-    if offer is not None:
-        body = f"{body}\n{offers.choices(turn, offer)}"
-    covers = tuple(incident.id for incident in incidents)
-    return _row(turn, covers, Channel.SIGNAL, tier, kind, subject, body, offer.id if offer else "")
+            turn.update(incident, tier=Tier.PAGE, tier_reason=incident.tier_reason or TierReason.CANARY_FAILED)
+    pages.together(turn, [turn.world.incidents[incident_id] for incident_id in covers], subject, body)

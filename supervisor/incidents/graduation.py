@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from supervisor.incidents import escalation, notices, wording
+from supervisor.incidents import notices, posting, wording
 from supervisor.incidents.model import (
     Channel,
     DryRun,
@@ -118,4 +118,4 @@ def refit(turn: Turn) -> None:
 def _announce(turn: Turn, incident: Incident | None, kind: str, subject: str, says: str) -> None:
     body = wording.announcement(turn.world, incident, says, turn.now.wall_s)
     covers = (incident.id,) if incident is not None else ()
-    escalation.notice(turn, Channel.SYNAPSE, Tier.INFORM, kind, subject, body, covers)
+    posting.notice(turn, Channel.SYNAPSE, Tier.INFORM, kind, subject, body, covers)

@@ -14,7 +14,7 @@ import msgspec
 
 from supervisor import redact
 from supervisor.errors import Refused, UnknownId, UsageError
-from supervisor.incidents import escalation, matching, notices
+from supervisor.incidents import matching, notices, posting
 from supervisor.incidents.effects import Answer
 from supervisor.incidents.matching import Command
 from supervisor.incidents.model import (
@@ -168,7 +168,7 @@ def _propose(
         turn.metric("heal_runbook_created", runbook.id, "created", incident.id)
     runbook = world.runbooks[runbook.id]
     subject, body = notices.proposed(incident, runbook)
-    row = escalation.notice(turn, Channel.SYNAPSE, Tier.ASK, "proposal", subject, body, (incident.id,))
+    row = posting.notice(turn, Channel.SYNAPSE, Tier.ASK, "proposal", subject, body, (incident.id,))
     return runbook, row
 
 

@@ -356,7 +356,8 @@ class Incident(msgspec.Struct, frozen=True):
     waiting_for: str = ""  # why nothing is running although something may (a lock, a canary, a hold), in words
     held_as_canary: bool = False  # it waits until the first repairs of its family have verified
     held_by_pause: bool = False  # it would have been repaired, but for a person's pause
-    page_id: str | None = None  # the outbox row of its Signal page, which may cover others too
+    page_id: str | None = None  # the outbox row of its Signal page, which may cover others too, or not be written yet
+    told_in: str = ""  # the outbox row in which its end, or that it still is, is told together with others
     acknowledged_wall_s: float | None = None
     repeats: int = 0
     trail_length: int = 0
@@ -525,6 +526,7 @@ class OutboxRow(msgspec.Struct, frozen=True):
     delivered_wall_s: float | None = None
     offer_id: str = ""  # whose code it carries, and what a reply that quotes it is about
     to: str = ""  # on Signal the one who asked; empty: the recipient that is configured
+    held: bool = False  # it waits for the end of the quiet hours (`quiet`), and nobody delivers it until then
 
 
 class Metric(msgspec.Struct, frozen=True):
@@ -586,6 +588,12 @@ class TimerKind(StrEnum):
     REQUEST_OVER = "request_over"  # an agent's request has waited for a person too long
     CHECK_COPY = "check_copy"  # after a start: is the newest good copy of a database still what it was?
     PAUSE_OVER = "pause_over"  # a person's pause has run its time
+    QUIET = "quiet"  # the quiet hours end: what waits for that leaves
+    PAGED = "paged"  # this Signal message counts for the next two minutes (pages)
+    GATHER = "gather"  # what waits to be told in this outbox row leaves
+    STORM = "storm"  # so many grouped messages of a storm have left; it is over when this is due
+    LULL = "lull"  # what was detected ten minutes before this is due, or later, is no part of the storm
+    URGENT = "urgent"  # this page left by itself in the middle of a storm
     DRILL = "drill"  # a drill has taken too long, or the next one of the schedule is due
 
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from supervisor.incidents import own, views
 from supervisor.incidents.effects import DeliverRow
-from supervisor.incidents.escalation import notice
 from supervisor.incidents.model import AnomalyType, Channel, OutboxRow, Tier, TimerKind
 from supervisor.incidents.plain_text import clean
+from supervisor.incidents.posting import notice
 from supervisor.incidents.world import Turn, World
 
 QUIET, OUT = "quiet:", "out:"

@@ -5,7 +5,7 @@ Pure. Our own parts are targets like any other, told by the healer's process ins
 
 from __future__ import annotations
 
-from supervisor.incidents import detect, graduation, halts, keeping, ladder, remedy
+from supervisor.incidents import detect, graduation, halts, keeping, ladder, quiet, remedy
 from supervisor.incidents.effects import DeliverRow
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.matching import Meaning
@@ -80,6 +80,7 @@ def reconfigured(
     for runbook in world.runbooks.values():  # the whitelist may be another
         turn.records.append(PutRunbook(runbook, runbook.version()))
     graduation.refit(turn)
+    quiet.look_again(turn)
     for incident in list(world.incidents.values()):  # a recipe or a runbook may be new, as after a restart
         if incident.family != detect.OWN_FAMILY and ladder.goes_on(world, incident):
             turn.want_run(incident)
@@ -146,10 +147,11 @@ def look(turn: Turn) -> None:
     if world.limits and (AnomalyType.LIMIT_REACHED, LIMITS) not in world.by_key:
         part(turn, LIMITS, AnomalyType.LIMIT_REACHED, "; ".join(world.limits.values()), firing=True)
         turn.set_timer(TimerKind.OWN, LIMITS, LIMITS_S)
-    for anomaly, name in [key for key in world.by_key if key[0] is AnomalyType.BACKUP_OVERDUE]:
+    for name in sorted(world.copies_overdue):
         alarm = (TimerKind.BACKUP_OVERDUE, name.removeprefix(keeping.COPIES))
         if alarm in world.timers or not any(t.written and t.target_id == alarm[1] for t in world.targets.values()):
-            part(turn, name, anomaly, "a good copy was made, or none is needed any more", firing=False)
+            enough = "a good copy was made, or none is needed any more"
+            part(turn, name, AnomalyType.BACKUP_OVERDUE, enough, firing=False)
     waited_for = (TimerKind.OWN, PAGES) in world.timers or not world.policy.pages
     if not waited_for and any(isinstance(effect, DeliverRow) and is_page(effect.row) for effect in turn.effects):
         turn.set_timer(TimerKind.OWN, PAGES, DELIVERY_WITHIN_S)

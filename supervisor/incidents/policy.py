@@ -21,6 +21,7 @@ from supervisor.incidents.model import (
     Tier,
     TierReason,
 )
+from supervisor.incidents.quiet_hours import QuietHours
 
 EVERY_TARGET = "*"
 CONFIDENCE_PRIOR = 0.5  # R5
@@ -44,6 +45,7 @@ class Policy(msgspec.Struct, frozen=True):
     page_healed_critical: bool = True
     zone: Zone = ()  # the operator's, for the times in messages; none: UTC
     host: str = ""  # this machine's name in messages, where one was given
+    quiet_hours: QuietHours | None = None  # what need not wake anybody waits for their end
     agents_trusted: bool = False  # R15: an agent's orders are a person's
     pages: bool = False  # somebody is configured to be paged
     undelivered_after_s: float = 600.0  # nothing arrives over a channel for so long: it is out

@@ -194,7 +194,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     """All that the engine needs to go on after a crash: what the ledger holds that is not over.
 
     `recent_executions`: those that began within the longest breaker window. `recent_closed`: incidents closed within
-    the last hour (R6's reopening) or dismissed with a window still running.
+    the last hour (R6's reopening) or dismissed with a window still running. `gathered`: closed incidents that a message
+    which has not left yet is to tell of, without their evidence.
     """
 
     ledger_id: str
@@ -216,6 +217,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     replies: tuple[TakenReply, ...] = ()
     drafts: tuple[Runbook, ...] = ()
     tallies: tuple[Tally, ...] = ()
+    gathered: tuple[Incident, ...] = ()
     last_remediation_wall_s: float | None = None
     last_escalation_wall_s: float | None = None
     last_signal_wall_s: float | None = None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from supervisor.incidents import breaker, ladder, pauses
+from supervisor.incidents import breaker, ladder, pages, pauses
 from supervisor.incidents.model import (
+    AnomalyType,
     ExecutionState,
     Runbook,
     State,
@@ -47,6 +48,8 @@ def rebuild(
     for incident in snapshot.open_incidents:
         world.incidents[incident.id] = incident
         world.by_key[incident.anomaly, incident.target_id] = incident.id
+        if incident.anomaly is AnomalyType.BACKUP_OVERDUE:
+            world.copies_overdue.add(incident.target_id)
         world.by_target.setdefault(incident.target_id, set()).add(incident.id)
     for incident in snapshot.recent_closed:
         world.closed.setdefault((incident.anomaly, incident.target_id), []).append(incident)
@@ -66,6 +69,7 @@ def rebuild(
         if execution.state is not ExecutionState.EXPIRED:
             breaker.began(world, execution)
     world.outbox = {row.id: row for row in snapshot.outbox}
+    world.quiet = {row.incident_id or row.id: row.id for row in snapshot.outbox if row.held}
     world.runbook_states = {(state.runbook_id, state.target_id): state for state in snapshot.runbook_states}
     for timer in snapshot.timers:
         world.arm(timer)
@@ -77,6 +81,7 @@ def rebuild(
     world.replies = {reply.key: reply for reply in snapshot.replies}
     world.tallies = {(it.name, it.stage, it.result): it for it in snapshot.tallies}
     world.operator_pauses = {pause.key: pause for pause in snapshot.operator_pauses}
+    pages.remember(world, snapshot.gathered)
     _go_on(world)
     return world
 

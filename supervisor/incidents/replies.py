@@ -14,7 +14,7 @@ import msgspec
 
 from supervisor import redact
 from supervisor.errors import HealError, Refused, UsageError
-from supervisor.incidents import agents, codes, commands, escalation, offers, plain_text, reply_words
+from supervisor.incidents import agents, codes, commands, offers, plain_text, posting, reply_words
 from supervisor.incidents.effects import Answer
 from supervisor.incidents.model import Channel, Incident, State, Tier
 from supervisor.incidents.naming import runbook_of
@@ -339,7 +339,7 @@ def _note_refusal(turn: Turn, said: SignalReply, why: str) -> None:
 
 def _tell(turn: Turn, reply: TakenReply, text: str) -> None:
     """`text`: without anything that looks like a code, but for what `_result` offers."""
-    escalation.notice(
+    posting.notice(
         turn,
         Channel.SIGNAL,
         Tier.ASK,

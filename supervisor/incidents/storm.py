@@ -109,6 +109,8 @@ def pause(turn: Turn, family: str, why: str) -> None:
 
 def over(turn: Turn, family: str) -> None:
     """Ends the storm, and the pause, once nothing of the family is left to settle."""
+    if family not in turn.world.storms and family not in turn.world.pauses:
+        return  # asked at each end of an incident, of which there may be thousands
     mine = [i for i in turn.world.incidents.values() if i.family == family]
     if not any(_unsettled(turn.world, i) for i in mine):
         turn.world.storms.pop(family, None)

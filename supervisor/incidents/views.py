@@ -258,7 +258,10 @@ def operator_pause(pause: OperatorPause) -> Json:
 
 def outbox(world: World, now_wall_s: float) -> Json:
     """What could not be delivered yet stays visible (DESIGN §5)."""
-    rows = sorted(world.outbox.values(), key=lambda row: row.created_wall_s)
+    rows = sorted((row for row in world.outbox.values() if not row.held), key=lambda row: row.created_wall_s)
+    held = [world.outbox[row_id] for row_id in world.quiet.values() if row_id in world.outbox]
+    hours = world.policy.quiet_hours
+    until_s = hours.until_wall_s(now_wall_s) if hours is not None else None
     return {
         "pending": len(rows),
         "oldest_s": round(now_wall_s - rows[0].created_wall_s, 3) if rows else 0.0,
@@ -268,4 +271,10 @@ def outbox(world: World, now_wall_s: float) -> Json:
              "attempts": r.attempts, "last_error": r.last_error}
             for r in rows[:20]
         ],
+        "held": {
+            "count": len(held),
+            "until": stamp(until_s) if held and until_s is not None else None,
+            "rows": [{"id": r.id, "tier": int(r.tier), "kind": r.kind, "subject": r.subject} for r in held[:20]],
+        },
+        "gathered": len(world.paging.covers.get(world.paging.gather, ())),
     }  # fmt: skip

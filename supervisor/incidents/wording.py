@@ -40,6 +40,11 @@ def finished(channel: Channel, text: str) -> str:
     return harmless(lines(text, SYNAPSE_CHARS_MAX))
 
 
+def with_last_line(text: str, line: str) -> str:
+    """A Signal text with a line that is never cut: what the text has too much of gives way."""
+    return f"{lines(text, SIGNAL_CHARS_MAX - units(line) - 1)}\n{line}"
+
+
 def on_host(world: World, text: str) -> str:
     """With the machine's name in front, where it was given one: "atlas: web is down"."""
     host = clean(world.policy.host, HOST_CHARS_MAX)
@@ -57,7 +62,7 @@ def subject(world: World, incident: Incident, channel: Channel, kind: str) -> st
     text = headline(world, incident, kind)
     runbook = world.runbooks.get(incident.runbook_id or "")
     if channel is Channel.SYNAPSE and kind == "outcome":
-        return f"{text} (repaired)"
+        return f"{text} ({'repaired' if incident.state is State.RESOLVED else STATE[incident.state]})"
     if channel is Channel.SYNAPSE and kind == "approval" and runbook is not None and _is_asked(incident):
         return f"{text}: {do(runbook, world.target(incident.target_id))}?"
     return text

@@ -7,6 +7,7 @@ leave only after the records are durable (DESIGN §2.1); `ask_probe` alone may g
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,6 +75,20 @@ class Storm:
 
 
 @dataclass
+class Paging:
+    """How much has been told by Signal lately (`pages`). All of it stands in the ledger, as timers and in incidents."""
+
+    sent: set[str] = field(default_factory=set)  # outbox rows of the last two minutes
+    urgent: set[str] = field(default_factory=set)  # of those in a storm that waited for nothing
+    gather: str = ""  # the outbox row that will tell of what waits; empty: nothing does
+    storm: bool = False
+    groups: int = 0  # grouped messages of this storm that have left
+    newest_steady_s: float = -math.inf  # when the newest incident that a page spoke of was detected
+    lull_steady_s: float = math.inf  # what was detected from then on is no part of the storm
+    covers: dict[str, dict[str, None]] = field(default_factory=dict)  # open incidents by their page
+
+
+@dataclass
 class World:
     """Everything the engine knows. Rebuilt from the ledger after a crash (`recover`)."""
 
@@ -88,6 +103,7 @@ class World:
     classifier: Classifier = field(default_factory=Classifier)
     incidents: dict[str, Incident] = field(default_factory=dict)  # open ones
     by_key: dict[Key, str] = field(default_factory=dict)
+    copies_overdue: set[str] = field(default_factory=set)  # targets of the open incidents of that kind
     by_target: dict[str, set[str]] = field(default_factory=dict)
     closed: dict[Key, list[Incident]] = field(default_factory=dict)  # within the reopening window, or dismissed
     trails: dict[str, list[TrailEntry]] = field(default_factory=dict)
@@ -95,6 +111,7 @@ class World:
     ended: dict[str, Execution] = field(default_factory=dict)  # over, within the breaker window
     history: deque[tuple[float, str, str, str]] = field(default_factory=deque)  # steady_s, runbook, resource, id
     outbox: dict[str, OutboxRow] = field(default_factory=dict)  # undelivered
+    quiet: dict[str, str] = field(default_factory=dict)  # of those that are held: incident (or row) -> row
     runbook_states: dict[tuple[str, str], RunbookState] = field(default_factory=dict)
     timers: dict[tuple[TimerKind, str], Timer] = field(default_factory=dict)
     alarms: list[tuple[float, TimerKind, str]] = field(default_factory=list)  # heap; a stale one is skipped
@@ -110,6 +127,7 @@ class World:
     meanings: tuple[Meaning, ...] = ()  # what people's commands mean
     proposed: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)  # outbox row -> (token, answer)
     storms: dict[str, Storm] = field(default_factory=dict)
+    paging: Paging = field(default_factory=Paging)
     readings: dict[str, HealthReading] = field(default_factory=dict)  # newest per target
     known: dict[str, ProcessRef] = field(default_factory=dict)  # target -> the process last seen to be it
     well: dict[Key, float] = field(default_factory=dict)  # wall_s of the newest look of ours that was well
@@ -181,6 +199,7 @@ class Turn(Putting):
     def __init__(self, world: World, now: Instant) -> None:
         super().__init__(world, now)
         self.effects: list[Effect] = []
+        self.closed: list[Incident] = []
         self._probes: dict[str, AskProbe] = {}
 
     def decision(self) -> Decision:
@@ -195,6 +214,8 @@ class Turn(Putting):
         world = self.world
         world.incidents[incident.id] = incident
         world.by_key[incident.anomaly, incident.target_id] = incident.id
+        if incident.anomaly is AnomalyType.BACKUP_OVERDUE:
+            world.copies_overdue.add(incident.target_id)
         world.by_target.setdefault(incident.target_id, set()).add(incident.id)
         self.records.append(PutIncident(incident))
 
@@ -207,6 +228,8 @@ class Turn(Putting):
     def _remember(self, incident: Incident) -> Incident:
         if incident.open:
             self.world.incidents[incident.id] = incident
+            if incident.page_id is not None:
+                self.world.paging.covers.setdefault(incident.page_id, {})[incident.id] = None
         elif mine := self.world.closed.get((incident.anomaly, incident.target_id)):
             mine[:] = [incident if it.id == incident.id else it for it in mine]
         return incident
@@ -285,6 +308,8 @@ class Turn(Putting):
         key = (incident.anomaly, incident.target_id)
         world.incidents.pop(incident.id, None)
         world.by_key.pop(key, None)
+        if incident.anomaly is AnomalyType.BACKUP_OVERDUE:
+            world.copies_overdue.discard(incident.target_id)
         world.trails.pop(incident.id, None)
         world.rerun.discard(incident.id)
         world.planning.pop(incident.id, None)
@@ -293,6 +318,11 @@ class Turn(Putting):
         if not mine:
             world.by_target.pop(incident.target_id, None)
         world.closed.setdefault(key, []).append(incident)
+        self.closed.append(incident)
+        if (covered := world.paging.covers.get(incident.page_id or "")) is not None:
+            covered.pop(incident.id, None)
+            if not covered:
+                del world.paging.covers[incident.page_id or ""]
         self._hand_on_repeat(incident)
         for kind in (TimerKind.PAGE_HOLD, TimerKind.REPEAT, TimerKind.RECHECK, TimerKind.PLAN):
             self.drop_timer(kind, incident.id)
@@ -300,7 +330,8 @@ class Turn(Putting):
     def _hand_on_repeat(self, incident: Incident) -> None:
         """A grouped page is repeated by one of those that it covers: by the next, once that one is over."""
         if (repeat := self.world.timers.get((TimerKind.REPEAT, incident.id))) is not None:
-            covered = (i for i in self.world.incidents.values() if i.page_id == incident.page_id)
+            ids = self.world.paging.covers.get(incident.page_id or "", ())
+            covered = (self.world.incidents[incident_id] for incident_id in ids)
             if heir := next((i for i in covered if i.acknowledged_wall_s is None), None):
                 self.update(heir, repeats=incident.repeats)
                 self.set_timer(TimerKind.REPEAT, heir.id, max(0.0, repeat.due_steady_s - self.now.steady_s))

@@ -35,6 +35,10 @@ class Unreachable(Retryable):
     """Nobody is there: no connection, so that nothing can have been sent."""
 
 
+class Unsure(Retryable):
+    """It was handed over and no answer came: it may have been sent, or may yet be."""
+
+
 class Permanent(DeliveryError):
     """Somebody has to change something first: tried again only at the longest interval, since nothing is dropped."""
 
@@ -57,7 +61,7 @@ def of_http(error: http.HttpError) -> DeliveryError:
     """An address that cannot work has to be changed; everything else about a connection may pass."""
     if isinstance(error, http.ConnectFailed):
         return Unreachable(f"unreachable: {error}")
-    return Permanent(str(error)) if isinstance(error, http.BadRequest) else Retryable(str(error))
+    return Permanent(str(error)) if isinstance(error, http.BadRequest) else Unsure(str(error))
 
 
 def _retry_after_s(response: http.Response) -> float:

@@ -15,9 +15,10 @@ import socket
 from supervisor import bus, crashpoint
 from supervisor.incidents.model import Channel, OutboxRow
 from supervisor.messages import Ack, Body, Deliver, DeliveryReport, Frame, Nack
-from supervisor.notifier import backoff
+from supervisor.notifier import backoff, flights
 from supervisor.notifier.channel import Channel as Outlet
 from supervisor.notifier.channel import DeliveryError, Permanent, Receipt
+from supervisor.notifier.flights import Flights
 from supervisor.notifier.gate import Gate
 from supervisor.notifier.replies import Replies
 from supervisor.notifier.signal_cli import NO_TRANSPORT, SignalCli
@@ -60,7 +61,9 @@ class NotifierWorker(Worker):
         self._loop = asyncio.get_running_loop()
         self._gate = Gate(SLOTS)
         notify = self.boot.config.notify
-        self._outlets[Channel.SIGNAL] = SignalCli(notify.signal)
+        self._flights = Flights(self.boot.state_dir / flights.FILE)
+        self._kept = self._flights.receipts()  # an earlier notifier got them, and may not have been heard
+        self._outlets[Channel.SIGNAL] = SignalCli(notify.signal, flights=self._flights)
         if notify.synapse.transport.startswith("http"):
             self._outlets[Channel.SYNAPSE] = SynapseRest(notify.synapse)
         self._context = bus.new_context()
@@ -122,6 +125,8 @@ class NotifierWorker(Worker):
             if row.last_error != NO_TRANSPORT:
                 self._report(DeliveryReport(row.id, row.attempts, error=NO_TRANSPORT))
             return True
+        if receipt := self._kept.pop(row.id, ""):
+            self._receipts[row.id] = DeliveryReport(row.id, row.attempts + 1, receipt=receipt)
         if row.id in self._receipts:
             self._report(self._receipts[row.id])
             return True
@@ -221,5 +226,7 @@ class NotifierWorker(Worker):
         if report.receipt:
             crashpoint.reach("receipt.after")
         body = answer.result()
+        if report.receipt and isinstance(body, Ack):
+            self._flights.forget(report.row_id)
         if not isinstance(body, Ack):
             log.error("the healer did not take the report on outbox:%s: %s", report.row_id, body)

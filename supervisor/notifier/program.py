@@ -40,6 +40,10 @@ class ProgramFailed(Exception):
     """It could not be started, or was ended before its own end; the text says why and names it."""
 
 
+class NotStarted(ProgramFailed):
+    """It never ran: nothing can have been sent."""
+
+
 class Output(msgspec.Struct, frozen=True):
     """What it said. `code`: its exit code, or minus the signal that killed it."""
 
@@ -156,11 +160,11 @@ def _end_late(starting: Future[subprocess.Popen[bytes]]) -> None:
 
 
 def _start(argv: tuple[str, ...], env: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Raises ProgramFailed. Returns after the exec."""
+    """Raises NotStarted. Returns after the exec."""
     found = shutil.which(argv[0], path=env["PATH"])
     if found is None:
         where = "" if "/" in argv[0] else f" in PATH ({env['PATH']})"
-        raise ProgramFailed(f"{argv[0]}: there is no such program{where}")
+        raise NotStarted(f"{argv[0]}: there is no such program{where}")
     try:
         return subprocess.Popen(
             [*_wrapper(), found, *argv[1:]],
@@ -173,7 +177,7 @@ def _start(argv: tuple[str, ...], env: dict[str, str]) -> subprocess.Popen[bytes
             start_new_session=True,
         )
     except (OSError, ValueError) as error:  # ValueError: a NUL byte within a word
-        raise ProgramFailed(f"{found}: it cannot be started: {error}") from error
+        raise NotStarted(f"{found}: it cannot be started: {error}") from error
 
 
 @cache

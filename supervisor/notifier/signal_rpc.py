@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from supervisor.notifier.channel import DeliveryError, Permanent, Retryable, quote
+from supervisor.notifier.channel import DeliveryError, Permanent, Retryable, Unsure, quote
 
 RATE_LIMIT_PAUSE_S = 30.0
 RATE_LIMITED = -5
@@ -94,6 +94,10 @@ class _Answer(msgspec.Struct, frozen=True):
     error: _Error | None = None
 
 
+class _Spoken(msgspec.Struct, frozen=True):
+    id: str | None = None
+
+
 class NotEveryone(DeliveryError):
     """Some were reached: only `missing` are to be tried again, or everybody else gets a copy each time."""
 
@@ -154,6 +158,16 @@ def version_request(request_id: str) -> bytes:
     return msgspec.json.encode({"jsonrpc": "2.0", "id": request_id, "method": "version"})
 
 
+def read_version(url: str, request_id: str, body: bytes) -> None:
+    """Any answer to our question will do, a refusal too. Raises Permanent for what is none."""
+    try:
+        answer = msgspec.json.decode(body, type=_Spoken)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Permanent(f"{url} answered something that is not signal-cli's JSON-RPC ({quote(body)})") from None
+    if answer.id not in (request_id, None):
+        raise Retryable(f"{url} answered another question than ours ({quote(body)})")
+
+
 def read(url: str, request_id: str, body: bytes) -> str:
     """The timestamp by which Signal knows the message. Raises Retryable, Permanent or NotEveryone."""
     try:
@@ -163,7 +177,7 @@ def read(url: str, request_id: str, body: bytes) -> str:
     if answer.error is not None:
         raise _refusal(url, answer.error)
     if answer.id != request_id or answer.result is None:
-        raise Retryable(f"{url} answered another question than ours ({quote(body)})")
+        raise Unsure(f"{url} answered another question than ours ({quote(body)})")
     if not answer.result.results or answer.result.timestamp is None:
         raise Retryable(f"{url} does not say that anybody was reached ({quote(body)})")
     _check(url, answer.result.results)

@@ -15,7 +15,7 @@ import msgspec
 from supervisor import http, jsonlines, proc
 from supervisor.config import SignalSection
 from supervisor.notifier import backoff, program, signal_rpc
-from supervisor.notifier.channel import Permanent, Retryable, of_http, of_status
+from supervisor.notifier.channel import Permanent, Retryable, Unsure, of_http, of_status, quote
 from supervisor.notifier.signal_rpc import To
 from supervisor.transports import Kind, Transport, parse
 
@@ -42,8 +42,12 @@ class Way(Protocol):
     async def knock(self, timeout_s: float) -> None:
         """Does it answer at all? Raises Retryable or Permanent."""
 
+    async def prove(self, timeout_s: float) -> None:
+        """Does an answer come back by the very way that a message takes? Raises Retryable or Permanent."""
+
     async def call(self, message: Message) -> str:
-        """Hands the message over; its timestamp or other proof. Raises Retryable, Permanent or NotEveryone."""
+        """Hands the message over; its timestamp or other proof. Raises Retryable, Permanent or NotEveryone; Unsure,
+        and only that, where it may have been sent all the same."""
 
 
 def ways(config: SignalSection) -> list[Way]:
@@ -82,22 +86,30 @@ class HttpDaemon:
         if response.status != 200:
             raise of_status(url + CHECK_PATH, DAEMON, response)
 
+    async def prove(self, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                answer = await self._post(signal_rpc.version_request(KNOCK_ID), 2 * timeout_s)
+        except TimeoutError:
+            raise _hangs(self.transport) from None
+        signal_rpc.read_version(self.transport.text, KNOCK_ID, answer)
+
     async def call(self, message: Message) -> str:
+        body = signal_rpc.request(message.id, self._account, message.to, message.text)
+        return signal_rpc.read(self.transport.text, message.id, await self._post(body, backoff.CAP_S))
+
+    async def _post(self, body: bytes, timeout_s: float) -> bytes:
         url = self.transport.text
+        headers = (("content-type", "application/json"),)
         try:
             response = await http.request(
-                url,
-                method="POST",
-                path=RPC_PATH,
-                headers=(("content-type", "application/json"),),
-                body=signal_rpc.request(message.id, self._account, message.to, message.text),
-                timeout_s=backoff.CAP_S,
+                url, method="POST", path=RPC_PATH, headers=headers, body=body, timeout_s=timeout_s
             )
         except http.HttpError as error:
             raise of_http(error) from error
         if response.status != 200:
             raise of_status(url + RPC_PATH, DAEMON, response)
-        return signal_rpc.read(url, message.id, response.body)
+        return response.body
 
 
 class SocketDaemon:
@@ -111,12 +123,16 @@ class SocketDaemon:
 
     async def knock(self, timeout_s: float) -> None:
         """A stopped daemon accepts connections: only an answer proves anything."""
+        await self.prove(timeout_s)
+
+    async def prove(self, timeout_s: float) -> None:
         try:
-            await self._ask(KNOCK_ID, signal_rpc.version_request(KNOCK_ID), timeout_s)
+            answer = await self._ask(KNOCK_ID, signal_rpc.version_request(KNOCK_ID), timeout_s)
         except http.TimedOut:
             raise _hangs(self.transport) from None
         except http.HttpError as error:
             raise of_http(error) from error
+        signal_rpc.read_version(self.transport.text, KNOCK_ID, answer)
 
     async def call(self, message: Message) -> str:
         body = signal_rpc.request(message.id, self._account, message.to, message.text)
@@ -143,6 +159,9 @@ class OpenClaw:
     async def knock(self, timeout_s: float) -> None:
         """Nothing to ask: it is a program of its own each time."""
 
+    async def prove(self, timeout_s: float) -> None:
+        """Its exit code will tell."""
+
     async def call(self, message: Message) -> str:
         target = message.to.target()
         argv = (self.transport.path, "message", "send", "--channel", "signal", "--target", target,
@@ -167,6 +186,10 @@ class OneShot:
         name = self.transport.text
         if (pid := holder(self._account)) is not None:
             raise Retryable(f"{name}: not started: the daemon with process id {pid} holds the account")
+
+    async def prove(self, timeout_s: float) -> None:
+        """Its exit code will tell."""
+        await self.knock(timeout_s)
 
     async def call(self, message: Message) -> str:
         if not self._account:
@@ -223,9 +246,14 @@ def _option(words: tuple[str, ...], *names: str) -> str:
 
 async def _run(argv: tuple[str, ...]) -> program.Output:
     try:
-        return await program.run(argv, PROGRAM_S)
-    except program.ProgramFailed as error:
+        output = await program.run(argv, PROGRAM_S)
+    except program.NotStarted as error:
         raise Retryable(str(error)) from error
+    except program.ProgramFailed as error:
+        raise Unsure(str(error)) from error
+    if output.code < 0:
+        raise Unsure(f"{argv[0]}: it was ended by signal {-output.code} ({quote(output.stderr or output.stdout)})")
+    return output
 
 
 def _hangs(transport: Transport) -> Retryable:

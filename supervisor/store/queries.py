@@ -35,6 +35,15 @@ RECENT_MAX = 2_000  # newest closed incidents, and newest executions, that a sna
 # What was tried last for each open incident, however long ago: the page that is repeated speaks of it.
 _NEWEST = "SELECT json_extract(body, '$.execution_id') FROM incidents WHERE is_open"
 
+# At most one row is being gathered for. Reduced: ten thousand of them must fit into one message.
+_GATHERED = """
+SELECT json_set(body, '$.evidence', '', '$.hint', '', '$.dry_runs', json('[]')) FROM incidents
+WHERE NOT is_open AND EXISTS (
+    SELECT 1 FROM timers WHERE kind = 'gather'
+    AND subject IN (json_extract(incidents.body, '$.page_id'), json_extract(incidents.body, '$.told_in'))
+) ORDER BY id
+"""
+
 _RUNBOOKS = "SELECT body FROM runbooks ORDER BY created_wall_s, id"
 
 T = TypeVar("T")
@@ -102,11 +111,18 @@ def snapshot(
         known=_bodies(connection, PutKnown, "SELECT body FROM known"),
         halts=halts(connection),
         tallies=_bodies(connection, Tally, "SELECT body FROM tallies"),
+        gathered=_gathered(connection),
         last_remediation_wall_s=last_remediation,
         last_escalation_wall_s=last_escalation,
         last_signal_wall_s=last_signal,
         last_synapse_wall_s=last_synapse,
     )
+
+
+def _gathered(connection: sqlite3.Connection) -> tuple[Incident, ...]:
+    """Asked only where something is being gathered: it reads every incident."""
+    waits = connection.execute("SELECT EXISTS (SELECT 1 FROM timers WHERE kind = 'gather')").fetchone()[0]
+    return _bodies(connection, Incident, _GATHERED) if waits else ()
 
 
 def _newest(items: Sequence[T], what: str) -> tuple[T, ...]:
@@ -146,6 +162,7 @@ def undelivered_synapse(connection: sqlite3.Connection, up_to_rev: int) -> tuple
     return _bodies(
         connection,
         OutboxRow,
-        "SELECT body FROM outbox WHERE state = 'pending' AND channel = 'synapse' AND first_rev <= ? ORDER BY first_rev",
+        "SELECT body FROM outbox WHERE state = 'pending' AND channel = 'synapse' AND first_rev <= ?"
+        " AND NOT ifnull(json_extract(body, '$.held'), 0) ORDER BY first_rev",
         (up_to_rev,),
     )

@@ -48,6 +48,8 @@ _OUTBOX = """
 INSERT INTO outbox (id, channel, state, delivered_wall_s, first_rev, body) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET
     channel = excluded.channel, state = excluded.state, delivered_wall_s = excluded.delivered_wall_s,
+    -- What was held counts as written when it is let go: the projection has passed by.
+    first_rev = iif(json_extract(body, '$.held'), excluded.first_rev, first_rev),
     body = excluded.body
 """
 _RUNBOOK = """

@@ -102,7 +102,8 @@ class Synapse(Target):
 
     def read(self, ledger: sqlite3.Connection, after: int, head: int) -> Batch:
         found = ledger.execute(
-            "SELECT first_rev, body FROM outbox WHERE first_rev > ? AND channel = 'synapse' ORDER BY first_rev LIMIT ?",
+            "SELECT first_rev, body FROM outbox WHERE first_rev > ? AND channel = 'synapse'"
+            " AND NOT ifnull(json_extract(body, '$.held'), 0) ORDER BY first_rev LIMIT ?",
             (after, BATCH_REVS),
         ).fetchall()
         up_to = head if len(found) < BATCH_REVS else found[-1][0]

@@ -20,6 +20,7 @@ NAMES = (
     "bench_engine",
     "bench_metrics",
     "bench_learning",
+    "bench_page",
     "bench_drill",
     "bench_report",
     "bench_tui",

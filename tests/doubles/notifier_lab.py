@@ -44,7 +44,7 @@ from supervisor.messages import (
     decode_up,
     encode,
 )
-from supervisor.notifier import backoff, process
+from supervisor.notifier import backoff, process, signal_cli
 from supervisor.notifier.process import NotifierWorker
 from supervisor.notifier.signal_cli import SignalCli
 from supervisor.worker import Boot, run
@@ -258,7 +258,8 @@ def main() -> None:
     if pace_s := float(sys.argv[3]):
         backoff.FIRST_S = backoff.LEAST_PAUSE_S = pace_s
         backoff.CAP_PAGE_S = 4 * pace_s
-        process.SignalCli = partial(SignalCli, attempt_s=20 * pace_s)  # type: ignore[assignment,misc]
+        signal_cli.LOST_TWICE_S = 5.0
+        process.SignalCli = partial(SignalCli, attempt_s=60 * pace_s)  # type: ignore[assignment,misc]
     run(NotifierWorker, boot, socket.socket(fileno=int(sys.argv[1])), output=2)
 
 

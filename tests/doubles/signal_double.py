@@ -186,7 +186,7 @@ class SignalDouble(Rehearsal):
 
     def _dropped(self, answer: Any) -> None:
         """Nobody will hear of it."""
-        if isinstance(answer, dict) and "result" in answer:
+        if isinstance(answer, dict) and "timestamp" in answer.get("result", {}):
             self._write({"dropped": answer["result"]["timestamp"]})
 
     def _write(self, line: object) -> None:

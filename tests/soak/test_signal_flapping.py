@@ -30,6 +30,7 @@ from tests.soak.test_crashes import seed_of
 
 ROWS_A_TURN = 5
 PACE_S = 0.05
+QUIET_AFTER, QUIET_S = 40, 4.0  # turns, and how long all is well after so many: a second copy waits for that
 FAULTS = (
     Fault(),
     Fault(Kind.ERROR, code=-3),
@@ -83,6 +84,8 @@ class Daemon:
         assert answer.status == 200
 
     def lines(self) -> list[dict[str, Any]]:
+        if not self.log.exists():
+            return []  # it has taken nothing yet
         return [msgspec.json.decode(line) for line in self.log.read_bytes().splitlines() if line.endswith(b"}")]
 
 
@@ -162,6 +165,7 @@ def judge(flapping: Flapping) -> int:
         for first, second in pairwise(copies):
             died = any(first["at_wall_s"] <= at <= second["at_wall_s"] for at in kills)
             assert first["timestamp"] in dropped or died, f"{name} came twice, and no answer was lost: {copies}"
+        assert len(copies) <= 2, f"{name} has more than one extra copy: {copies}"
     return sum(len(copies) - 1 for copies in taken.values())
 
 
@@ -174,15 +178,18 @@ def folder() -> Iterator[Path]:
 
 @pytest.mark.req("FR-005", "AC-011", "R2")
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("turns", [40, pytest.param(400, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("turns", [20, pytest.param(400, marks=pytest.mark.soak)])
 def test_every_page_arrives_whatever_the_daemon_and_the_notifier_go_through(folder: Path, turns: int) -> None:
     seed = seed_of()
 
     async def test() -> None:
         flapping = Flapping(folder, random.Random(seed))
         try:
-            for _ in range(turns):
+            for n in range(1, turns + 1):
                 await flapping.turn()
+                if n % QUIET_AFTER == 0:
+                    await flapping.daemon.fails(Fault())
+                    await asyncio.sleep(QUIET_S)
             await flapping.settle()
         finally:
             flapping.close()

@@ -65,7 +65,10 @@ ANSWERS: dict[str, dict[str, Any]] = {
                            "since": "2026-02-18T09:30:00.000Z"}],
              "outbox": {"pending": 1, "oldest_s": 3.0, "last_error": "refused",
                         "rows": [{"id": "out_1", "channel": "signal", "tier": 3, "kind": "page", "subject": "s",
-                                  "attempts": 4, "last_error": "unreachable: unix:/run/s"}]},
+                                  "attempts": 4, "last_error": "unreachable: unix:/run/s"}],
+                        "held": {"count": 1, "until": "2026-02-18T06:00:00.000Z",
+                                 "rows": [{"id": "out_2", "tier": 2, "kind": "approval", "subject": "s2"}]},
+                        "gathered": 12},
              "store": {"projections": [{"name": "brain_db", "path": "/b", "behind": 2, "last_error": "locked"}]}},
     "snapshot": {"seq": 4, "open_incidents": [INCIDENT], "children": []},
 }  # fmt: skip
@@ -301,6 +304,9 @@ def test_status_shows_each_message_that_waits_and_why(healer: FakeHealer, capsys
     assert run(["status", "-o", "table"]) == 0
     out = capsys.readouterr().out
     assert "  out_1 signal tier 3 page, 4 attempts: unreachable: unix:/run/s\n" in out
+    assert "Storm: 12 incidents wait to be told in one message\n" in out
+    assert "Quiet hours: 1 messages wait until " in out
+    assert "  out_2 tier 2 approval: s2\n" in out
 
 
 def test_check_configured_says_no_without_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
