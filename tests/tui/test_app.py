@@ -210,7 +210,7 @@ async def test_read_only_takes_no_orders_but_shows_plans() -> None:
         await pilot.press("d")
         await until(pilot, lambda: isinstance(board.screen, Reader))
         assert {action for action, _ in source.asked} <= {"targets", "dry_run"}
-        assert "read-only" in screen_text(board)
+        await until(pilot, lambda: "read-only" in screen_text(board))
 
 
 @run
