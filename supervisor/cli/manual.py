@@ -118,11 +118,11 @@ def _epilog(epilog: str) -> list[str]:
             lines += [".SH EXAMPLES", ".nf", *shown, ".fi"]
         elif title == "Exit codes":
             lines += [".SH EXIT STATUS"]
-            for entry in " ".join(body.split()).rstrip(".").split(", "):
+            for entry in re.split(r"[,.] (?=\d+ )", " ".join(body.split()).rstrip(".")):
                 code, _, words = entry.partition(" ")
                 lines += [".TP", f".B {_text(code)}", _text(words)]
         elif block.strip():
-            lines += [".PP", _text(" ".join(block.lstrip("\b").split()))]
+            lines += [".SH NOTES", *_prose(block)]
     return lines
 
 

@@ -47,6 +47,13 @@ def test_a_page_says_what_help_says(context: click.Context) -> None:
             assert all(name in text for name in option.opts), option.name
 
 
+def test_exit_codes_and_other_notes_keep_their_form() -> None:
+    (check,) = [it for it in CONTEXTS if it.command_path == "healctl check"]
+    page = manual.page(check)
+    assert re.findall(r"^\.B (\d+)$", page, re.MULTILINE) == ["0", "1", "78"]
+    assert "\n.SH NOTES\n.nf\nJSON: {ok, file" in page
+
+
 def test_hostile_words_are_shown_as_they_are() -> None:
     command = click.Command("x", help=".so /etc/passwd\\n 'quoted' `x` ~ ^ - é", epilog='\b\nExample:\n  .de "a\\b"')
     page = manual.page(click.Context(command, info_name="x"))
