@@ -2,8 +2,10 @@
 VENV ?= .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+# How much `make soak` simulates: SIM="--seeds N" or SIM="--minutes M".
+SIM ?= --minutes 60
 
-.PHONY: run test check lint soak bench man screenshots clean
+.PHONY: run test check lint sim soak bench man screenshots clean
 
 $(STAMP): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
@@ -20,6 +22,11 @@ test: $(STAMP)
 
 check: lint
 	$(PY) -m pytest -q -n 3 --dist loadfile -m "not soak and not bench"
+	$(MAKE) sim
+
+# 2,000 short lives of the whole house, on virtual time; more: make soak, or python -m tests.sim --help.
+sim: $(STAMP)
+	$(PY) -m tests.sim --seeds 2000
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
@@ -29,6 +36,8 @@ lint: $(STAMP)
 
 soak: $(STAMP)
 	$(PY) -m pytest -q -m soak --timeout 3600
+	$(PY) -m tests.sim --first 1000001 $(SIM) --no-coverage
+
 
 bench: $(STAMP)
 	@$(PY) -m tests.bench

@@ -51,6 +51,7 @@ class ExecutorWorker(Worker):
     def __init__(self, boot: Boot, uplink: socket.socket) -> None:
         super().__init__(boot, uplink)
         self._seen: OrderedDict[str, float] = OrderedDict()  # execution id -> when it expires (monotonic)
+        self._in_hand: set[str] = set()  # executions that were taken and are not over, expired or not
         self._runs: dict[str, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._answering: dict[str, set[str]] = {}  # what is being answered -> the frames that asked for it
@@ -119,13 +120,14 @@ class ExecutorWorker(Worker):
                 self._unexpected([("", frame)])
 
     def _dispatch(self, frame: Frame, execution: Execution) -> None:
-        """Idempotent by the execution's id. What is forgotten has expired, and would be refused for that."""
-        if execution.id not in self._seen:
+        """Idempotent by the execution's id. What is forgotten is over and has expired: it would be refused for that."""
+        if execution.id not in self._seen and execution.id not in self._in_hand:
             if len(self._tasks) >= QUEUED_MAX:
                 log.warning("%d executions are waiting; %s must be sent again", QUEUED_MAX, execution.id)
                 return
             self._forget_expired()
             self._seen[execution.id] = execution.expires_mono_s
+            self._in_hand.add(execution.id)
             self._spawn(self._run(execution))
         self._healer.post(Ack(), re=frame.id)
 
@@ -135,6 +137,12 @@ class ExecutorWorker(Worker):
             self._seen.popitem(last=False)
 
     async def _run(self, execution: Execution) -> None:
+        try:
+            await self._in_turn(execution)
+        finally:
+            self._in_hand.discard(execution.id)
+
+    async def _in_turn(self, execution: Execution) -> None:
         """An execution with which an executor has died once takes every slot: should it kill again, it dies alone."""
         item = f"execution:{execution.id}"
         async with contextlib.AsyncExitStack() as slots:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from supervisor.bus import Link
-from supervisor.clock import monotonic_s
+from supervisor.clock import Anchor, monotonic_s
 from supervisor.errors import StoreError
 from supervisor.incidents.records import Record
 from supervisor.incidents.world import Decision
@@ -52,6 +52,12 @@ async def open_epoch(store: Link, request: OpenEpoch, alarm: Callable[[str], Non
         await asyncio.sleep(AGAIN_S)
 
 
+def reopening(incarnation: str, beginnings: int, anchor: Anchor) -> OpenEpoch:
+    """Of a ledger that is begun anew, each time under a name of its own: under the last one it would take what is new
+    for repeated, and drop it."""
+    return OpenEpoch(f"{incarnation}.{beginnings}", 0.0, 0.0, anchor)
+
+
 def _cannot_tell(trouble: str) -> str:
     return (
         f"healctl cannot write its own ledger: {trouble}. Nothing is healed and no other page can leave until it can;"
@@ -83,6 +89,7 @@ class Committer:
         self._alarm = alarm
         self._alarm_timer: asyncio.TimerHandle | None = None
         self._reopening = False
+        self.beginnings = 0  # how often a ledger was begun anew: each is an epoch of its own
         self._epoch = epoch
         self._durable = durable
         self._refused = refused
@@ -132,6 +139,7 @@ class Committer:
         if self._reopening or self._over:
             return
         self._reopening = True
+        self.beginnings += 1
         if self._again is not None:
             self._again.cancel()
             self._again = None

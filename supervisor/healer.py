@@ -21,7 +21,7 @@ from supervisor.asking import Asking
 from supervisor.bus import Hub, Link, Publisher, nack_of
 from supervisor.capturing import Capturing
 from supervisor.clock import SteadyClock, monotonic_s
-from supervisor.committer import Committer, open_epoch
+from supervisor.committer import Committer, open_epoch, reopening
 from supervisor.config import Config
 from supervisor.crashpoint import reach
 from supervisor.desk import Desk
@@ -120,7 +120,7 @@ class HealerWorker(Worker):
             snapshot.epoch,
             self._durable,
             self.fail,
-            reopen=lambda: m.OpenEpoch(f"{boot.incarnation}.{self._news.seq}", 0.0, 0.0, self._clock.anchor()),
+            reopen=lambda: reopening(boot.incarnation, self._committer.beginnings, self._clock.anchor()),
             seed=self._seed,
             alarm=self.alarm,
         )

@@ -48,7 +48,8 @@ def order(turn: Turn, runbook: Runbook, target: Target, incident: Incident | Non
         return
     why = incident.evidence if incident is not None else f"{runbook.id} was ordered"
     incident_id = incident.id if incident is not None else None
-    turn.put_halt(Halt(target.target_id, target.path, turn.now.wall_s, HaltPhase.HELD, incident_id, why))
+    now = turn.now
+    turn.put_halt(Halt(target.target_id, target.path, now.wall_s, HaltPhase.HELD, incident_id, why, now.steady_s))
     turn.metric("heal_db_halted", target.target_id, "halted", incident_id)
 
 
@@ -73,9 +74,9 @@ def on_reading(turn: Turn, reading: HealthReading, verdicts: tuple[Verdict, ...]
     halt = turn.world.halts.get(reading.target_id)
     if halt is None or halt.phase is not HaltPhase.HELD:
         return
-    checked_wall_s = turn.now.wall_s - (turn.now.mono_s - reading.basis_mono_s)
+    checked_steady_s = turn.now.steady_s - (turn.now.mono_s - reading.basis_mono_s)
     well = any(v.anomaly is AnomalyType.DB_CORRUPTION and v.status is Status.CLEAR for v in verdicts)
-    if well and checked_wall_s >= halt.since_wall_s and not _at_work(turn, halt.database):
+    if well and checked_steady_s >= halt.since_steady_s and not _at_work(turn, halt.database):
         _lift(turn, halt.database)
 
 

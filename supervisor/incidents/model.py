@@ -642,3 +642,4 @@ class Halt(msgspec.Struct, frozen=True):
     phase: HaltPhase
     incident_id: str | None
     why: str
+    since_steady_s: float = 0.0  # by which a check is older or newer: the wall clock may be set back

@@ -129,7 +129,8 @@ def give_up(turn: Turn, execution: Execution, reason: TierReason, note: str) -> 
     if incident is not None:
         trigger = Trigger.VERIFY_FAILED if incident.state is State.VERIFYING else Trigger.STEPS_FAILED
         turn.move(incident, trigger, "engine", note)
-    grouped = by_itself and storm.failed(turn, execution)
+    paged = incident is not None and incident.page_id is not None
+    grouped = by_itself and storm.failed(turn, execution) and not paged
     incident = incident_of(turn, execution)
     if incident is not None:
         why = f"breaker open: {breaker.reason}" if breaker is not None else "a person must look"

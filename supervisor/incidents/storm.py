@@ -101,10 +101,10 @@ def pause(turn: Turn, family: str, why: str) -> None:
     mine = [i for i in turn.world.incidents.values() if i.family == family and not i.outside]
     hit = [i for i in mine if i.state is not State.ESCALATED or i.id in turn.world.rerun]
     for incident in hit:
-        _give_up(turn, incident, f"{family} is paused: {why}", grouped=True)
-    if hit:
-        current = [turn.incident(i.id) or i for i in hit]
-        escalation.grouped_page(turn, current, why)
+        _give_up(turn, incident, f"{family} is paused: {why}", grouped=incident.page_id is None)
+    unpaged = [turn.incident(i.id) or i for i in hit if i.page_id is None]
+    if unpaged:  # R2: what has its page by now gets no other
+        escalation.grouped_page(turn, unpaged, why)
 
 
 def over(turn: Turn, family: str) -> None:

@@ -24,6 +24,7 @@ NAMES = (
     "bench_drill",
     "bench_report",
     "bench_tui",
+    "bench_sim",
 )
 
 results = {}

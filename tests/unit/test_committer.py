@@ -10,7 +10,8 @@ import pytest
 
 from supervisor import committer
 from supervisor.bus import Link
-from supervisor.committer import Committer
+from supervisor.clock import SteadyClock
+from supervisor.committer import Committer, reopening
 from supervisor.errors import HealError
 from supervisor.incidents import records as rec
 from supervisor.incidents.world import Decision
@@ -50,7 +51,6 @@ class Healer:
         self.refused: list[Exception] = []
         self.alarms: list[str] = []
         self.seeded: list[rec.Record] = []
-        self.reopened = 0
         self.committer = Committer(
             store,  # type: ignore[arg-type]
             epoch,
@@ -62,8 +62,7 @@ class Healer:
         )
 
     def _reopen(self) -> OpenEpoch:
-        self.reopened += 1
-        return OpenEpoch(f"healer.{self.reopened}", 0.0, 0.0)
+        return reopening("healer", self.committer.beginnings, SteadyClock().anchor())
 
     def _seed(self, opened: EpochOpened, waiting: list[rec.Record]) -> list[tuple[rec.Record, ...]]:
         self.seeded = waiting
@@ -153,12 +152,36 @@ def test_another_ledger_is_given_all_that_is_known_and_what_waits_goes_on_after_
         assert [it for it in healer.durable if it.records] == [decision(rec.AddMetric(lab.metric(1))), *later]
         assert acked == [0, 1]
         assert len(healer.seeded) == 2
-        assert healer.reopened == 1
+        assert healer.committer.beginnings == 1
         found = lab.rows(ledger.path, "SELECT id FROM metrics ORDER BY id")
         assert found == [(f"met-{n:06d}",) for n in (1, 2, 3)]
         assert lab.rows(ledger.path, "SELECT id FROM incidents") == [("inc-000077",)]
         healer.committer.commit(decision(rec.AddMetric(lab.metric(4))), None)
         await healer.until(lambda: healer.committer.waiting == 0)
+        ledger.close()
+
+    asyncio.run(test())
+
+
+@pytest.mark.req("FR-004")
+def test_a_ledger_that_is_begun_anew_twice_loses_nothing_although_nobody_was_told_between(tmp_path: Path) -> None:
+    """Each beginning is an epoch of its own: in an old one everything new would count as repeated (found by the
+    simulator, which delays answers)."""
+
+    async def test() -> None:
+        ledger = Ledger(tmp_path / "ledger.db")
+        opened = ledger.open_epoch(OpenEpoch("healer", 0.0, 0.0))
+        assert isinstance(opened, EpochOpened)
+        store = Store(ledger)
+        store.works = True
+        healer = Healer(store, opened.snapshot.epoch)
+        # Of the first no feed tells.
+        for record in (rec.SetTimer(lab.timer(1)), rec.AddMetric(lab.metric(1))):
+            healer.committer.begin_anew()
+            await healer.until(lambda: not healer.committer.waiting and not healer.committer._reopening)
+            healer.committer.commit(decision(record), None)
+            await healer.until(lambda: not healer.committer.waiting)
+        assert lab.rows(ledger.path, "SELECT id FROM metrics") == [("met-000001",)]
         ledger.close()
 
     asyncio.run(test())
@@ -174,7 +197,7 @@ def test_a_healer_that_another_has_followed_is_not_heard(tmp_path: Path) -> None
         healer = Healer(store, 1)
         healer.committer.commit(decision(rec.AddMetric(lab.metric(1))), None)
         await healer.until(lambda: healer.refused)
-        assert healer.reopened == 0
+        assert healer.committer.beginnings == 0
         ledger.close()
 
     asyncio.run(test())

@@ -15,6 +15,7 @@ from supervisor.incidents.model import (
     Effect,
     Halt,
     HaltPhase,
+    Instant,
     Runbook,
     State,
     StepResult,
@@ -43,11 +44,16 @@ RESTORE = Runbook(
 class Bench(Lab):
     """What checks find and what the executor reports comes by hand."""
 
+    wall_ahead_s = 0.0  # of where the wall clock would be, had nobody touched it
+
     def __init__(self, *, policy: Policy | None = None) -> None:
         super().__init__(targets=(BRAIN, TRADES), policy=policy)
         self.engine.world.runbooks["rb-db-restore"] = RESTORE
         self.silent = {"brain-db", "trades"}
         self.hold_dispatch = True
+
+    def instant(self) -> Instant:
+        return msgspec.structs.replace(super().instant(), wall_s=self.now_s + self.wall_ahead_s)
 
     def check(self, name: str, verdict: Integrity, *, began_s_ago: float = 0.0) -> None:
         at_s = self.instant().mono_s
@@ -212,6 +218,18 @@ def test_only_a_check_that_began_after_the_halt_ends_it() -> None:
     assert (incident.state, incident.acted_by) == (State.RESOLVED, ActedBy.RUNBOOK)
     assert lab.pages() == ["page", "closing"]
     assert lab.metrics().count("heal_db_halted") == 2
+
+
+@pytest.mark.req("R10")
+def test_a_wall_clock_that_is_set_back_does_not_keep_the_database_halted() -> None:
+    """Which check came later, the steady clock tells (found by the simulator)."""
+    lab = Bench()
+    lab.advance(100)
+    lab.emergency()
+    lab.wall_ahead_s = -86_400.0
+    lab.advance(60)
+    lab.check("brain-db", Integrity.OK)
+    assert lab.halts == {}
 
 
 @pytest.mark.req("R10")

@@ -327,14 +327,46 @@ def test_what_may_go_on_all_at_once_has_canaries_too() -> None:
 
 
 @pytest.mark.req("R8", "R1")
-def test_escalated_ones_that_waited_for_canaries_which_failed_are_told_once_and_left_alone() -> None:
+def test_escalated_ones_that_waited_for_canaries_which_failed_are_left_alone_and_paged_no_second_time() -> None:
+    """Each has had its page when the pause kept it from being repaired; that it waits for something else now is told
+    where it costs nobody's sleep (R2: one page per incident, a grouped one is no exception)."""
     lab = resumed(heals=False)
+    before = len(lab.messages("signal"))
     lab.advance(120)
     assert len(lab.dispatched) == 3
     assert {i.state for i in lab.incidents()} == {State.ESCALATED}
     waited = [i for i in lab.incidents() if i.tier_reason is TierReason.CANARY_FAILED]
     assert len(waited) >= 17
-    (page,) = [row for row in lab.messages("signal") if row.kind == "grouped"]
-    assert {i.id for i in waited} <= set(page.covers)
+    assert len(lab.messages("signal")) == before
+    told = {row.incident_id for row in lab.messages("synapse") if row.kind == "page"}
+    assert {i.id for i in waited} <= told
     assert not lab.engine.world.rerun
     assert TimerKind.RECHECK not in {kind for kind, _ in lab.engine.world.timers}, "no probe is asked for them"
+
+
+@pytest.mark.req("R2", "R8")
+def test_a_canary_that_has_had_its_page_is_not_named_in_the_grouped_one() -> None:
+    """It failed before, was paged, and an approval lets it go on in the middle of a storm (found by the simulator)."""
+    lab = Lab(*NAMES)
+    lab.heals[NAMES[0]] = False
+    lab.kill(NAMES[0])
+    lab.advance(40)
+    first = lab.only(NAMES[0])
+    assert (first.state, first.page_id is not None) == (State.ESCALATED, True)
+    lab.hold_dispatch = True
+    lab.silent.update(NAMES[1:6])
+    for name in NAMES[1:6]:
+        lab.heals[name] = False
+        lab.kill(name)
+    lab.order("approve", runbook_id="rb-restart-service", target_id=NAMES[0])
+    lab.silent.clear()
+    for name in NAMES[1:6]:
+        lab.poll(name)
+    assert first.id in {e.incident_id for e in lab.engine.world.executions.values()}
+    lab.hold_dispatch = False
+    for execution in list(lab.dispatched)[1:]:
+        lab.run(execution)
+    lab.advance(60)
+    pages = [row for row in lab.messages("signal") if row.kind in ("page", "grouped", "outcome")]
+    assert "grouped" in {row.kind for row in pages}
+    assert [row.kind for row in pages if first.id in row.covers] == ["page"]

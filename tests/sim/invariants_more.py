@@ -1,0 +1,145 @@
+"""The second half of the invariants: messages in time, what people have decided, halts, and what proves a repair.
+
+Judged from outside, like `invariants.py`, whose books it reads.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from supervisor.incidents import records as r
+from supervisor.incidents.model import (
+    AnomalyType,
+    Authority,
+    Channel,
+    Execution,
+    ExecutionState,
+    Incident,
+    Mode,
+    OutboxRow,
+    Severity,
+    State,
+)
+from supervisor.messages import Commit
+from tests.sim.loop import MONO_START_S, WALL_START_S
+
+if TYPE_CHECKING:
+    from tests.sim.invariants import Watch
+
+STEADY_AHEAD_S = WALL_START_S - MONO_START_S
+HOLD_S = 60.0  # R2
+REPEAT_S = (3_600.0, 4 * 3_600.0, 86_400.0)  # R2
+SLACK_S = 1.5
+
+
+class More:
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self.step_ended_s: dict[str, float] = {}
+        self._told_s: defaultdict[str, list[float]] = defaultdict(list)  # incident -> when Signal spoke of it
+        self._dismissed: dict[tuple[AnomalyType, str], float] = {}  # key -> until when (steady)
+        self._undone: set[tuple[str, str]] = set()  # runbook, target: a person has taken it back
+        self._halted: dict[str, str] = {}  # path -> database
+        self.calm = lambda: True  # no fault has hit yet
+
+    def _now_steady_s(self) -> float:
+        return self.watch.loop.time() + STEADY_AHEAD_S
+
+    # -- decisions as a whole --
+
+    def durable(self, commit: Commit) -> None:
+        orders = [record.entry for record in commit.records if isinstance(record, r.AddAudit)]
+        for order in orders:
+            if order.action in ("approve", "confirm"):
+                self._undone.clear()  # of whichever runbook: a person has spoken
+        for record in commit.records:
+            match record:
+                case r.PutExecution(it):
+                    self._execution(it, commit, orders)
+                case r.PutIncident(it) if it.state is State.DETECTED:
+                    self._opened(it, commit)
+                case r.PutHalt(it):
+                    self._halted[it.path] = it.database
+                case r.DropHalt(database):
+                    self._halted = {path: name for path, name in self._halted.items() if name != database}
+
+    def _execution(self, it: Execution, commit: Commit, orders: list[Any]) -> None:
+        new = self.watch.intended_s.get(it.id) == self.watch.loop.time() and it.state is ExecutionState.INTENDED
+        key = (it.runbook.id, it.target.target_id)
+        if new and it.authority is Authority.PERSON and not it.undoes:
+            by = [order.actor for order in orders if order.action in ("execute", "confirm")]
+            if not by or any(actor.startswith("agent:") for actor in by):
+                self.watch.fail("only a person executes", f"{it.id} ({it.runbook.id}) by {by or 'nobody'}")
+        if new and key in self._undone and it.authority not in (Authority.PERSON, Authority.HARMLESS):
+            self.watch.fail("what was undone waits for a person", f"{it.runbook.id} for {it.target.target_id}: {it.id}")
+        if it.undoes and it.state is ExecutionState.SUCCEEDED:
+            self._undone.add((it.runbook.id.removeprefix("undo:"), it.target.target_id))
+        if it.verified is False and it.authority is Authority.APPROVED and it.runbook.verifies:
+            states = [record.state for record in commit.records if isinstance(record, r.PutRunbookState)]
+            mine = [s for s in states if (s.runbook_id, s.target_id) == key and s.mode is Mode.DRY_RUN]
+            if not mine:
+                self.watch.fail("what does not hold is demoted", f"{it.runbook.id} for {it.target.target_id}: {it.id}")
+
+    def _opened(self, it: Incident, commit: Commit) -> None:
+        """FR-007: what a person has dismissed stays quiet. R10: what is damaged and ours is halted at once."""
+        until_s = self._dismissed.get((it.anomaly, it.target_id), 0.0)
+        if it.detected_steady_s < until_s - SLACK_S:
+            self.watch.fail("what was dismissed stays quiet", f"{it.id}: {it.anomaly} of {it.target_id}")
+        ours = it.target_id in self.watch.world.written and it.anomaly is AnomalyType.DB_CORRUPTION
+        halted = it.target_id in self._halted.values() or any(isinstance(one, r.PutHalt) for one in commit.records)
+        if ours and not it.outside and not halted:
+            self.watch.fail("a damaged database is halted at once", f"{it.target_id}: {it.id}")
+
+    def moved(self, old: Incident | None, new: Incident) -> None:
+        if new.state is State.DISMISSED and new.dismiss_until_steady_s is not None:
+            self._dismissed[new.anomaly, new.target_id] = new.dismiss_until_steady_s
+        if old is not None and old.state is State.VERIFYING and new.state is State.RESOLVED:
+            self._proved(new)
+
+    def _proved(self, it: Incident) -> None:
+        """R6: a look that began after the last step found it well."""
+        ended_s = self.step_ended_s.get(it.execution_id or "")
+        world = self.watch.world
+        clear = [at_s for at_s, ills in world.seen_ill.get(it.target_id, {}).items() if it.anomaly not in ills]
+        if it.target_id in world.checks:
+            clear = [began_s for began_s, found in (world.checks[it.target_id],) if not found]
+        if ended_s is not None and not any(at_s >= ended_s - 0.001 for at_s in clear):
+            self.watch.fail("a repair is proved by its probe", f"{it.id} ({it.anomaly} of {it.target_id})")
+
+    # -- messages --
+
+    def new_row(self, row: OutboxRow) -> None:
+        if row.channel is not Channel.SIGNAL or row.kind not in ("page", "outcome", "grouped", "repeat"):
+            return
+        now_s = self.watch.loop.time()
+        for incident_id in row.covers:
+            before, incident = self._told_s[incident_id], self.watch.incidents.get(incident_id)
+            if row.kind == "repeat" and incident is not None:
+                self._repeat(incident, before, now_s)
+            elif incident is not None and row.kind == "page":
+                self._in_time(incident, row, now_s)
+            before.append(now_s)
+
+    def _in_time(self, incident: Incident, row: OutboxRow, now_s: float) -> None:
+        """R2, AC-004, AC-005: a critical one that nobody could judge so far is paged when its hold is over."""
+        hold_s = {AnomalyType.DISK_CRITICAL: 1.0, AnomalyType.DB_CORRUPTION: 10.0}.get(incident.anomaly, HOLD_S)
+        late = now_s - self.watch.opened_s[incident.id] > hold_s + SLACK_S
+        waited = incident.severity is Severity.CRITICAL and incident.escalated_wall_s is None and not incident.outside
+        if late and waited and self.calm():
+            self.watch.fail("a page comes in time", f"{row.id} for {incident.id} ({incident.anomaly})")
+
+    def _repeat(self, incident: Incident, before: list[float], now_s: float) -> None:
+        """R2: after 1 h, 4 h, then daily; not once somebody has acknowledged it."""
+        if incident.acknowledged_wall_s is not None or not incident.open:
+            self.watch.fail("only what nobody acknowledged is repeated", incident.id)
+        if before and now_s - before[-1] < REPEAT_S[0] - SLACK_S:
+            text = f"{incident.id} after {now_s - before[-1]:.0f} s"
+            self.watch.fail("a page is repeated after an hour at the earliest", text)
+
+    # -- halts --
+
+    def projects(self, target: Any) -> None:
+        """R10: nobody writes a halted database."""
+        if str(target.path) in self._halted:
+            self.watch.fail("nobody writes a halted database", str(target.path))
