@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # How much `make soak` simulates: SIM="--seeds N" or SIM="--minutes M".
 SIM ?= --minutes 60
 
-.PHONY: run test check lint sim soak bench clean
+.PHONY: run test check lint sim soak bench man screenshots clean
 
 $(STAMP): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
@@ -41,6 +41,14 @@ soak: $(STAMP)
 
 bench: $(STAMP)
 	@$(PY) -m tests.bench
+
+# The manual pages, out of the words of --help; to read one: man -l build/man/healctl.1
+man: $(STAMP)
+	@$(PY) -m supervisor.cli.manual build/man
+
+# The pictures in docs/screens; as PNG in .cache/screens where chromium is installed. Look at them after a change of tui/.
+screenshots: $(STAMP)
+	@$(PY) -m tests.tui.screenshots
 
 clean:
 	rm -rf $(VENV) .cache build *.egg-info

@@ -105,8 +105,13 @@ def prometheus() -> Path:
     return _debian("prometheus")
 
 
-def _debian(program: str) -> Path:
+def mandoc() -> Path:
+    """Debian's mandoc, which judges manual pages."""
+    return _debian("mandoc", "mandoc")
+
+
+def _debian(program: str, package: str = "prometheus") -> Path:
     found = shutil.which(program)
     if found is None:
-        _without(f"{program} (Debian's prometheus) is not installed; tests/parts.sh gets it")
+        _without(f"{program} (Debian's {package}) is not installed; tests/parts.sh gets it")
     return Path(found)

@@ -42,6 +42,7 @@ class Board(Acting):
     TabbedContent { height: 1fr; }
     TabPane { padding: 0; }
     .below { height: 4; padding: 0 1; border-top: solid $primary; }
+    #report-text { padding: 0 1; }
     #filter { display: none; border: none; height: 1; }
     #filter.shown { display: block; }
     """
@@ -76,6 +77,7 @@ class Board(Acting):
         self._runbooks: dict[str, Json] = {}
         self._targets: dict[str, Json] = {}
         self._usage = usage.Usage()
+        self.ansi_theme_light = look.ON_LIGHT
         # Held, not looked for: timers still tick while the screens are being taken down.
         self._top, self._bar, self._report = Static(id="top"), Static(id="trouble"), Static(id="report-text")
         self._filter = Input(placeholder="words to filter by; Esc ends it", id="filter")
@@ -148,7 +150,8 @@ class Board(Acting):
 
     def _draw_top(self) -> None:
         counts = self.model.counts()
-        text = Text("read-only  " if self.read_only else "", "yellow")
+        text = Text()
+        text.append("read-only  " if self.read_only else "", "yellow")
         total = len(self.model.incidents)
         text.append(f"{total} open", "bold red" if total else "bold green")
         for word, (symbol, style) in look.SEVERITY.items():
@@ -324,12 +327,13 @@ class Board(Acting):
         return f"{kind}-{'dark' if dark else 'light'}"
 
     def action_help(self) -> None:
-        text = Text()
-        for binding in self.BINDINGS:
-            assert isinstance(binding, Binding)
-            text.append(f"{binding.key_display or binding.key:>6}  ", "bold")
-            text.append(f"{binding.description}\n")
-        text.append(" Enter  Open what is under the cursor\nCtrl+P  Command palette\n\n")
+        text = keys_text(
+            [
+                *((it.key_display or it.key, it.description) for it in self.BINDINGS if isinstance(it, Binding)),
+                ("Enter", "Open what is under the cursor"),
+                ("Ctrl+P", "Command palette"),
+            ]
+        )
         for name, table in (("Severity", look.SEVERITY), ("State", look.STATE)):
             text.append(f"{name}: ", "dim")
             for word, (symbol, style) in table.items():
@@ -347,6 +351,20 @@ class Board(Acting):
 
     def _run(self, action: str) -> None:
         self.call_later(self.run_action, action)
+
+
+def keys_text(keys: list[tuple[str, str]]) -> Text:
+    """Keys and what they do, in two columns, so that a small terminal shows them all at once."""
+    text, half = Text(), (len(keys) + 1) // 2
+    width = max(len(words) for _, words in keys[:half]) + 4
+    for left in range(half):
+        for key, words in keys[left::half]:
+            text.append(f"{key:>6}  ", "bold")
+            text.append(f"{words:<{width}}")
+        text.rstrip()
+        text.append("\n")
+    text.append("\n")
+    return text
 
 
 def _of_incident(incident: Json | None) -> Subject:

@@ -87,7 +87,7 @@ def describe(answer: Json, trend: list[float]) -> Text:
             (name, value)
             for name, value in (
                 ("Seen", it["evidence"]),
-                ("Since", f"{look.clock_text(it['detected_at'])}, seen {it['detections']} times"),
+                ("Since", f"{look.clock_text(it['detected_at'])}, seen {_times(it['detections'])}"),
                 ("Runbook", it["runbook_id"]),
                 ("Waits for", it["waiting_for"]),
                 ("Hint", it["hint"]),
@@ -112,6 +112,10 @@ def describe(answer: Json, trend: list[float]) -> Text:
     for message in answer["messages"]:
         _message(text, message)
     return text
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _heading(text: Text, words: str) -> None:

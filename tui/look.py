@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
 from supervisor import clock
@@ -39,6 +40,15 @@ CHILD: dict[str, tuple[str, str]] = {
     "hung": ("!", "bold red"),
     "quarantined": ("#", "bold red"),
 }
+# What the sixteen are on the light theme: as dark as text must be there (textual's own yellow cannot be read on white).
+ON_LIGHT = TerminalTheme(
+    background=(248, 248, 248),
+    foreground=(32, 32, 32),
+    normal=[
+        (32, 32, 32), (160, 40, 40), (40, 105, 20), (130, 85, 0), (40, 80, 170),
+        (120, 60, 150), (0, 98, 130), (90, 90, 90),
+    ],
+)  # fmt: skip
 UNKNOWN = ("·", "")
 BARS = "▁▂▃▄▅▆▇█"
 

@@ -40,7 +40,7 @@ RUNBOOKS = (
     Column("BAD", 4),
     Column("DRY", 4),
     Column("LAST RUN", 16),
-    Column("LABEL", 40, from_width=110),
+    Column("LABEL", 32, from_width=110),
 )
 TARGETS = (
     Column("", 2),

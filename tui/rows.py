@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
-from rich.cells import set_cell_size
+from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
@@ -146,6 +146,11 @@ class Rows(ScrollView, can_focus=True):
         segments = []
         for cell, width in zip(cells, widths, strict=True):
             own = Style.parse(str(cell.style)) if cell.style and not style.reverse else Style.null()
-            segments.append(Segment(set_cell_size(cell.plain, width), style + own))
+            segments.append(Segment(fit(cell.plain, width), style + own))
             segments.append(Segment(" " * GAP, style))
         return Strip(segments).adjust_cell_length(self.size.width, style)
+
+
+def fit(text: str, width: int) -> str:
+    """Exactly so many cells; what is cut off is seen to be."""
+    return set_cell_size(text, width) if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"

@@ -12,13 +12,19 @@ import msgspec
 import pytest
 
 import supervisor
+from remediators.runbooks import RUNBOOKS
 from supervisor import config, errors
-from supervisor.cli.main import COMMANDS, cli
+from supervisor.cli import manual
+from supervisor.cli.main import EPILOG
 from supervisor.config import Config, Tables
+from supervisor.incidents.model import AnomalyType
+from supervisor.metering import Metering
 from supervisor.schema import Reader
+from tests.lab.engine import Lab
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
 NO_DEFAULT = {("process", "NAME", "restart"), ("fleet", "hosts")}
 
 
@@ -69,9 +75,13 @@ def test_the_example_configuration_as_it_stands_is_refused_only_for_its_placehol
 
 
 def commands() -> list[str]:
-    heal = cli.get_command(click.Context(cli), "heal")
-    assert isinstance(heal, click.Group)
-    return [name for name in COMMANDS if name != "heal"] + [f"heal {name}" for name in heal.commands]
+    """Every command below the groups, without `healctl` in front."""
+    every = [it for it in manual.tree() if not isinstance(it.command, click.Group)]
+    return [it.command_path.removeprefix("healctl ") for it in every]
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", commands())
@@ -79,34 +89,79 @@ def test_the_readme_names_every_command(command: str) -> None:
     assert f"`healctl {command}" in README.read_text()
 
 
-def test_the_readme_names_no_command_that_is_not_there() -> None:
-    named = set(re.findall(r"healctl ((?:heal )?[a-z_-]+)", README.read_text()))
-    known = {*commands(), *(name.replace("_", "-") for name in commands()), "heal"}
-    assert {name for name in named if name.split()[0] in {*COMMANDS, "heal"}} - known == set()
-    in_code = set(re.findall(r"`healctl ([a-z_-]+)", README.read_text()))
-    assert in_code - set(COMMANDS) == set()
+def test_the_documents_name_no_command_that_is_not_there() -> None:
+    known = {*commands(), *(name.replace("_", "-") for name in commands())}
+    for document in DOCUMENTS:
+        in_code = set(re.findall(r"[`$] ?healctl ((?:heal |db |capture )?[a-z][a-z_-]*)", document.read_text()))
+        in_code -= {"heal", "db", "capture"}
+        assert in_code - known == set(), document.name
 
 
-def test_the_readme_names_every_exit_code() -> None:
+@pytest.mark.parametrize("context", list(manual.tree()), ids=lambda it: it.command_path)
+def test_the_help_of_every_command_has_an_example(context: click.Context) -> None:
+    help_text = context.command.get_help(context)
+    assert re.search(r"Examples?:\n(  .*\n)*?  .*healctl", help_text), help_text
+
+
+def test_the_readme_and_the_help_name_every_exit_code() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.HealError)]
     text = README.read_text()
     for code in {0, *(kind.exit_code for kind in kinds)}:
         assert re.search(rf"^\| {code} \|", text, re.MULTILINE), f"README: exit code {code}"
+        assert re.search(rf"[ ,]{code} [a-z]", EPILOG[EPILOG.index("Exit codes") :]), f"--help: exit code {code}"
 
 
-def test_the_readme_examples_are_a_good_configuration_with_a_runbook(tmp_path: Path) -> None:
-    blocks = re.findall(r"```toml\n(.*?)```", README.read_text(), re.DOTALL)
-    runbooks = [block for block in blocks if "[[step]]" in block]
+def test_every_metric_is_in_the_table_and_every_name_there_is_one() -> None:
+    lines = [line for line in (ROOT / "docs/metrics.md").read_text().splitlines() if line.startswith("| `")]
+    named = [name for line in lines for name in re.findall(r"`(heal_\w+)`", line.split("|")[1])]
+    shown = [family.name for family in Metering(()).families(Lab().engine.world, [], None, "", 0.0)]
+    assert sorted(named) == sorted(shown)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda it: it.name)
+def test_the_examples_of_a_document_are_good_configurations_and_runbooks(document: Path, tmp_path: Path) -> None:
+    found = blocks(document, "toml")
+    runbooks = [block for block in found if "[[step]]" in block]
+    configurations = [block for block in found if block not in runbooks]
+    for block in configurations:
+        config.parse(block, document.name)
     folder = tmp_path / "runbooks.d"
     folder.mkdir(mode=0o700)
     for number, block in enumerate(runbooks):
         file = folder / f"{number}.toml"
         file.write_text(block)
         file.chmod(0o600)
-    whole = config.accept("".join(block for block in blocks if block not in runbooks), tmp_path / "healctl.toml")
-    assert whole.process
-    assert whole.command
-    assert len(whole.runbook) == len(runbooks) == 1
+    programs = "".join(block for block in configurations if "[command." in block)
+    assert len(config.accept(programs, tmp_path / "healctl.toml").runbook) == len(runbooks)
+
+
+def test_the_documents_show_both_a_configuration_and_a_runbook() -> None:
+    assert any("[process." in block for block in blocks(README, "toml"))
+    assert any("[[step]]" in block for block in blocks(ROOT / "docs/runbooks.md", "toml"))
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "ARCHITECTURE.md"], ids=lambda it: it.name)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        there = (document.parent / path).resolve() if path else document
+        assert there.exists(), f"{document.name}: {link}"
+        if anchor:
+            heads = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE)
+            known = {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+            assert anchor in known, f"{document.name}: {link}"
+
+
+def test_every_anomaly_is_in_the_guides() -> None:
+    text = "".join(document.read_text() for document in DOCUMENTS)
+    assert [anomaly.value for anomaly in AnomalyType if f"`{anomaly}`" not in text] == []
+
+
+def test_every_shipped_runbook_is_described() -> None:
+    text = (ROOT / "docs/runbooks.md").read_text()
+    assert [runbook.id for runbook in RUNBOOKS if f"| `{runbook.id}` |" not in text] == []
 
 
 def test_the_version_is_one() -> None:

@@ -15,9 +15,11 @@ from textual.widgets import Input
 from supervisor.cli.feed import Item
 from supervisor.errors import NotRunning, Refused
 from tests.tui.recorded import NOW_S, Json, Recorded, incident, snapshot, stamp
+from tui import look
 from tui.app import TABS, Board
 from tui.detail import Detail
 from tui.dialogs import Question, Reader
+from tui.report import report_text
 
 pytestmark = pytest.mark.req("FR-007")
 
@@ -208,7 +210,7 @@ async def test_read_only_takes_no_orders_but_shows_plans() -> None:
         await pilot.press("d")
         await until(pilot, lambda: isinstance(board.screen, Reader))
         assert {action for action, _ in source.asked} <= {"targets", "dry_run"}
-        assert "read-only" in screen_text(board)
+        await until(pilot, lambda: "read-only" in screen_text(board))
 
 
 @run
@@ -256,6 +258,8 @@ async def test_every_tab_both_themes_and_the_help_fit_a_small_terminal(sixteen: 
         await pilot.press("question_mark")
         await until(pilot, lambda: isinstance(board.screen, Reader))
         assert "Approve" in screen_text(board)
+        for last in ("Open what is under the cursor", "Command palette", "dismissed"):  # nothing wraps or is below
+            assert last in screen_text(board)
 
 
 @run
@@ -269,3 +273,30 @@ async def test_hostile_text_is_shown_harmless() -> None:
         assert "\x1b" not in shown
         assert "\u202e" not in shown
         assert "[bold red]" in screen_text(board)
+
+
+@run
+async def test_what_is_cut_off_is_seen_to_be_and_yellow_can_be_read_on_the_light_theme() -> None:
+    board = Board(Recorded([snapshot([incident("web", anomaly_type="a_name_that_is_too_long_for_its_column")])], {}))
+    async with board.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: len(board._rows["incidents"].keys) == 1)
+        assert "a_name_that_is_too_… " in screen_text(board)
+        await pilot.press("t")
+        await pilot.pause()
+        colours = set(re.findall(r"fill: #([0-9a-f]{6})", board.export_screenshot()))
+        red, green, blue = look.ON_LIGHT.ansi_colors[3]
+        assert f"{red:02x}{green:02x}{blue:02x}" in colours  # "1 wait for you"
+        assert 0.2126 * red + 0.7152 * green + 0.0722 * blue < 110
+
+
+def test_what_belongs_together_in_a_report_stands_on_one_line() -> None:
+    answer = {
+        "since": stamp(86_400.0 * 30), "mttd": {"at_most": {"count": 3, "median_s": 0.02}}, "actions": 1,
+        "by": [{"name": "web", "pages": 2}], "passed_over": [],
+    }  # fmt: skip
+    lines = report_text(answer).plain.splitlines()
+    assert lines[0].startswith("since: 20")
+    assert "T" not in lines[0]
+    assert lines[1:] == [
+        "mttd: ", "  at most: count 3, median s 0.02", "actions: 1", "by: ", "  name web, pages 2", "passed over: -",
+    ]  # fmt: skip

@@ -75,9 +75,9 @@ def test_every_anomaly_has_its_book() -> None:
     assert {*(scene.anomaly.value for scene in SCENES), *OURSELVES} == told
 
 
-def test_the_page_in_the_readme_is_a_real_one() -> None:
-    readme = (GOLDEN.parents[2] / "README.md").read_text()
-    page = readme.partition("A page looks like this")[2].partition("```text\n")[2].partition("```")[0]
+def test_the_page_in_the_guide_is_a_real_one() -> None:
+    guide = (GOLDEN.parents[2] / "docs/operator.md").read_text()
+    page = guide.partition("A page looks like this")[2].partition("```text\n")[2].partition("```")[0]
     assert f"--- Signal, page\n{page}\n" in (GOLDEN / "process_dead.txt").read_text()
 
 

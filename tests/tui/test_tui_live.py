@@ -1,0 +1,58 @@
+"""The real app on the real daemon: a person's first five minutes, and a daemon that is killed under the dashboard."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from textual.widgets import Input
+
+from tests.lab.daemon import Site, site
+from tests.tui.test_app import screen_text, until
+from tui.app import Board
+from tui.detail import Detail
+from tui.dialogs import Question
+from tui.source import Daemon as Live
+
+
+@pytest.fixture
+def here() -> Iterator[Site]:
+    with site() as made:
+        yield made
+
+
+@pytest.mark.req("FR-007", "AC-007", "R7")
+def test_a_persons_first_five_minutes(here: Site) -> None:
+    """Start, break something, see it, look into it, approve, see it healed; then lose the daemon and have it back."""
+    toy = here.service("toy")
+    toy.start()
+    daemon = here.daemon(toy.toml(auto_restart=False))
+    daemon.start()
+    daemon.wait_known(toy)
+
+    async def person() -> None:
+        board = Board(Live(daemon.runtime_dir))
+        async with board.run_test(size=(100, 30), notifications=True) as pilot:
+            await until(pilot, lambda: "0 open" in screen_text(board), 30.0)
+            old = toy.kill()
+            await until(pilot, lambda: "1 wait for you" in screen_text(board), 30.0)
+            await pilot.press("enter")
+            await until(pilot, lambda: isinstance(board.screen, Detail) and "What happened" in screen_text(board), 30.0)
+            await pilot.press("a")
+            await until(pilot, lambda: isinstance(board.screen, Question))
+            assert board.screen.query_one(Input).value == "toy"
+            await pilot.press("enter")
+            await until(pilot, lambda: "0 open" in str(board._top.render()), 30.0)
+            assert toy.wait_new(old) != old
+            await until(pilot, lambda: "+ resolved" in screen_text(board), 30.0)
+            await pilot.press("escape", "2")
+            await until(pilot, lambda: "executor" in screen_text(board))
+            daemon.kill_root()
+            await until(pilot, lambda: "No news from healctl" in screen_text(board), 30.0)
+            daemon.start()
+            await until(pilot, lambda: "No news" not in screen_text(board) and board.model.known, 60.0)
+            await pilot.press("4")
+            await until(pilot, lambda: "system-memory" in screen_text(board), 30.0)
+
+    asyncio.run(person())
