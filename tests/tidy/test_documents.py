@@ -19,6 +19,7 @@ from supervisor.cli.main import EPILOG
 from supervisor.config import Config, Tables
 from supervisor.incidents.model import AnomalyType
 from supervisor.metering import Metering
+from supervisor.pinging import Pinging
 from supervisor.schema import Reader
 from tests.lab.engine import Lab
 
@@ -114,7 +115,10 @@ def test_the_readme_and_the_help_name_every_exit_code() -> None:
 def test_every_metric_is_in_the_table_and_every_name_there_is_one() -> None:
     lines = [line for line in (ROOT / "docs/metrics.md").read_text().splitlines() if line.startswith("| `")]
     named = [name for line in lines for name in re.findall(r"`(heal_\w+)`", line.split("|")[1])]
-    shown = [family.name for family in Metering(()).families(Lab().engine.world, [], None, "", 0.0)]
+    world = Lab().engine.world
+    pinging = Pinging(lambda: None, Config, world, lambda event: None, 0.0)  # type: ignore[arg-type]
+    every = (*Metering(()).families(world, [], None, "", 0.0), *pinging.families())
+    shown = [family.name for family in every]
     assert sorted(named) == sorted(shown)
 
 
