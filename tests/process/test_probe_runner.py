@@ -290,29 +290,6 @@ def test_reads_that_hang_keep_no_event_and_no_question_waiting(lab: Lab, monkeyp
     asyncio.run(lab.run({}, script))
 
 
-@pytest.mark.req("NFR-001", "R8")
-def test_a_crowd_of_events_is_read_a_part_at_a_time_and_completely(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is in work is told to the root, one by one: ten thousand at once kept it, and us, from everything else."""
-    count = 4 * runner.AT_ONCE_MAX
-    many = {f"t{n}": at_once for n in range(count)}
-    scripted(monkeypatch, many)
-    most = 0
-
-    async def script(healer: Healer, worker: ProbeWorker) -> None:
-        nonlocal most
-        await healer.until(lambda _: True)  # it is there
-        since = clock.monotonic_s()
-        for name in many:
-            worker.read_soon(name, 0.0)
-            most = max(most, len(worker._flights))
-        async with asyncio.timeout(4 * WITHIN_S):
-            for name in many:
-                await healer.until(lambda it, name=name: it.target_id == name and it.taken_mono_s >= since)
-
-    asyncio.run(lab.run({}, script))
-    assert runner.READS_MAX < most <= runner.AT_ONCE_MAX
-
-
 def test_no_read_begins_after_the_order_to_stop(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = 0
 

@@ -79,7 +79,7 @@ def opened(daemon: Daemon) -> tuple[int, float, float]:
 def untold(daemon: Daemon) -> list[str]:
     """The incidents of services that no delivered message covers."""
     covers = {row.id: set(row.covers) for row in rows(daemon) if row.state is OutboxState.DELIVERED}
-    found = bodies(daemon, Incident, "SELECT body FROM incidents WHERE family = 'process'")
+    found = bodies(daemon, Incident, "SELECT body FROM incidents WHERE target_id LIKE 'svc%' OR target_id = 'lone'")
     return [it.target_id for it in found if it.id not in covers.get(it.page_id or "", ())]
 
 
