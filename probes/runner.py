@@ -27,6 +27,7 @@ from supervisor.worker import Boot, Worker
 log = logging.getLogger(__name__)
 
 READS_MAX = 128  # polls at once, a bound on descriptors; events and questions do not wait for them
+AT_ONCE_MAX = 512  # with events and questions: what comes beyond it is due, and begins in its turn
 HUNG_AGAIN_S = 1.0  # at least, for the read after one that hung: whoever asked meanwhile has waited long enough
 OUTSIDE_MAX = 64  # readings handed in that wait to be understood
 READS_A_TURN = 4  # begun in one turn of the loop, so that an event comes in between
@@ -242,6 +243,8 @@ class ProbeWorker(Worker, Events):
             return
         now_s = clock.monotonic_s()
         flight = self._flights.get(target_id)
+        if flight is None and len(self._flights) >= AT_ONCE_MAX:
+            return
         if flight is not None:
             self._give_up(flight)
             self._schedule.abandon(target_id, now_s)

@@ -19,6 +19,7 @@ from supervisor import clock, identify, proc
 
 LINE_BYTES_MAX = 64 * 1024
 PIDS_A_TURN = 512  # then the loop gets its turn: a death elsewhere must not wait for a long pass
+MATCHES_A_TURN = 1_000  # likewise, of regular expressions that a line not seen before is compared with
 ANCESTORS_MAX = 64
 
 
@@ -77,7 +78,7 @@ class Table:
                 if not raw or pid == os.getpid():
                     continue
                 matches = self._judged.get(raw)
-                judged[raw] = matches = self._judge(raw) if matches is None else matches
+                judged[raw] = matches = await self._judge(raw) if matches is None else matches
                 for match in matches:
                     matching.setdefault(match, []).append(pid)
             self._judged = judged
@@ -85,12 +86,18 @@ class Table:
             self._rested_s = ended_s + (ended_s - began_s)  # in a storm at most half of the time, and shared by more
             return Pass(matching, whole=1 in pids)
 
-    def _judge(self, raw: bytes) -> tuple[str, ...]:
+    async def _judge(self, raw: bytes) -> tuple[str, ...]:
         words = tuple(raw.rstrip(b"\0").decode(errors="replace").split("\0"))
         if identify.is_healctl(words):
             return ()
         line = (" ".join(words),)
-        return tuple(match for match in self._matches if identify.matches(match, line))
+        found: list[str] = []
+        for first in range(0, len(self._matches), MATCHES_A_TURN):
+            if first:
+                await asyncio.sleep(0)
+            some = self._matches[first : first + MATCHES_A_TURN]
+            found += (match for match in some if identify.matches(match, line))
+        return tuple(found)
 
 
 def _raw_line(pid: int) -> bytes:

@@ -1,8 +1,7 @@
 """Messages between processes over ZeroMQ, inside a worker's loop (`supervisor.sockets` makes the sockets).
 
 One `Hub` (ROUTER, bound) or `Link` (DEALER, connected) is one socket inside a worker's asyncio loop. Sockets are
-drained in batches straight from the file descriptor (zmq.asyncio was measured ten times slower), and a handler gets
-the whole batch, so that a writer can commit it at once.
+drained in batches straight from the file descriptor (zmq.asyncio was ten times slower); a handler gets a whole one.
 * `send` may be lost. `request` is sent again, with the same id, until a frame answers it: its future then holds the
   answer's body. Receivers must therefore be idempotent by the id of the durable row they act on.
 * What arrives malformed, oversized or from another version is counted, logged once per source and dropped.
@@ -34,11 +33,11 @@ from supervisor.sockets import open_socket as open_socket
 log = logging.getLogger(__name__)
 
 PENDING_MAX = 20_000  # requests of one socket that wait for their answers
-BATCH_MAX = 2_000  # frames handled before the loop gets its turn again
+BATCH_MAX = 2_000  # frames taken before the loop gets its turn again, and
+ANSWER = 20  # as many is an answer: whoever waited for it goes on in that very turn
 UNROUTABLE_S = 0.005  # the peer is not connected (it is being restarted): look again soon, then ever more seldom
 UNROUTABLE_S_MAX = 0.32
 SOURCES_MAX = 1_000  # sources whose malformed frames are counted apart
-
 AT = "@"  # between a worker's name and its incarnation
 EXPECTED_MAX = 8  # identities of one name whose late words still count
 STRANGERS_MAX, ANNOUNCED_WITHIN_S = 1_000, 1.0  # frames of those that the tree may still announce
@@ -111,9 +110,8 @@ class _Endpoint(ABC):
     def _encode(self, frame: Frame) -> bytes:
         raw = encode(frame)
         if len(raw) > MESSAGE_BYTES_MAX:
-            raise BusError(
-                f"{self._name}: a {type(frame.body).__name__} of {len(raw)} bytes exceeds {MESSAGE_BYTES_MAX}"
-            )
+            kind = type(frame.body).__name__
+            raise BusError(f"{self._name}: a {kind} of {len(raw)} bytes exceeds {MESSAGE_BYTES_MAX}")
         return raw
 
     def _try(self, pending: _Pending) -> bool:
@@ -179,7 +177,8 @@ class _Endpoint(ABC):
         self._drain_due = False
         if self._socket.closed:
             return
-        for _ in range(BATCH_MAX):
+        budget = BATCH_MAX
+        while (budget := budget - 1) > 0:
             try:
                 source, raw = self._receive_parts()
             except zmq.Again:
@@ -187,6 +186,7 @@ class _Endpoint(ABC):
             if (frame := self._decode(source, raw)) is None:
                 continue
             if frame.re:
+                budget -= ANSWER
                 self._answered(frame.re, frame.body)
             elif isinstance(frame.body, Acks):
                 for frame_id in frame.body.ids:

@@ -118,7 +118,7 @@ class Committer:
     def when_all_durable(self, run: Callable[[], None]) -> None:
         """After everything that is on its way now; at once when nothing is."""
         if self._items:
-            self._items[max(self._items)].acks.append(run)
+            self._items[next(reversed(self._items))].acks.append(run)
         else:
             run()
 

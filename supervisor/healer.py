@@ -61,6 +61,7 @@ from supervisor.reporting import Reporting
 from supervisor.rounds import Rounds
 from supervisor.samples import Samples
 from supervisor.showing import Showing
+from supervisor.slices import in_slices
 from supervisor.sockets import endpoint, new_context
 from supervisor.staged import Staged
 from supervisor.targets import families, open_families, targets
@@ -94,7 +95,7 @@ class HealerWorker(Worker):
         boot, config = self.boot, self.boot.config
         self._context = new_context()
         # By its bare name: a store that starts anew must find us without a word from us.
-        self._store = Link(self._context, endpoint(boot.runtime_dir, "store"), "healer", self._on_store)
+        self._store = Link(self._context, endpoint(boot.runtime_dir, "store"), "healer", in_slices(self._from_store))
         policy = policy_of(config)
         wanted = m.OpenEpoch(boot.incarnation, policy.breaker_window_s, policy.reopen_window_s)
         opened = await open_epoch(self._store, wanted, self.alarm)
@@ -122,7 +123,7 @@ class HealerWorker(Worker):
             alarm=self.alarm,
         )
         self._news = NewsDesk(Publisher(self._context, endpoint(boot.runtime_dir, "events")))
-        self._hub = Hub(self._context, endpoint(boot.runtime_dir, "healer"), "healer", self._on_worker)
+        self._hub = Hub(self._context, endpoint(boot.runtime_dir, "healer"), "healer", in_slices(self._from_worker))
         self._pinging = Pinging(self._hub, lambda: self.boot.config, world, self._decide, monotonic_s())
         self._showing = Showing(
             world, self._clock, self._committer, self._news, self._metering, self._tree, self._samples, self._pinging
@@ -255,10 +256,6 @@ class HealerWorker(Worker):
 
     # -- what comes in --
 
-    def _on_worker(self, batch: list[tuple[str, m.Frame]]) -> None:
-        for source, frame in batch:
-            self._from_worker(source, frame)
-
     def _from_worker(self, source: str, frame: m.Frame) -> None:
         ack = partial(self._hub.answer, source, frame, m.Ack())
         match frame.body:
@@ -299,21 +296,20 @@ class HealerWorker(Worker):
         if self.boot.config.process:
             self._hub.request("process", m.Known(dict(self._engine.world.known)))
 
-    def _on_store(self, batch: list[tuple[str, m.Frame]]) -> None:
+    def _from_store(self, _source: str, frame: m.Frame) -> None:
         if not self._listening:
             return  # it speaks as soon as an epoch is open; what matters is sent again
-        for _, frame in batch:
-            match frame.body:
-                case m.StoreStatus():
-                    self._showing.store = frame.body
-                    if frame.body.ledger_id != self._engine.world.ledger_id:
-                        self._committer.begin_anew()
-                    self._look_at_ledger()
-                case m.DeliveryReport(row_id, attempts, receipt, error):
-                    ack = partial(self._store.post, m.Ack(), re=frame.id)
-                    self._decide(e.Delivered(row_id, attempts, receipt, error), ack)
-                case _:
-                    self._store.post(nack_of(HealError(f"no {type(frame.body).__name__} is taken here")), re=frame.id)
+        match frame.body:
+            case m.StoreStatus():
+                self._showing.store = frame.body
+                if frame.body.ledger_id != self._engine.world.ledger_id:
+                    self._committer.begin_anew()
+                self._look_at_ledger()
+            case m.DeliveryReport(row_id, attempts, receipt, error):
+                ack = partial(self._store.post, m.Ack(), re=frame.id)
+                self._decide(e.Delivered(row_id, attempts, receipt, error), ack)
+            case _:
+                self._store.post(nack_of(HealError(f"no {type(frame.body).__name__} is taken here")), re=frame.id)
 
     def _look_at_ledger(self) -> None:
         for found in ledger_parts(self._engine.world, self._showing.store, self.boot.config):

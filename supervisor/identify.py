@@ -109,7 +109,7 @@ def pm2_home(env: Mapping[str, str]) -> str:
     return env.get("PM2_HOME") or os.path.join(env.get("HOME") or os.path.expanduser("~"), ".pm2")
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=65_536)  # more than there are targets: else each pass would compile all of them anew
 def _compiled(match: str) -> re.Pattern[str]:
     return re.compile(match)
 

@@ -15,6 +15,7 @@ from supervisor.incidents.model import (
     TimerKind,
     Verdict,
 )
+from supervisor.incidents.pages import NO_HOLD
 from supervisor.incidents.policy import INTERMITTENT, pick
 from supervisor.incidents.readings import HealthReading, PipelineData, ProcessData
 from supervisor.incidents.world import (
@@ -75,6 +76,8 @@ def on_verdict(turn: Turn, verdict: Verdict, reading: HealthReading | None, *, f
         if verdict.status is Status.FIRING:
             open_incident(turn, verdict, reading)
             _halt_at_once(turn, verdict, reading)
+        elif verdict.status is Status.CLEAR:
+            turn.world.turned_away.discard((verdict.anomaly, verdict.target_id))
         return
     if verdict.status is Status.FIRING:
         incident = _refresh(turn, incident, verdict)
@@ -133,11 +136,17 @@ def open_incident(turn: Turn, verdict: Verdict, reading: HealthReading | None, *
         earlier = []  # a drill says nothing about the next one: neither a dismissed one nor many in a row
     if any(i.dismiss_until_steady_s is not None and i.dismiss_until_steady_s > now.steady_s for i in earlier):
         return
-    if len(world.incidents) >= OPEN_INCIDENTS_MAX and verdict.family != OWN_FAMILY:
+    # What waits for nothing (R2) is never too much: there are as many as there are disks and databases.
+    if len(world.incidents) >= OPEN_INCIDENTS_MAX and verdict.family != OWN_FAMILY and verdict.anomaly not in NO_HOLD:
+        world.turned_away.add(key)
         if "open incidents" not in world.limits:
-            world.limits["open incidents"] = f"{OPEN_INCIDENTS_MAX} things are wrong at once; of more it is not told"
             turn.metric("heal_limit_reached", "open_incidents", "fired")
+        more = len(world.turned_away)
+        world.limits["open incidents"] = (
+            f"{OPEN_INCIDENTS_MAX} things are wrong at once; {more} more have no incident of their own"
+        )
         return
+    world.turned_away.discard(key)
     reopens = sum(1 for i in earlier if i.state is not State.DISMISSED and not i.outside)
     # Of our own parts the healer knows: one word is enough, and there is no probe to ask twice.
     comes_and_goes = reopens >= world.policy.reopens_intermittent or verdict.anomaly in INTERMITTENT

@@ -10,7 +10,7 @@ from supervisor.incidents.model import Incident, Severity
 from supervisor.incidents.phrases import MANY, name_of, what
 from supervisor.incidents.plain_text import clean, units
 from supervisor.incidents.wording import GROUP_NAMES_MAX, on_host, room_for_many
-from supervisor.incidents.world import World
+from supervisor.incidents.world import OPEN_INCIDENTS_MAX, World
 
 NAMED_WORST_MAX = 5
 NAME_CHARS = (40, 24, 16)  # of each name, as long as all of them fit
@@ -36,7 +36,7 @@ def words(
     many = len(opened) + len(over) + len(still)
     subject = on_host(world, f"{many} troubles in one message: {', '.join(filter(None, counts))}")
     parts = (("New", now_open), ("New, and over by now", healed), ("Over", over), ("Still open", still))
-    end = [likely_cause(world, opened), _DECIDE if now_open or still else ""]
+    end = [_more(world), likely_cause(world, opened), _DECIDE if now_open or still else ""]
     for chars in NAME_CHARS if many <= GROUP_NAMES_MAX else ():
         named = [_named(head, incidents, chars) for head, incidents in parts]
         text = _joined(f"{subject}.", *named, *end)
@@ -89,6 +89,12 @@ def _features(world: World, incident: Incident) -> list[tuple[int, str]]:
     if target is not None and target.recipe is not None and target.recipe.manager:
         found.append((2, f"the manager {target.recipe.manager}"))
     return found
+
+
+def _more(world: World) -> str:
+    """What is beyond the limit is counted, so that nobody takes the rest for all."""
+    more = len(world.turned_away)
+    return f"And {more} more: healctl keeps {OPEN_INCIDENTS_MAX} open, of these it only counts." if more else ""
 
 
 def _count(number: int, what_they_are: str) -> str:

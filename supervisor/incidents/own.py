@@ -195,6 +195,7 @@ def _limits_due(turn: Turn) -> None:
         world.limits.pop(TRAIL, None)
     if world.limits:
         turn.set_timer(TimerKind.OWN, LIMITS, LIMITS_S)
+        part(turn, LIMITS, AnomalyType.LIMIT_REACHED, "; ".join(world.limits.values()), firing=True)
     else:
         part(turn, LIMITS, AnomalyType.LIMIT_REACHED, "it is well below every limit again", firing=False)
 

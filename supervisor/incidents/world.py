@@ -144,6 +144,7 @@ class World:
     executor: str = ""  # incarnation of the living executor
     settled: set[str] = field(default_factory=set)  # interrupted executions whose programs are over
     limits: dict[str, str] = field(default_factory=dict)  # limits of our own that were reached, and how
+    turned_away: set[Key] = field(default_factory=set)  # wrong now, but beyond OPEN_INCIDENTS_MAX: counted and told
     set_aside: set[str] = field(default_factory=set)  # items that the root has quarantined
     tallies: dict[tuple[str, str, str], Tally] = field(default_factory=dict)  # by name, stage and result
     drill: DrillRun | None = None  # the newest since this engine was built

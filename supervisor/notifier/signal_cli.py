@@ -4,8 +4,9 @@ openclaw, signal-cli itself.
 It must never call a message sent that was not confirmed for every recipient, and it takes care not to send a second
 copy where waiting would do:
 
-* one attempt has 10 s for all its transports; a transport that does not answer within its share is passed over, but its
-  call stays open until the message is given away again: who answers late is heard, and nothing is sent twice;
+* one attempt has 10 s for all its transports; a transport that does not answer within its share is passed over only if
+  it does not answer a plain question either; one that does is slow, and is waited for, attempt after attempt, SLOW_S
+  long: who answers late is heard, and nothing is sent twice;
 * a daemon that left a call unanswered must answer a plain question before it is given a message again, and so must
   every other one while this message's call is open somewhere (they may be one daemon): a stopped one keeps each request
   in its socket and would send them all when it goes on;
@@ -36,6 +37,7 @@ KNOCK_S_MAX = 1.0
 LOST_MAX = 2  # copies of which nobody knows whether they arrived; more only LOST_TWICE_S later, then twice that, ...
 LOST_TWICE_S = 300.0
 LOST_S_MAX = 3600.0
+SLOW_S = 30.0  # so long (DESIGN §5) a message waits for a daemon that answers a question but not this
 STEADY_S = 2.0  # a way that loses answers now and then is not given a second copy in between,
 PROOF_S = 0.25  # so old may the question be with which a way proved itself
 STEADY_WITHIN_S = 60.0  # unless none is steady for so long
@@ -75,11 +77,16 @@ class _Call:
 
     def __init__(self, way: Way, message: Message) -> None:
         self.way = way
+        self._began_s = asyncio.get_running_loop().time()
         self._task = asyncio.get_running_loop().create_task(_outcome(way, message))
 
     @property
     def done(self) -> bool:
         return self._task.done()
+
+    @property
+    def age_s(self) -> float:
+        return asyncio.get_running_loop().time() - self._began_s
 
     async def answered(self, timeout_s: float) -> bool:
         await asyncio.wait({self._task}, timeout=timeout_s)
@@ -218,19 +225,22 @@ class SignalCli:
         if call is not None and not call.done and self._flights.lost(key):
             pass  # the second copy: only its own answer, or the end of its connection, ends the waiting for it
         elif call is None or call.way is not way or not way.patient:
-            if call is not None or self._flights.lost(key):
-                await self._proved(way, key, min(KNOCK_S_MAX, share_s / 3))
+            knock_s = min(KNOCK_S_MAX, share_s / 3)
+            lost = self._flights.lost(key)
+            if call is not None or lost:
+                await self._proved(way, key, knock_s)
             elif way.patient or way in self._silent:
-                await way.knock(min(KNOCK_S_MAX, share_s / 3))
-            # One that hung and answers again may just be about to answer the open call, too.
-            if call is not None and call.way is way:
-                await call.answered(share_s / 2)
+                await way.knock(knock_s)
+            slow = call is not None and await _is_slow(call, knock_s)
             if (receipt := self._late(key)) is not None:
                 return receipt
-            self._drop(key)
-            self._may_be_given(key)
-            missing = self._missing.get(key)
-            call = self._begin(way, key, signal_rpc.To(missing) if missing else to, text)
+            if self._flights.lost(key) > lost:  # just now: what is given next is the second copy
+                await self._proved(way, key, knock_s)
+            if call is None or not slow or key not in self._open:
+                self._drop(key)
+                self._may_be_given(key)
+                missing = self._missing.get(key)
+                call = self._begin(way, key, signal_rpc.To(missing) if missing else to, text)
         try:
             answered = await call.answered(deadline_s - asyncio.get_running_loop().time())
         except asyncio.CancelledError:
@@ -309,6 +319,18 @@ def message_text(row: OutboxRow) -> str:
     """Subject and body as one text; a body that begins with its subject does not get it twice."""
     whole = row.body if not row.subject or row.body.startswith(row.subject) else f"{row.subject}\n\n{row.body}"
     return whole if len(whole) <= TEXT_CHARS_MAX else whole[: TEXT_CHARS_MAX - len(CUT)] + CUT
+
+
+async def _is_slow(call: _Call, timeout_s: float) -> bool:
+    """Its daemon lives, so that its answer may yet come: a slow answer is not a lost one. Asked after another way has
+    answered, so that one daemon that had stood still, and goes on, is not taken for two."""
+    if call.done or call.way.patient or call.age_s >= SLOW_S:
+        return False
+    try:
+        await call.way.prove(timeout_s)
+    except DeliveryError:
+        return False
+    return not call.done
 
 
 async def _proof(way: Way) -> DeliveryError | None:

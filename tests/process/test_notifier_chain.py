@@ -192,7 +192,8 @@ def test_a_hung_transport_leaves_the_others_their_share_and_is_only_asked_from_t
                     await channel.deliver(row("r2"))
 
             await with_channel(section(url, signal.transports[1]), use, attempt_s=2.0)
-        assert [line.split()[0] for line in heard] == [b"POST", b"GET"]
+        # The message, then a question: does it live? With the next message, one question and nothing more.
+        assert [line.split()[0] for line in heard] == [b"POST", b"POST", b"GET"]
 
     run(test())
 
@@ -218,6 +219,22 @@ def test_who_answers_while_the_next_is_asked_is_heard(signal: SignalDouble) -> N
 
     signal.fault = Fault(Kind.DELAY, seconds=0.7, times=1)
     run(with_channel(section(signal.url, NOBODY), use, attempt_s=1.0))
+
+
+@pytest.mark.req("FR-005", "R2", "AC-011")
+def test_a_slow_daemon_keeps_the_message_however_well_its_other_transports_answer(signal: SignalDouble) -> None:
+    """A slow answer is no lost one: over another transport it would be a second copy."""
+
+    async def use(channel: SignalCli) -> None:
+        for _ in range(3):
+            with pytest.raises(Retryable, match="has not answered yet"):
+                await channel.deliver(row("r1"))
+        signal.fault = Fault()
+        assert (await channel.deliver(row("r1"))).endswith(signal.url)
+        assert len(signal.requests) == 1
+
+    signal.fault = Fault(Kind.DELAY, seconds=60, times=1)
+    run(with_channel(section(*signal.transports), use, attempt_s=0.6))
 
 
 TEXT = "$(touch /nowhere); `id` | \"quoted\" 'text' --json\n* ~ && ünïcode"

@@ -21,8 +21,9 @@ from remediators.watches import Watches
 from supervisor import messages as m
 from supervisor import proc
 from supervisor.asking import Asking
-from supervisor.clock import SteadyClock
+from supervisor.clock import SteadyClock, monotonic_s
 from supervisor.committer import Committer, open_epoch, reopening
+from supervisor.desk import Desk
 from supervisor.fresh import Fresh
 from supervisor.halted import Halted
 from supervisor.healer import HealerWorker
@@ -36,7 +37,9 @@ from supervisor.notifier.channel import Receipt, Retryable, Unreachable
 from supervisor.notifier.gate import Gate
 from supervisor.notifier.process import SLOTS, NotifierWorker
 from supervisor.outgoing import Outgoing
+from supervisor.pinging import Pinging
 from supervisor.rounds import Rounds
+from supervisor.showing import Showing
 from supervisor.store.process import HEALER, StoreWorker
 from supervisor.store.synapse import Synapse
 from supervisor.targets import families, open_families, targets
@@ -76,6 +79,16 @@ class _Mixin:
     boot_proc: Any
 
 
+def _each(handle: Callable[[str, m.Frame], None]) -> Callable[[list[tuple[str, m.Frame]]], None]:
+    """In one slice: virtual time does not pass while the engine works."""
+
+    def handler(batch: list[tuple[str, m.Frame]]) -> None:
+        for source, frame in batch:
+            handle(source, frame)
+
+    return handler
+
+
 class _News:
     """The feed, to which nobody listens; numbered like the real one."""
 
@@ -100,7 +113,7 @@ class SimHealer(_Mixin, HealerWorker):
 
     async def start(self) -> None:  # like HealerWorker.start, which see
         boot, config, net = self.boot, self.boot.config, self.sim.net
-        self._store = Link(net, "store", HEALER, self._on_store)  # type: ignore[assignment]
+        self._store = Link(net, "store", HEALER, _each(self._from_store))  # type: ignore[assignment]
         policy = policy_of(config)
         wanted = m.OpenEpoch(boot.incarnation, policy.breaker_window_s, policy.reopen_window_s)
         opened = await open_epoch(self._store, wanted, self.alarm)
@@ -127,7 +140,12 @@ class SimHealer(_Mixin, HealerWorker):
             alarm=self.alarm,
         )
         self._news = _News()  # type: ignore[assignment]
-        self._hub = Hub(net, "healer", self._on_worker)  # type: ignore[assignment]
+        self._hub = Hub(net, "healer", _each(self._from_worker))  # type: ignore[assignment]
+        self._pinging = Pinging(self._hub, lambda: self.boot.config, world, self._decide, monotonic_s())
+        self._showing = Showing(
+            world, self._clock, self._committer, self._news, self._metering, self._tree, self._samples, self._pinging
+        )
+        self._desk = Desk(self._order, self._showing.by_name())
         self._outgoing = Outgoing(self._hub, lambda: self.boot.config)
         self._control = Hub(net, "control", self._desk.receive)  # type: ignore[assignment]
         self._desk.open(self._control)

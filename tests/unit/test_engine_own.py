@@ -253,7 +253,7 @@ def test_a_crash_of_the_engine_forgets_no_page_that_waits() -> None:
 def test_the_limit_on_open_incidents_is_an_incident_itself_and_ends_well_below_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    names = [f"s{n}" for n in range(6)]
+    names = [f"s{n}" for n in range(7)]
     monkeypatch.setattr(detect, "OPEN_INCIDENTS_MAX", 5)
     monkeypatch.setattr(own, "OPEN_INCIDENTS_MAX", 5)
     lab = Lab(targets=tuple(service(name, auto_restart=False) for name in names))
@@ -262,8 +262,13 @@ def test_the_limit_on_open_incidents_is_an_incident_itself_and_ends_well_below_i
     assert lab.incidents("healctl:limits") == []
     lab.kill("s5")
     assert lab.incidents("s5") == []
-    assert "5 things are wrong at once" in lab.only("healctl:limits").evidence
+    assert "5 things are wrong at once; 1 more" in lab.only("healctl:limits").evidence
+    lab.kill("s6")
     lab.advance(600)
+    assert "5 things are wrong at once; 2 more" in lab.only("healctl:limits").evidence
+    lab.alive["s6"] = 600
+    lab.poll("s6")
+    assert lab.engine.world.turned_away == {(AnomalyType.PROCESS_DEAD, "s5")}
     assert lab.only("healctl:limits").open
     for n, name in enumerate(names[:5]):
         lab.alive[name] = 500 + n
@@ -272,6 +277,7 @@ def test_the_limit_on_open_incidents_is_an_incident_itself_and_ends_well_below_i
     assert not lab.only("healctl:limits").open
     lab.poll("s5")  # and it is opened now
     assert lab.only("s5").open
+    assert lab.engine.world.turned_away == set()
 
 
 def test_a_limit_of_the_process_around_the_engine_is_told_too() -> None:

@@ -8,8 +8,8 @@ from collections import Counter
 import msgspec
 import pytest
 
+from supervisor.incidents import detect, gathered, own, pages
 from supervisor.incidents import events as e
-from supervisor.incidents import pages
 from supervisor.incidents.model import AnomalyType, Incident, OutboxRow, State, Target, TimerKind
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.readings import DiskData
@@ -246,3 +246,19 @@ def test_an_incident_that_is_dismissed_while_it_waits_is_told_as_over() -> None:
     assert lab.only("svc00006").state is State.DISMISSED
     assert gathered.id in signal(lab)[-1].covers
     assert gathered.anomaly is AnomalyType.PROCESS_DEAD
+
+
+@pytest.mark.req("R1", "R2")
+def test_what_is_beyond_the_limit_is_counted_in_the_message_and_a_full_disk_is_never_beyond_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (detect, own, gathered):
+        monkeypatch.setattr(module, "OPEN_INCIDENTS_MAX", 20)
+    lab = lab_of(30)
+    die(lab, 0, 30, within_s=1.0)
+    full(lab, "/data")
+    lab.advance(60)
+    every_page_once(lab)
+    assert any(it.target_id == "disk:/data" for it in lab.incidents())
+    (told,) = [row for row in signal(lab) if row.kind == "grouped"]
+    assert "And 10 more: healctl keeps 20 open, of these it only counts." in told.body
