@@ -40,7 +40,7 @@ def test_ac_004_a_disk_past_95_percent_is_paged_in_plain_language(here: Site, ph
         closing = phone.wait_for(2, 20)[-1].text
         assert "Over: " in closing
         assert str(full) in closing
-        found = mail.wait(daemon, "the closing word", lambda told: "resolved" in told[-1].subject)
+        found = mail.wait(daemon, "the closing word", lambda told: told[-1].subject.startswith("Over: "))
         assert {one.thread for one in found} == {first.thread}
         daemon.stop()
         assert len(phone.sent) == 2, "one page and one closing word; of the twin nothing"

@@ -140,7 +140,7 @@ def test_memory_below_512_and_256_mib_by_a_false_meminfo(here: Site) -> None:
         available(512 * 1024 - 4)
         found(daemon, "system-memory", "memory_pressure", "medium")
         available(256 * 1024)  # exactly 256 MiB is not critical
-        until("it is seen", lambda: "256.0 MiB of" in str(daemon.incidents("system-memory")[0]["details"]))
+        until("it is seen", lambda: "256 MiB of" in str(daemon.incidents("system-memory")[0]["details"]))
         assert len(daemon.incidents("system-memory")) == 1
         available(256 * 1024 - 4)
         found(daemon, "system-memory", "memory_critical", "critical")

@@ -87,7 +87,7 @@ def test_signal_in_trouble_and_a_healer_killed_in_the_middle_fail_it_until_the_n
     assert "no receipt from signal" in answer["verdict"]
     (failed,) = failures(daemon)
     assert (failed["target_id"], failed["escalation_tier"]) == ("drill:signal", 3)
-    until("it is told on Synapse", lambda: told(daemon, "a drill of healctl's has failed"))
+    until("it is told on Synapse", lambda: told(daemon, "A drill has failed"))
     assert daemon.ask("tree")["drill"]["passed"] is False
 
     phone.fault = Fault(Kind.HANG)

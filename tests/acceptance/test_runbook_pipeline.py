@@ -69,7 +69,8 @@ def test_a_stuck_task_is_told_with_its_stage_in_time_and_blocked_once_approved(h
     told = until("its message on Synapse", lambda: messages(daemon))
     assert time.time() - began < 2 + 120, "within 2 min of the threshold"
     assert told[0][0] == "action"
-    assert "ask-001-fix-it has stood in stage build for" in told[0][1]
+    assert "The task task-001-fix-it is stuck" in told[0][1]
+    assert "it has stood in stage build for" in told[0][1]
     assert "rb-kick-pipeline" in told[0][1]
     (row,) = daemon.wait_state("pipeline:task-001-fix-it", "escalated")
     assert row["escalation_tier"] == 2

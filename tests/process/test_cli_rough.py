@@ -25,6 +25,8 @@ WORDS = {
     "start": ["start", "--help"],
     "stop": ["stop", "--help"],
     "demo": ["demo", "--help"],
+    "tui": ["tui", "--help"],
+    "page": ["page", "--help"],
     "reload": ["reload"],
 }
 

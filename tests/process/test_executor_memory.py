@@ -222,7 +222,7 @@ def test_the_state_of_memory_is_written_down_and_told(request: pytest.FixtureReq
             ref = await hogs.start("large", 200, "-", "--password", "hunter2")
             (result,) = await core.execute(execution(RECORD))
             assert result.success, result.output
-            assert "400.0 MiB of 8.0 GiB memory are free" in result.output
+            assert "400 MiB of 8 GiB memory are free" in result.output
             assert f"({ref.pid}) 2" in result.output
             (path,) = result.artifacts
             assert os.stat(path).st_mode & 0o777 == 0o600

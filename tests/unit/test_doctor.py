@@ -80,7 +80,8 @@ def test_a_state_directory_on_a_remote_disk_and_a_path_too_long_for_sockets(tmp_
 
 
 def test_a_directory_that_others_may_read(tmp_path: Path, proc: Path) -> None:
-    (tmp_path / "state").mkdir(mode=0o755)
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state").chmod(0o755)  # whatever the umask is
     assert of("state_dir", doctor.directories(host(tmp_path, proc)))[0][0] is Level.WARN
 
 
