@@ -27,6 +27,7 @@ WORDS = {
     "demo": ["demo", "--help"],
     "tui": ["tui", "--help"],
     "page": ["page", "--help"],
+    "replay": ["replay", "--help"],
     "reload": ["reload"],
 }
 
