@@ -329,8 +329,8 @@ class HealerWorker(Worker):
                 if len(self._strange) < STRANGE_MAX and not reading.external:
                     self._strange[reading.target_id] = reading
                 continue
-            self._samples.observe(reading)
             if self._engine.world.readings.get(reading.target_id) != reading:  # one that was asked for comes twice
+                self._samples.observe(reading)
                 self._decide(e.ReadingSeen(reading))
 
     def _set_aside(self, item: str, event: e.Event, ack: Callable[[], None] | None) -> None:
