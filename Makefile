@@ -21,7 +21,7 @@ test: $(STAMP)
 	$(MAKE) check
 
 check: lint
-	$(PY) -m pytest -q -n 3 --dist loadfile -m "not soak and not bench"
+	$(PY) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not soak and not bench"
 	$(MAKE) sim
 
 # 2,000 short lives of the whole house, on virtual time; more: make soak, or python -m tests.sim --help.
