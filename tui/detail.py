@@ -27,16 +27,7 @@ class Detail(Screen[None]):
     """Asks for all of the incident when it is opened, and again whenever the daemon says something about it."""
 
     DEFAULT_CSS = "Detail Static { width: 1fr; height: auto; padding: 0 1; }"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q", "app.pop_screen", "Back"),
-        Binding("a", "app.approve", "Approve"),
-        Binding("d", "app.dry_run", "Dry run"),
-        Binding("x", "app.execute", "Execute"),
-        Binding("k", "app.acknowledge", "Ack"),
-        Binding("i", "app.dismiss", "Dismiss"),
-        Binding("u", "app.undo", "Undo"),
-        Binding("p", "app.pause", "Pause", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "app.pop_screen", "Back")]  # the orders are the app's
 
     def __init__(self, board: Board, incident_id: str) -> None:
         super().__init__()
