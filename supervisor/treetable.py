@@ -31,6 +31,7 @@ class _Row(msgspec.Struct):
     incarnation: str = ""
     restarts: int = 0
     last_exit: str = ""
+    last_words: str = ""
     since_wall_s: float = 0.0
 
 
@@ -53,7 +54,7 @@ class TreeTable:
         row.restarts = event.restarts
         row.since_wall_s = event.at_wall_s
         if event.exit_text:
-            row.last_exit = event.exit_text
+            row.last_exit, row.last_words = event.exit_text, event.last_words
         return self._reactions(event)
 
     def _reactions(self, event: TreeEvent) -> list[e.Event]:
@@ -100,6 +101,7 @@ class TreeTable:
                 "pid": row.pid,
                 "restarts": row.restarts,
                 "last_exit": row.last_exit or None,
+                "last_words": row.last_words or None,
                 "since": views.stamp(row.since_wall_s),
             }
             for name, row in self._rows.items()
