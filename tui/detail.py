@@ -38,8 +38,8 @@ class Detail(Screen[None]):
 
     def compose(self) -> ComposeResult:
         with VerticalScroll():
-            yield Static(Text("asking the daemon ...", "dim"), id="file")
-        yield Footer()
+            yield Static(look.words("asking the daemon ...", "dim"), id="file")
+        yield Footer(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:
         self.query_one(VerticalScroll).focus()
@@ -62,7 +62,7 @@ class Detail(Screen[None]):
     def _failed(self, error: Exception) -> None:
         self._seen = -1  # once more at the next look
         if self.is_mounted and self.file is None:
-            self.query_one("#file", Static).update(Text(f"{error}", "yellow"))
+            self.query_one("#file", Static).update(look.words(look.plain(error), "yellow"))
 
 
 def describe(answer: Json, trend: list[float]) -> Text:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +12,8 @@ from tui.look import wall_s
 
 Json = dict[str, Any]
 
+STANDING = "standing"  # an item that is no event: what `healctl status` shows
 OVER_MAX = 500  # incidents that ended while we looked on
-MESSAGES_MAX = 200
 _GRAVEST = [Severity.CRITICAL, Severity.HIGH, Severity.MEDIUM]
 _ENDED = frozenset({State.RESOLVED.value, State.SELF_RESOLVED.value, State.DISMISSED.value})
 
@@ -37,9 +37,9 @@ class Model:
         self.incidents: dict[str, Json] = {}
         self.over: OrderedDict[str, Json] = OrderedDict()
         self.children: dict[str, Json] = {}
-        self.messages: deque[Json] = deque(maxlen=MESSAGES_MAX)
         self.halted: list[Json] = []
         self.paused: list[Json] = []
+        self.missed: list[str] = []  # were open at the snapshot before the last, and ended when nobody listened
         self.known = False  # a snapshot has come
         self.version = 0
 
@@ -55,8 +55,10 @@ class Model:
                 known = self.incidents.get(data["incident_id"]) or self.over.get(data["incident_id"])
                 if known is not None:
                     known["note"] = data["note"]
-            case "message":
-                self.messages.append(data)
+            case _ if item.kind == STANDING:
+                before = self.halted, self.paused
+                self.halted, self.paused = data["halted"], data["pauses"]
+                self.version -= before == (self.halted, self.paused)
             case "tree":
                 self._tree(data, item.at_wall_s)
             case _:
@@ -65,12 +67,12 @@ class Model:
     def _replace(self, data: Json) -> None:
         self.known = True
         self.halted, self.paused = data["halted"], data["paused"]
-        self.incidents = {}
+        before, self.incidents = self.incidents, {}
         for incident in data["open_incidents"]:
             trail = incident.pop("audit_trail", None) or [{}]
             self.incidents[incident["id"]] = incident | {"note": trail[-1].get("note", "")}
-        words = {name: row.get("last_words") for name, row in self.children.items()}
-        self.children = {row["name"]: row | {"last_words": words.get(row["name"])} for row in data["children"]}
+        self.missed = [id for id in before if id not in self.incidents][-OVER_MAX:]
+        self.children = {row["name"]: row for row in data["children"]}
 
     def _incident(self, data: Json) -> None:
         known = self.incidents.pop(data["id"], None) or self.over.pop(data["id"], None) or {}
@@ -107,6 +109,10 @@ class Model:
 
     def get(self, incident_id: str) -> Json | None:
         return self.incidents.get(incident_id) or self.over.get(incident_id)
+
+    def about_target(self, target_id: str) -> list[Json]:
+        """What is open of it."""
+        return [it for it in self.incidents.values() if it["target_id"] == target_id]
 
     def counts(self) -> dict[str, int]:
         """Open incidents by severity; those that wait for a person under `waiting`."""

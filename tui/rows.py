@@ -60,6 +60,7 @@ class Rows(ScrollView, can_focus=True):
         self._empty = empty
         self._keys: list[str] = []
         self._at = 0
+        self._lost: str | None = None
 
     @property
     def key(self) -> str | None:
@@ -70,13 +71,24 @@ class Rows(ScrollView, can_focus=True):
     def keys(self) -> Sequence[str]:
         return self._keys
 
-    def show(self, keys: list[str]) -> None:
+    def take_lost(self) -> str | None:
+        """The row that news took away from under the cursor, if the person has not moved it since; told only once."""
+        lost, self._lost = self._lost, None
+        return lost
+
+    def show(self, keys: list[str], *, by_person: bool = False) -> None:
+        """`by_person`: they asked for other rows themselves, so they know that the cursor is elsewhere."""
         before = self.key
         if keys != self._keys:
+            in_sight = 0 <= self._at - self.scroll_offset.y < self._seen()
             self._keys = keys
             if before is not None and (self._at >= len(keys) or keys[self._at] != before):
-                self._at = keys.index(before) if before in keys else max(0, min(self._at, len(keys) - 1))
+                stays = before in keys
+                self._at = keys.index(before) if stays else max(0, min(self._at, len(keys) - 1))
+                self._lost = self._lost if stays else None if by_person else before
             self.virtual_size = Size(0, len(keys) + 1)
+            if in_sight:
+                self.call_after_refresh(self._reveal)  # it can be scrolled so far once it is laid out
         self.refresh()
         if self.key != before:
             self.post_message(self.Moved())
@@ -85,7 +97,7 @@ class Rows(ScrollView, can_focus=True):
         self._go(self._at + by)
 
     def action_page(self, by: int) -> None:
-        self._go(self._at + by * max(1, self.size.height - 2))
+        self._go(self._at + by * max(1, self._seen() - 1))
 
     def action_edge(self, last: int) -> None:
         self._go(len(self._keys) - 1 if last else 0)
@@ -106,16 +118,22 @@ class Rows(ScrollView, can_focus=True):
         if not self._keys:
             return
         row = max(0, min(row, len(self._keys) - 1))
-        moved, self._at = row != self._at, row
-        seen = max(1, self.size.height - 1)
-        top = self.scroll_offset.y
-        if row < top:
-            self.scroll_to(y=row, animate=False)
-        elif row >= top + seen:
-            self.scroll_to(y=row - seen + 1, animate=False)
+        moved, self._at, self._lost = row != self._at, row, None
+        self._reveal()
         self.refresh()
         if moved:
             self.post_message(self.Moved())
+
+    def _seen(self) -> int:
+        """How many rows fit below the header."""
+        return max(1, self.size.height - 1)
+
+    def _reveal(self) -> None:
+        top = self.scroll_offset.y
+        if self._at < top:
+            self.scroll_to(y=self._at, animate=False, force=True)
+        elif self._at >= top + self._seen():
+            self.scroll_to(y=self._at - self._seen() + 1, animate=False, force=True)
 
     # -- drawing --
 

@@ -166,7 +166,7 @@ ORDERS = [
     ("k", "", "ack", {"incident_id": "inc_web"}),
     ("i", "noise", "dismiss", {"incident_id": "inc_web", "reason": "noise"}),
     ("p", "enter", "pause", {"target_id": "web", "for_s": 3600, "reason": "from the dashboard"}),
-    ("r", "", "resume", {"target_id": "web"}),
+    ("r", "enter", "resume", {"target_id": "web"}),
     ("d", "", "dry_run", {"runbook_id": "rb-restart-service", "target_id": "web"}),
 ]
 
@@ -277,14 +277,19 @@ async def test_hostile_text_is_shown_harmless() -> None:
 
 @run
 async def test_what_is_cut_off_is_seen_to_be_and_yellow_can_be_read_on_the_light_theme() -> None:
-    board = Board(Recorded([snapshot([incident("web", anomaly_type="a_name_that_is_too_long_for_its_column")])], {}))
+    source = Recorded([snapshot([incident("web", anomaly_type="a_name_that_is_too_long_for_its_column")])], {})
+    board = Board(source)
     async with board.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: len(board._rows["incidents"].keys) == 1)
         await until(pilot, lambda: "a_name_that_is_too_… " in screen_text(board))
         await pilot.press("t")
         red, green, blue = look.ON_LIGHT.ansi_colors[3]
-        wanted = f"{red:02x}{green:02x}{blue:02x}"  # "1 wait for you"
-        await until(pilot, lambda: wanted in re.findall(r"fill: #([0-9a-f]{6})", board.export_screenshot()))
+        wanted = f"{red:02x}{green:02x}{blue:02x}"  # "1 wait for you", and the bar
+        source.said = "not running"
+        await until(pilot, lambda: "No news" in screen_text(board))
+        colours = set(re.findall(r"fill: #([0-9a-f]{6})", board.export_screenshot()))
+        assert wanted in colours
+        assert "ffff00" not in colours
         assert 0.2126 * red + 0.7152 * green + 0.0722 * blue < 110
 
 
