@@ -34,6 +34,7 @@ class Detail(Screen[None]):
         self.incident_id = incident_id
         self._board = board
         self._seen = -1
+        self._trend: list[float] = []
         self.file: Json | None = None
 
     def compose(self) -> ComposeResult:
@@ -52,12 +53,14 @@ class Detail(Screen[None]):
         if version != self._seen:
             self._seen = version
             self._board.ask("incident", {"incident_id": self.incident_id}, self._show, self._failed)
+        elif self.file is not None and self._trend != self._board.trend(self.file["incident"]["target_id"]):
+            self._show(self.file)
 
     def _show(self, answer: Json) -> None:
         self.file = answer
         if self.is_mounted:
-            trend = self._board.trend(answer["incident"]["target_id"])
-            self.query_one("#file", Static).update(describe(answer, trend))
+            self._trend = self._board.trend(answer["incident"]["target_id"])
+            self.query_one("#file", Static).update(describe(answer, self._trend))
 
     def _failed(self, error: Exception) -> None:
         self._seen = -1  # once more at the next look

@@ -16,7 +16,10 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from supervisor import clock
+
 GAP = 1
+LOST_S = 10.0  # until a person has seen, over a slow line too, that another row is under the cursor
 
 
 class Column(NamedTuple):
@@ -61,6 +64,7 @@ class Rows(ScrollView, can_focus=True):
         self._keys: list[str] = []
         self._at = 0
         self._lost: str | None = None
+        self._lost_at_s = 0.0
 
     @property
     def key(self) -> str | None:
@@ -72,9 +76,9 @@ class Rows(ScrollView, can_focus=True):
         return self._keys
 
     def take_lost(self) -> str | None:
-        """The row that news took away from under the cursor, if the person has not moved it since; told only once."""
+        """The row that news just took away from under the cursor, if the person has not moved it since; told once."""
         lost, self._lost = self._lost, None
-        return lost
+        return lost if clock.monotonic_s() - self._lost_at_s < LOST_S else None
 
     def show(self, keys: list[str], *, by_person: bool = False) -> None:
         """`by_person`: they asked for other rows themselves, so they know that the cursor is elsewhere."""
@@ -85,7 +89,8 @@ class Rows(ScrollView, can_focus=True):
             if before is not None and (self._at >= len(keys) or keys[self._at] != before):
                 stays = before in keys
                 self._at = keys.index(before) if stays else max(0, min(self._at, len(keys) - 1))
-                self._lost = self._lost if stays else None if by_person else before
+                if not stays:
+                    self._lost, self._lost_at_s = None if by_person else before, clock.monotonic_s()
             self.virtual_size = Size(0, len(keys) + 1)
             if in_sight:
                 self.call_after_refresh(self._reveal)  # it can be scrolled so far once it is laid out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import re
 from collections.abc import Callable, Coroutine
 from functools import wraps
@@ -80,7 +81,7 @@ def recorded() -> Recorded:
 def screen_text(board: Board) -> str:
     """What a person reads, row by row."""
     svg = board.export_screenshot()
-    return re.sub(r"\s+", " ", " ".join(re.findall(r">([^<>]+)</text>", svg)).replace("&#160;", " "))
+    return re.sub(r"\s+", " ", html.unescape(" ".join(re.findall(r">([^<>]+)</text>", svg))))
 
 
 async def until(pilot: Pilot[None], true: Callable[[], object], within_s: float = 60.0) -> None:

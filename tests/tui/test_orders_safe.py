@@ -48,6 +48,18 @@ async def test_a_key_that_was_meant_for_a_row_that_just_went_orders_nothing(key:
 
 
 @run
+async def test_nor_is_one_who_has_had_time_to_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tui.rows.LOST_S", 0.0)
+    board = Board(source := recorded())
+    async with board.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: board._rows["incidents"].key == "inc_web")
+        source.push(resolved("web", "critical"))
+        await until(pilot, lambda: board._rows["incidents"].key == "inc_api")
+        await pilot.press("k")
+        await until(pilot, lambda: orders(source) == [("ack", {"incident_id": "inc_api"})])
+
+
+@run
 async def test_whoever_moved_the_cursor_themselves_is_not_asked_again() -> None:
     board = Board(source := recorded())
     async with board.run_test(size=(80, 24)) as pilot:
