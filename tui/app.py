@@ -15,10 +15,10 @@ from textual.app import ComposeResult, SystemCommand
 from textual.binding import BindingType
 from textual.containers import VerticalScroll
 from textual.screen import Screen
-from textual.widgets import Footer, Input, Static, TabbedContent, TabPane
+from textual.widgets import Input, Static, TabbedContent, TabPane
 
 from supervisor import clock
-from supervisor.cli.feed import Item
+from supervisor.cli.item import Item
 from supervisor.errors import HealError
 from tui import keys, look, panes, usage
 from tui.acting import Acting, Subject
@@ -33,6 +33,7 @@ from tui.source import Source
 Json = dict[str, Any]
 
 DRAIN_S = 0.1
+DRAW_SHARE = 6.0  # news may take this part of the time, so that keys have the rest of it
 TICK_S = 1.0  # ages
 ASK_S = 2.0  # runbooks, targets, processes: of the tab that is seen
 ABOUT_MAX = 20_000
@@ -51,7 +52,8 @@ class Board(Acting):
     TabbedContent { height: 1fr; }
     TabPane { padding: 0; }
     .below { height: 4; padding: 0 1; border-top: solid $primary; }
-    .-low .below, .-low Footer, .-low ToastRack { display: none; }
+    .foot { dock: bottom; height: 1; background: $panel; text-wrap: nowrap; }
+    .-low .below, .-low .foot, .-low ToastRack { display: none; }
     .-low Tabs { height: 1; } .-low Underline { display: none; }
     #report-text { padding: 0 1; }
     #filter { display: none; border: none; height: 1; }
@@ -68,7 +70,8 @@ class Board(Acting):
         self.about: dict[str, int] = {}
         self._sixteen = sixteen
         self._order, self._reverse, self._ended = "severity", False, False
-        self._drawn = -1
+        self._drawn, self._draw_from_s = -1, 0.0
+        self._said: dict[Static, Text] = {}
         self._unanswered: set[str] = set()
         self._runbooks: dict[str, Json] = {}
         self._targets: dict[str, Json] = {}
@@ -101,13 +104,13 @@ class Board(Acting):
                     if tab == "report":
                         with VerticalScroll():
                             yield self._report
-        yield Footer(compact=True, show_command_palette=False)
+        yield Static(keys.foot(), classes="foot")
 
     def on_mount(self) -> None:
         self.theme = self._theme(dark=True)
         if threading.current_thread() is threading.main_thread() and not self.is_headless:
             self._end_with(signal.SIGTERM, signal.SIGHUP)
-        self.source.start()
+        self.call_after_refresh(self.source.start)
         self.set_interval(DRAIN_S, self._drain)
         self.set_interval(TICK_S, self._tick)
         self.set_interval(ASK_S, self._look)
@@ -154,9 +157,11 @@ class Board(Acting):
         if trouble:
             more = ". Shown is what was known." if self.model.known else ""
             self._bar.update(look.words(f"No news from healctl: {look.plain(trouble)}{more}", "bold yellow"))
-        if self.model.version != self._drawn:
+        began_s = clock.monotonic_s()
+        if self.model.version != self._drawn and began_s >= self._draw_from_s:
             self._drawn = self.model.version
             self._draw()
+            self._draw_from_s = began_s + DRAW_SHARE * (clock.monotonic_s() - began_s)
 
     def _show_missed(self, answer: Json) -> None:
         self.model.apply(Item(0, "incident", clock.wall_s(), answer["incident"]))
@@ -174,13 +179,21 @@ class Board(Acting):
         order = (
             f"by {self._order}" + (", reversed" if self._reverse else "") + (", with those over" if self._ended else "")
         )
-        self._top.update(panes.top(self.model, order, read_only=self.read_only))
+        self._say(self._top, panes.top(self.model, order, read_only=self.read_only))
+
+    def _say(self, where: Static, text: Text) -> None:
+        """Only what is new, and without a new layout, which takes longer than all the rest: it is as high as it is."""
+        if self._said.get(where) != text:
+            self._said[where] = text
+            where.update(text, layout=False)
 
     def _draw_below(self) -> None:
         incident = self.model.get(self._rows["incidents"].key or "")
-        self._below["incidents"].update(panes.below(incident, self.model))
-        self._below["tree"].update(panes.below_child(self.model.children.get(self._rows["tree"].key or "", {})))
-        self._below["targets"].update(panes.below_target(self._targets.get(self._rows["targets"].key or "")))
+        self._say(self._below["incidents"], panes.below(incident, self.model))
+        child = self.model.children.get(self._rows["tree"].key or "", {})
+        self._say(self._below["tree"], panes.below_child(child))
+        target = self._targets.get(self._rows["targets"].key or "")
+        self._say(self._below["targets"], panes.below_target(target))
 
     def _tick(self) -> None:
         """Ages move although nothing happens."""

@@ -9,9 +9,9 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
-from tui import look
+from tui import keys, look
 
 if TYPE_CHECKING:
     from tui.app import Board
@@ -26,7 +26,7 @@ _VERIFIED = {True: "verified", False: "not verified", None: "nothing to verify y
 class Detail(Screen[None]):
     """Asks for all of the incident when it is opened, and again whenever the daemon says something about it."""
 
-    DEFAULT_CSS = "Detail Static { width: 1fr; height: auto; padding: 0 1; }"
+    DEFAULT_CSS = "Detail #file { width: 1fr; height: auto; padding: 0 1; }"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "app.pop_screen", "Back")]  # the orders are the app's
 
     def __init__(self, board: Board, incident_id: str) -> None:
@@ -40,7 +40,7 @@ class Detail(Screen[None]):
     def compose(self) -> ComposeResult:
         with VerticalScroll():
             yield Static(look.words("asking the daemon ...", "dim"), id="file")
-        yield Footer(compact=True, show_command_palette=False)
+        yield Static(keys.foot(("esc", "Back")), classes="foot")
 
     def on_mount(self) -> None:
         self.query_one(VerticalScroll).focus()

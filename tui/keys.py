@@ -32,6 +32,17 @@ BINDINGS = (
 )
 
 
+def foot(*first: tuple[str, str]) -> Text:
+    """The line at the foot. A Static has it: textual's own Footer takes a widget for each key, and a fifth of the time
+    to the first screen."""
+    text = Text()
+    shown = [(it.key_display or it.key, it.description) for it in BINDINGS if it.show]
+    for key, words in (*first, *shown):
+        text.append(f" {key} ", "bold cyan")
+        text.append(words)
+    return text
+
+
 def told() -> list[Binding]:
     """Each once."""
     return [it for it in BINDINGS if it.key != "ctrl+c"]

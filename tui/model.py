@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from supervisor.cli.feed import SNAPSHOT, Item
+from supervisor.cli.item import SNAPSHOT, Item
 from supervisor.incidents.model import Severity, State
 from tui.look import wall_s
 
@@ -15,6 +15,8 @@ Json = dict[str, Any]
 STANDING = "standing"  # an item that is no event: what `healctl status` shows
 OVER_MAX = 500  # incidents that ended while we looked on
 _GRAVEST = [Severity.CRITICAL, Severity.HIGH, Severity.MEDIUM]
+_RANK = {severity.value: n for n, severity in enumerate(_GRAVEST)}  # words, not members: thousands are sorted by them
+_ESCALATED = State.ESCALATED.value
 _ENDED = frozenset({State.RESOLVED.value, State.SELF_RESOLVED.value, State.DISMISSED.value})
 
 SORTS: dict[str, Callable[[Json], Any]] = {
@@ -27,7 +29,7 @@ SORTS: dict[str, Callable[[Json], Any]] = {
 
 
 def rank(severity: str) -> int:
-    return _GRAVEST.index(Severity(severity)) if severity in _GRAVEST else len(_GRAVEST)
+    return _RANK.get(severity, len(_RANK))
 
 
 class Model:
@@ -119,7 +121,7 @@ class Model:
         found = dict.fromkeys([*map(str, _GRAVEST), "waiting"], 0)
         for incident in self.incidents.values():
             found[incident["severity"]] = found.get(incident["severity"], 0) + 1
-            found["waiting"] += incident["state"] == State.ESCALATED
+            found["waiting"] += incident["state"] == _ESCALATED
         return found
 
 

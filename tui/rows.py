@@ -11,7 +11,7 @@ from rich.style import Style
 from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.events import Click
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
@@ -65,6 +65,8 @@ class Rows(ScrollView, can_focus=True):
         self._at = 0
         self._lost: str | None = None
         self._lost_at_s = 0.0
+        self._base = Style.null()
+        self._shown: list[tuple[int, int]] = []
 
     @property
     def key(self) -> str | None:
@@ -150,10 +152,14 @@ class Rows(ScrollView, can_focus=True):
         loose = sum(1 for _, column in shown if column.width == 0) or 1
         return [(n, column.width or max(8, left // loose)) for n, column in shown]
 
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """What is the same for each line is found out once: it takes longer than a line."""
+        self._base, self._shown = self.rich_style, self._widths()
+        return super().render_lines(crop)
+
     def render_line(self, y: int) -> Strip:
         """The header stays; below it the rows from the scroll offset on."""
-        widths = self._widths()
-        base = self.rich_style
+        widths, base = self._shown, self._base
         if y == 0:
             titles = [Text(self._columns[n].title) for n, _ in widths]
             return self._line(titles, [width for _, width in widths], base + Style(bold=True, underline=True))

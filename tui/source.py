@@ -2,6 +2,8 @@
 
 The threads never wait for the screen, and the screen never for the daemon, nor for them when it is left: between them
 stands a bounded inbox, which, when the screen is too slow for it, is emptied and begun anew with a snapshot.
+
+The bus is loaded by them, not by who imports this: a first screen stands before.
 """
 
 from __future__ import annotations
@@ -9,16 +11,17 @@ from __future__ import annotations
 import threading
 from collections import deque
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
-import zmq
 
 from supervisor import clock
-from supervisor.cli.client import Control, NoAnswer, is_running
-from supervisor.cli.feed import Feed, Item
+from supervisor.cli.item import Item
 from supervisor.errors import HealError, NotRunning
 from tui.model import STANDING
+
+if TYPE_CHECKING:
+    from supervisor.cli.feed import Feed
 
 LOOK_MS = 200
 RETRY_S = 0.5
@@ -70,6 +73,12 @@ class Daemon:
 
     def ask(self, action: str, args: dict[str, Any], deadline_s: float = 10.0) -> dict[str, Any]:
         try:
+            import zmq
+
+            from supervisor.cli.client import Control
+        except OSError as error:
+            raise HealError(f"it cannot be asked: {error}") from error
+        try:
             with Control(self._runtime_dir) as control:
                 answer: dict[str, Any] = msgspec.json.decode(control.ask(action, args, deadline_s))
         except (OSError, zmq.ZMQError, msgspec.DecodeError) as error:
@@ -79,7 +88,23 @@ class Daemon:
     def close(self) -> None:
         self._closing.set()
 
+    def _load(self) -> None:
+        """The bus; as often as it takes, since a process without a file left cannot even do that."""
+        while not self._closing.is_set():
+            try:
+                import supervisor.cli.feed  # noqa: F401, both threads have it from here on
+            except OSError as error:
+                self._trouble = f"it cannot be heard: {error}"
+                self._closing.wait(RETRY_S)
+            else:
+                return
+
     def _follow(self) -> None:
+        self._load()
+        import zmq
+
+        from supervisor.cli.feed import Feed
+
         while not self._closing.is_set():
             try:
                 with Feed(self._runtime_dir) as feed:
@@ -94,6 +119,8 @@ class Daemon:
 
     def _listen(self, feed: Feed) -> None:
         """Until the daemon is gone: the next one is another, with a snapshot of its own."""
+        from supervisor.cli.client import is_running
+
         while not self._closing.is_set():
             item = feed.next(LOOK_MS)
             if self._anew.is_set():
@@ -107,6 +134,9 @@ class Daemon:
     def _stand(self) -> None:
         """Asks how it stands: a healer that hangs sends nothing, as one does for which nothing happens; what is paused
         or halted is no event; and a new healer counts its events from 1, so that they may seem to be the next ones."""
+        self._load()
+        from supervisor.cli.client import NoAnswer
+
         healer = None
         while not self._closing.wait(STANDING_EVERY_S):
             try:

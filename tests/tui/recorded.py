@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from supervisor import clock
-from supervisor.cli.feed import SNAPSHOT, Item
+from supervisor.cli.item import SNAPSHOT, Item
 from supervisor.errors import HealError, UnknownId
 
 Json = dict[str, Any]

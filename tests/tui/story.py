@@ -5,7 +5,7 @@ web has died and waits for its owner's approval, a disk fills, a gateway is bein
 
 from __future__ import annotations
 
-from supervisor.cli.feed import SNAPSHOT, Item
+from supervisor.cli.item import SNAPSHOT, Item
 from tests.tui.recorded import Json, Recorded, stamp
 
 APPROVAL = "needs_approval"
