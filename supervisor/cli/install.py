@@ -189,7 +189,7 @@ def _job(user: bool | None, dry_run: bool) -> Job:
     if not user and not root:
         raise Refused(
             "a unit of the system is for root to install, with root's own configuration",
-            f"sudo {healctl()} install --system, or --user for a unit of your own",
+            f"sudo {healctl()} {click.get_current_context().info_name} --system, or --user for a unit of your own",
         )
     return Job(scope(os.environ, user=user), Manager(user=user, dry_run=dry_run), dry_run, [])
 
