@@ -22,7 +22,7 @@ HEAD = """\
 # Written by `healctl init` after a look at this host. healctl watches what is named here, asks and tells. Of what
 # changes anything only rb-rotate-logs and rb-gc-trigger run by themselves. Remove the # before an auto_restart when
 # you have read what is above it: that is your written review. etc/healctl.toml of the source shows every key.
-# Then: healctl check --live, healctl start.
+# Then: healctl check --live, healctl install (or healctl start).
 """
 
 

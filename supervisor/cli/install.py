@@ -123,9 +123,9 @@ def install(user: bool | None, dry_run: bool, only_print: bool, no_enable: bool,
         return
     wanted, stale = _all_files(units, job, units_only=units_only)
     found = {one.path: files.found(one) for one in wanted}
+    standing = None if no_enable else _standing(job, loaded)
     if not force:
         _refuse_foreign(found)
-    standing = None if no_enable else _standing(job, loaded)
     job.notes.extend(manager.verified({one.path.name: one.text for one in units}, user=job.scope.user))
     kept: list[Path] = []
     if not dry_run:
@@ -172,7 +172,9 @@ def uninstall(user: bool | None, dry_run: bool, force: bool) -> None:
         kept = files.set_aside([path for path in foreign if force])
         job.notes.extend(f"what was there is kept as {path}" for path in kept)
         files.remove(gone)
-        files.remove([job.scope.units / f"{unit.WANTED_BY}.wants" / unit.SERVICE])
+        wants = job.scope.units / f"{unit.WANTED_BY}.wants" / unit.SERVICE
+        if wants.is_symlink() and wants.readlink() == service:  # where no systemd was there to disable it
+            files.remove([wants])
     if service in there:
         _forget(job)
     left = [] if force else foreign
@@ -263,7 +265,7 @@ def _standing(job: Job, loaded: Config) -> Standing:
             how = "without systemd: healctl start --detach, or healctl start under another service manager"
         hint = f"nothing was changed; {how}; --no-enable writes the files only"
         raise Refused(error.message, hint) from error
-    if standing.masked:
+    if standing.masked or os.path.realpath(job.scope.units / SERVICE) == os.devnull:  # systemd may not know yet
         raise Refused(f"{SERVICE} is masked: nothing was changed", f"{job.manager.control} unmask {SERVICE}")
     other = holder(config.dirs(loaded).runtime_dir)
     if other is not None and other.pid != standing.main_pid:

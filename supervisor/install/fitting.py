@@ -10,7 +10,7 @@ from supervisor.config import Config, dirs
 from supervisor.install import unit
 from supervisor.install.files import Wanted
 from supervisor.install.sandbox import UNIT_PATH, sandbox, search_path
-from supervisor.install.scope import Scope
+from supervisor.install.scope import Scope, others_who_may_change
 
 
 def units(
@@ -43,7 +43,11 @@ def units(
         Wanted(scope.units / unit.FAILURE, unit.failure(words, fitted)),
         Wanted(scope.units / unit.SERVICE, unit.service(words, fitted)),
     ]
-    return made, [f"{what} is not found in PATH" for what in missing]
+    notes = [f"{what} is not found in PATH" for what in missing]
+    for folder in folders if not scope.user else ():
+        if whose := next(others_who_may_change(Path(folder)), ""):
+            notes.append(f"{whose}: who may change what is in {folder} can do anything here as root")
+    return made, notes
 
 
 def _set(variable: str) -> str:

@@ -88,6 +88,13 @@ def test_it_is_installed_runs_is_left_alone_and_is_gone_again(place: Place) -> N
         assert forced["ran"][-1] == "systemctl --user restart healctl.service"
         assert manager.property("healctl.service", "MainPID") not in ("0", main)
 
+        unit.rename(f"{unit}.mine")
+        unit.symlink_to("/dev/null")
+        code, refused = place.install("--units-only", "--force", **env)
+        assert (code, refused["code"]) == (1, "refused")
+        assert "is masked" in refused["error"]
+        Path(f"{unit}.mine").rename(unit)
+
         dry, real = (place.run("uninstall", "--user", *words, **env) for words in (("--dry-run",), ()))
         assert dry == real
         assert real[0] == 0

@@ -137,6 +137,7 @@ def test_a_link_into_the_systems_places_is_followed(tmp_path: Path) -> None:
     assert "ReadWritePaths=-/usr/local/var\n" in made(f'{WATCHES}[logs.one]\npaths = ["{tmp_path}/logs/*"]\n')
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
 def test_programs_that_systemd_would_not_find_are_found_and_what_is_nowhere_is_told(tmp_path: Path) -> None:
     folder = tmp_path / "50% node"
     folder.mkdir()
@@ -146,6 +147,9 @@ def test_programs_that_systemd_would_not_find_are_found_and_what_is_nowhere_is_t
     service = made(text, PATH=f"{folder}:/bin")
     assert f'Environment="PATH={":".join(sandbox.UNIT_PATH)}:{tmp_path}/50%% node"\n' in service
     loaded = config.parse(text, "test")
+    os.chown(folder, 1000, -1)
+    units_of = fitting.units(loaded, Path("/h"), Path("/h"), scope({}, user=False), {"PATH": f"{folder}:/bin"}, ())
+    assert any(note.startswith(f"user 1000 owns {folder}") for note in units_of[1]), "root would run what is in there"
     assert sandbox.search_path(loaded, str(folder)) == ([str(folder)], ["[notify.signal] transports: signal-cli"])
     assert "Environment=" not in made(STARTS["[gateway.g] status"])
 
