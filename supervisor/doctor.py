@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pwd
 import resource
 import shutil
 import socket
@@ -66,6 +67,16 @@ class Host(msgspec.Struct, frozen=True):
     @property
     def dirs(self) -> Dirs:
         return conf.dirs(self.config)
+
+
+def this_host(config: Config, file: Path | None) -> Host:
+    """As who asks sees it."""
+    euid = os.geteuid()
+    try:
+        user = pwd.getpwuid(euid).pw_name
+    except KeyError:  # a container's user without an entry
+        user = str(euid)
+    return Host(config, dict(os.environ), euid, user, file=file)
 
 
 def directories(host: Host) -> Iterator[Finding]:
@@ -249,7 +260,7 @@ def private_tmp(host: Host) -> Iterator[Finding]:
 def unit(host: Host) -> Iterator[Finding]:
     """What `healctl install` has written was computed from a configuration, which may be another by now."""
     from probes.mounts import MountTable, parse
-    from supervisor.install.files import Found, judged
+    from supervisor.install.files import Found, judged, text
     from supervisor.install.sandbox import sandbox
     from supervisor.install.scope import scope
     from supervisor.install.unit import CONFIGURATION, SERVICE, told
@@ -258,12 +269,12 @@ def unit(host: Host) -> Iterator[Finding]:
     path = scope(host.env, user=user).units / SERVICE
     if host.file is None or judged(path) is not Found.OURS:
         return  # none, or somebody's own, which is theirs to judge
-    text = path.read_text()
-    if told(text, CONFIGURATION) != str(host.file.absolute()):
+    written = text(path)
+    if told(written, CONFIGURATION) != str(host.file.absolute()):
         return
     table = MountTable(parse((host.proc / "self/mountinfo").read_text(errors="replace")))
     mounts = [mount.point for mount in table.by_point.values() if mount.worth_watching]
-    if "\n".join(sandbox(host.config, user=user, mounts=mounts)) not in text:
+    if "\n".join(sandbox(host.config, user=user, mounts=mounts)) not in written:
         says = f"{path} was made for another state of the configuration: its sandbox does not fit any more"
         yield Finding("unit", Level.WARN, says, "healctl install")
 

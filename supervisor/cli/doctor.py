@@ -30,20 +30,11 @@ def doctor() -> int:
 
     Says how to mend each. Changes nothing; run it as the user who runs healctl.
     """
-    import pwd
-
     from supervisor import doctor as rooms
     from supervisor import places
 
     chosen = settings()
-    loaded = chosen.load()
-    euid = os.geteuid()
-    try:
-        user = pwd.getpwuid(euid).pw_name
-    except KeyError:
-        user = str(euid)
-    file = places.locate(chosen.config_path, os.environ)
-    found = rooms.examine(rooms.Host(loaded, dict(os.environ), euid, user, file=file))
+    found = rooms.examine(rooms.this_host(chosen.load(), places.locate(chosen.config_path, os.environ)))
     bad = any(it.level is rooms.Level.BAD for it in found)
     if chosen.json:
         output.show_json(msgspec.json.encode({"ok": not bad, "findings": found}))

@@ -41,8 +41,8 @@ JSON: {ok, scope, program, configuration, state, files: [{path, change}], kept: 
   page of a command that is no more) or same; unit is null with --no-enable or --dry-run.
 
 \b
-Exit codes: 0 it is installed, or was so already. 1 refused or failed; what was changed is said. 78 the configuration is
-  wrong, or there is none."""
+Exit codes: 0 it is installed, or was so already. 1 refused or failed; what was changed is said. 2 a path that no unit
+  can have. 78 the configuration is wrong, or there is none."""
 
 UNINSTALL = """\b
 Examples:
@@ -281,7 +281,7 @@ def _order(job: Job, standing: Standing, changed: set[str]) -> None:
     from supervisor.install.unit import SERVICE
 
     try:
-        if changed:
+        if changed or standing.stale:
             job.manager.do("daemon-reload")
         if standing.failed:
             job.manager.do("reset-failed", SERVICE)
@@ -289,7 +289,7 @@ def _order(job: Job, standing: Standing, changed: set[str]) -> None:
             job.manager.do("enable", SERVICE)
         if not standing.active:
             job.manager.do("start", SERVICE)
-        elif SERVICE in changed:
+        elif SERVICE in changed or standing.stale:  # an install that was killed has left it at that
             job.manager.do("restart", SERVICE)
     except HealError as error:
         whose = "--user " if job.scope.user else ""
@@ -322,9 +322,10 @@ def _forget(job: Job) -> None:
 
 
 def _tell_what_stays(job: Job, service: Path) -> None:
+    from supervisor.install import files
     from supervisor.install.unit import CONFIGURATION, STATE, told
 
-    text = service.read_text(errors="replace")
+    text = files.text(service)
     for what, prefix in (("the configuration", CONFIGURATION), ("the state", STATE)):
         if where := told(text, prefix):
             job.notes.append(f"{what} stays: {where}")
@@ -334,15 +335,13 @@ def _tell_what_stays(job: Job, service: Path) -> None:
 
 def _advise(job: Job, loaded: Config, file: Path, program: Path) -> None:
     """What will bite although it is no reason to refuse."""
-    import pwd
     import shutil
 
-    from supervisor.doctor import Host, lingering
+    from supervisor.doctor import lingering, this_host
     from supervisor.install.scope import others_who_may_change
 
     if job.scope.user:
-        user = pwd.getpwuid(os.geteuid()).pw_name
-        found = lingering(Host(loaded, dict(os.environ), os.geteuid(), user))
+        found = lingering(this_host(loaded, file))
         job.notes.extend(f"{it.says}, healctl too, and it does not start with the machine: {it.mend}" for it in found)
         if (zsh := job.scope.completions["zsh"]).exists():
             job.notes.append(

@@ -59,6 +59,11 @@ def judged(path: Path) -> Found:
     return _judged(path, _read(path))
 
 
+def text(path: Path) -> str:
+    """What stands there; empty for what is no file of a sensible size. Raises HealError when it cannot be read."""
+    return (_read(path) or b"").decode(errors="replace")
+
+
 def _judged(path: Path, raw: bytes | None) -> Found:
     if raw is None:
         return Found.FOREIGN if os.path.lexists(path) else Found.NOTHING

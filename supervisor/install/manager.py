@@ -16,14 +16,14 @@ from supervisor.notifier import program
 ASK_S = 10.0
 START_S = 120.0  # systemd itself gives a start or a stop 90 s
 VERIFY_S = 60.0
-_PROPERTIES = ("LoadState", "ActiveState", "UnitFileState", "MainPID")
+_PROPERTIES = ("LoadState", "ActiveState", "UnitFileState", "MainPID", "NeedDaemonReload")
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """What systemd says of the unit."""
+    """What systemd says of the unit. `stale`: its file is another one than that which systemd has read."""
 
-    loaded: bool = False
     masked: bool = False
+    stale: bool = False
     active: bool = False
     enabled: bool = False
     failed: bool = False
@@ -55,8 +55,8 @@ class Manager:
             raise Refused(f"{self.control} does not reach systemd: {_words(done.stderr)}")
         told = dict(line.split("=", 1) for line in done.stdout.decode(errors="replace").splitlines() if "=" in line)
         return Standing(
-            loaded=told.get("LoadState") == "loaded",
             masked=told.get("LoadState") == "masked",
+            stale=told.get("NeedDaemonReload") == "yes",
             active=told.get("ActiveState") in ("active", "reloading"),  # "activating": `start` waits for its end
             enabled=told.get("UnitFileState") == "enabled",
             failed=told.get("ActiveState") == "failed",
@@ -80,17 +80,20 @@ class Manager:
 
 def verified(units: Mapping[str, str], *, user: bool) -> list[str]:
     """What systemd-analyze(1) has to say of these units (name -> text), and systemd would only log; nothing where it
-    is not installed or cannot look. Raises HealError for a unit that systemd would not take."""
-    manager = "--user" if user else "--system"
+    is not installed. Raises HealError for a unit that systemd would not take."""
+    try:
+        return _verified(units, "--user" if user else "--system")
+    except (OSError, program.ProgramFailed) as error:
+        return [] if isinstance(error, program.NotStarted) else [f"systemd-analyze could not look: {error}"]
+
+
+def _verified(units: Mapping[str, str], manager: str) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="healctl-install-") as folder:
         for name, text in units.items():
             Path(folder, name).write_text(text)
         names = tuple(name.replace("@", "@check") for name in units)  # a template alone is no unit
         words = ("systemd-analyze", manager, "verify", *(f"{folder}/{name}" for name in names))
-        try:
-            done = asyncio.run(program.run(words, VERIFY_S))
-        except program.ProgramFailed:
-            return []
+        done = asyncio.run(program.run(words, VERIFY_S))
     said = done.stderr.decode(errors="replace").splitlines()
     ours = [line.removeprefix(f"{folder}/") for line in said if folder in line or line.startswith(names)]
     if done.code != 0 and ours:

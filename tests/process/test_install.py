@@ -88,6 +88,17 @@ def test_it_is_installed_runs_is_left_alone_and_is_gone_again(place: Place) -> N
         assert forced["ran"][-1] == "systemctl --user restart healctl.service"
         assert manager.property("healctl.service", "MainPID") not in ("0", main)
 
+        # An install that was killed when its files were in place: the next one goes on from there.
+        main = manager.property("healctl.service", "MainPID")
+        place.config.write_text(
+            place.config.read_text() + '[process.x]\nmatch = "xyz"\nrestart = { argv = ["/bin/x"] }\n'
+        )
+        assert place.install("--units-only", "--no-enable", **env)[1]["files"][1]["change"] == "replace"
+        code, rest = place.install("--units-only", **env)
+        assert (code, [it["change"] for it in rest["files"]]) == (0, ["same", "same"])
+        assert rest["ran"] == [f"systemctl --user {it}" for it in ("daemon-reload", "restart healctl.service")]
+        assert manager.property("healctl.service", "MainPID") not in ("0", main)
+
         unit.rename(f"{unit}.mine")
         unit.symlink_to("/dev/null")
         code, refused = place.install("--units-only", "--force", **env)

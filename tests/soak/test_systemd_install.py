@@ -123,10 +123,24 @@ def install_for_the_first_time(container: Container) -> str:
     words = container.run("systemctl", "show", "-p", "ExecStart", SERVICE)
     assert f"argv[]={HEALCTL} -c {CONFIG.replace('$', '$$')} start ;" in words  # shown before variables are expanded
     assert container.run("systemd-analyze", "verify", f"{UNITS}/{SERVICE}").count("healctl") == 0
+    assert_that_shells_and_man_find_what_is_there(container)
     code, status = healctl(container, "status")
     assert code == 0
     assert {it["state"] for it in status["children"]} == {"ready"}
     return main
+
+
+def assert_that_shells_and_man_find_what_is_there(container: Container) -> None:
+    """Where the distribution's own settings make them look."""
+    path = f"PATH={HEALCTL.parent}:/usr/bin:/bin"
+    ask = {
+        "fish": (["fish", "-c", "complete -C 'healctl heal dis'"], "dismiss"),
+        "zsh": (["zsh", "-c", "autoload compinit; compinit -D -u; echo $_comps[healctl]"], "_healctl"),
+        "man": (["man", "-w", "healctl-heal-approve"], "/usr/local/share/man/man1/healctl-heal-approve.1"),
+    }
+    for program, (argv, said) in ask.items():
+        if container.run("which", program).strip():
+            assert said in container.run("env", path, *argv), program
 
 
 def assert_that_the_sandbox_hides_nothing(container: Container, main: str) -> None:

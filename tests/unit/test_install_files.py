@@ -150,7 +150,7 @@ def user_scope(folder: Path) -> Scope:
     ("shell", "ask"),
     [
         ("bash", 'BASH_COMPLETION_USER_DIR={data}/bash-completion; . {file}; complete -p healctl'),
-        ("zsh", "fpath=({data}/zsh/site-functions $fpath); autoload compinit; compinit -Du; echo $_comps[healctl]"),
+        ("zsh", "fpath=({data}/zsh/site-functions $fpath); autoload compinit; compinit -D -u; echo $_comps[healctl]"),
         ("fish", "complete -C 'healctl heal dis' >/dev/null; functions -q _healctl_completion; and echo _healctl"),
     ],
 )  # fmt: skip
