@@ -144,13 +144,20 @@ def test_the_files_alone_and_all_of_them_gone_again(place: Place) -> None:
     stale.write_bytes(page.read_bytes())
     code, again = place.install("--no-enable")
     assert [it for it in again["files"] if it["change"] != "same"] == [{"path": str(stale), "change": "remove"}]
+    assert not stale.exists(), "the page of a command that is no more"
+    wants = place.units / "default.target.wants"
+    wants.mkdir()
+    (wants / SERVICE).symlink_to(place.units / SERVICE)  # as an image is enabled, where no systemd runs
     page.write_text("mine")
     assert place.install("--no-enable")[0] == 1
     code, gone = place.run("uninstall", "--user")
     assert code == 0
     assert "only files were removed" in "".join(gone["notes"])
     assert place.files() == ["healctl.1"]
+    assert list(wants.iterdir()) == []
+    (wants / SERVICE).symlink_to("/usr/lib/systemd/system/healctl.service")  # a package's
     assert place.run("uninstall", "--user")[1]["files"] == []
+    assert [path.name for path in wants.iterdir()] == [SERVICE]
 
 
 def test_a_configuration_that_is_wrong_or_missing_is_the_next_step(place: Place) -> None:
