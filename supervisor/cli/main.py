@@ -25,6 +25,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "status": ("daemon", "status", "Show the daemon's own workers, store and outbox."),
     "init": ("init", "init", "Look at this host and write a configuration to begin with."),
     "doctor": ("doctor", "doctor", "Look for what would bite on this host, and say how to mend it."),
+    "install": ("install", "install", "Install it as a unit of systemd, with completions and manual pages."),
+    "uninstall": ("install", "uninstall", "Stop it and remove what install has written; state stays."),
     "check": ("check", "check", "Check the configuration, and what each target reads now (--live)."),
     "probe": ("probe", "probe", "Read one target now."),
     "feed": ("feed_in", "feed", "Hand in readings and insights of other programs."),
