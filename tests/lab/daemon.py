@@ -131,6 +131,8 @@ class Daemon:
         self.runtime_dir = folder / "run"
         self.config_file = folder / "healctl.toml"
         self.config_file.write_text(self.text(config))
+        self.healctl = HEALCTL
+        self.more_workers: set[str] = set()  # of plugins, which the file alone does not tell
         self.process: subprocess.Popen[bytes] | None = None
         self.log = folder / "daemon.log"
 
@@ -152,7 +154,7 @@ class Daemon:
     def start(self, **environment: str) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [str(HEALCTL), "-c", str(self.config_file), "start"],
+                [str(self.healctl), "-c", str(self.config_file), "start"],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -170,7 +172,7 @@ class Daemon:
         with contextlib.suppress(HealError):
             children = self.ask("tree", deadline_s=1.0)["children"]
             config = parse(self.config_file.read_text(), str(self.config_file))
-            expected = {"store", "healer", "executor", "notifier", *families(config)}
+            expected = {"store", "healer", "executor", "notifier", *families(config), *self.more_workers}
             expected |= {METRICS} if config.metrics.listen != OFF else set()
             return {
                 child["name"]
@@ -187,7 +189,7 @@ class Daemon:
     def cli(self, *words: str) -> tuple[int, Any]:
         """Runs the command line with JSON output; (exit code, what it printed on stdout, decoded)."""
         done = subprocess.run(
-            [str(HEALCTL), "-c", str(self.config_file), *words], capture_output=True, timeout=60, check=False
+            [str(self.healctl), "-c", str(self.config_file), *words], capture_output=True, timeout=60, check=False
         )
         return done.returncode, msgspec.json.decode(done.stdout) if done.stdout else None
 
