@@ -77,7 +77,8 @@ class Foreign(Step):
         answer = self._answer(*await command.run_to_completion(ctx.programs, self._recipe(job)))
         assert answer.outcome is not None
         # What it started is over, and no reading of ours stands behind its word: the probe decides (R6).
-        return msgspec.structs.replace(answer.outcome, process=None, cleared=False)
+        undo = answer.outcome.undo if self.params.undoable else ""
+        return msgspec.structs.replace(answer.outcome, process=None, cleared=False, undo=undo)
 
     def _recipe(self, job: Job) -> Recipe:
         return Recipe((*HOST, self.params.name), env=((JOB, _encoded(job)),))

@@ -14,7 +14,7 @@ import pytest
 from supervisor import examining, plugged
 from supervisor.errors import ConfigError
 from supervisor.plugins import installed
-from tests.lab.daemon import Site
+from tests.lab.daemon import Site, gone, until
 from tests.lab.plugged import Environment
 
 pytestmark = pytest.mark.req("R3", "R11", "NFR-001")
@@ -235,3 +235,41 @@ def test_what_is_not_named_is_never_imported_and_a_bad_one_keeps_the_daemon_from
     assert f"{WHO}: RuntimeError: boom" in done.stderr
     assert mark.exists()
     assert installed() == []  # here, where the tests themselves run
+
+
+def test_a_reload_takes_one_in_another_version_of_it_and_lets_it_go(here: Site, environment: Environment) -> None:
+    environment.put("acme-odd", GOOD, ENTRIES)
+    daemon = here.daemon("")
+    daemon.healctl = environment.healctl
+    daemon.start()
+    host, plain = daemon.worker("host"), daemon.config_file.read_text()
+    folder = here.folder / "runbooks.d"
+    folder.mkdir(mode=0o700)
+    (folder / "mend.toml").write_text(RUNBOOK)
+    (folder / "mend.toml").chmod(0o600)
+    daemon.config_file.write_text(plain.replace("[healctl]", NAMED.strip()))
+    code, told = daemon.cli("reload", "--json")
+    assert (code, set(told["changes"])) == (
+        0,
+        {"healctl changed", "piece.look added", "piece.mend added", "piece.tell added", "runbook.rb-mend added"},
+    )
+    old = {name: daemon.worker(name) for name in ("look", "tell")}
+    assert daemon.ask("approve", runbook_id="rb-mend")["mode"] == "auto_execute"
+    (environment.packages / "acme_odd-1.0.dist-info").rename(environment.packages / "acme_odd-1.1.dist-info")
+    environment.put("acme-odd", GOOD, ENTRIES, "1.1")
+    code, told = daemon.cli("reload", "--json")
+    assert (code, set(told["changes"])) == (
+        0,
+        {"piece.look changed", "piece.mend changed", "piece.tell changed", "runbook.rb-mend changed"},
+    )
+    for ref in old.values():
+        gone(ref)
+    assert daemon.worker("look") not in old.values()
+    (book,) = [it for it in daemon.ask("list_runbooks")["runbooks"] if it["id"] == "rb-mend"]
+    assert book["mode"] == "dry_run"  # what was approved is another text
+    (folder / "mend.toml").unlink()
+    daemon.config_file.write_text(plain)
+    assert daemon.cli("reload", "--json")[0] == 0
+    until("its workers are gone", lambda: not {"look", "tell"} & set(daemon.workers()))
+    assert daemon.worker("host") == host
+    daemon.stop()

@@ -157,7 +157,7 @@ def ledger(daemon: Daemon, question: str) -> list[tuple[Any, ...]]:
 def test_a_probe_that_is_broken_in_any_way_harms_nobody_else(here: Site, environment: Environment) -> None:
     environment.put("acme-odd", PROBES.format(folder=here.folder), entries("probes", "acme_odd", FAMILIES))
     tree = (
-        '[tree]\nbeat = "200ms"\nbeat_within = "3s"\nready_within = "3s"\nabort_grace = "100ms"\nprobes_intensity = 3\n'
+        '[tree]\nbeat = "200ms"\nbeat_within = "3s"\nready_within = "3s"\nabort_grace = "100ms"\nprobes_intensity = 2\n'
     )
     daemon, web = daemon_of(here, environment, '"acme-odd"', tree)
     daemon.wait_ready = lambda: None  # type: ignore[method-assign] # some never are
