@@ -219,7 +219,7 @@ def test_what_is_not_named_is_never_imported_and_a_bad_one_keeps_the_daemon_from
     mark = here.folder / "imported"
     environment.put("acme-odd", f"open({str(mark)!r}, 'w').close()\n{GOOD}", ENTRIES)
     daemon = here.daemon("")
-    daemon.healctl = environment.healctl
+    daemon.program = [str(environment.healctl)]
     _, told = daemon.cli("doctor", "--json")
     assert any(it["says"] == "acme-odd is installed and not named: nothing of it runs" for it in told["findings"])
     assert daemon.cli("check", "--live", "--json")[0] == 0
@@ -240,7 +240,7 @@ def test_what_is_not_named_is_never_imported_and_a_bad_one_keeps_the_daemon_from
 def test_a_reload_takes_one_in_another_version_of_it_and_lets_it_go(here: Site, environment: Environment) -> None:
     environment.put("acme-odd", GOOD, ENTRIES)
     daemon = here.daemon("")
-    daemon.healctl = environment.healctl
+    daemon.program = [str(environment.healctl)]
     daemon.start()
     host, plain = daemon.worker("host"), daemon.config_file.read_text()
     folder = here.folder / "runbooks.d"

@@ -68,7 +68,7 @@ def configured(here: Site, environment: Environment, port: int) -> tuple[Daemon,
     runbooks.mkdir(mode=0o700)
     (runbooks / "spool.toml").write_text(runbook.replace("keep = 10", "keep = 1"))
     (runbooks / "spool.toml").chmod(0o600)
-    daemon.healctl = environment.healctl
+    daemon.program = [str(environment.healctl)]
     daemon.more_workers = {"spool", "webhook"}
     return daemon, spool
 

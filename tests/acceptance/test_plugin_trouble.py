@@ -145,7 +145,7 @@ def daemon_of(here: Site, environment: Environment, plugins: str, more: str) -> 
     daemon = here.daemon(web.toml() + more)
     text = daemon.config_file.read_text().replace("[healctl]\n", f"[healctl]\nplugins = [{plugins}]\n")
     daemon.config_file.write_text(text)
-    daemon.healctl = environment.healctl
+    daemon.program = [str(environment.healctl)]
     return daemon, web
 
 

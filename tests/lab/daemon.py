@@ -131,9 +131,9 @@ class Daemon:
         self.runtime_dir = folder / "run"
         self.config_file = folder / "healctl.toml"
         self.config_file.write_text(self.text(config))
-        self.healctl = HEALCTL
         self.more_workers: set[str] = set()  # of plugins, which the file alone does not tell
         self.process: subprocess.Popen[bytes] | None = None
+        self.program = [str(HEALCTL)]
         self.log = folder / "daemon.log"
 
     def text(self, config: str) -> str:
@@ -149,12 +149,13 @@ class Daemon:
             for name, keys in quiet.items()
             if f"[{name}]" not in config and f"[{name}." not in config
         )
-        return f'[healctl]\nstate_dir = "{self.state_dir}"\nruntime_dir = "{self.runtime_dir}"\n{tables}{config}'
+        places = f'state_dir = "{self.state_dir}"\nruntime_dir = "{self.runtime_dir}"\n'
+        return f'[healctl]\nlog_format = "text"\n{places}{tables}{config}'
 
     def start(self, **environment: str) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [str(self.healctl), "-c", str(self.config_file), "start"],
+                [*self.program, "-c", str(self.config_file), "start"],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -189,7 +190,7 @@ class Daemon:
     def cli(self, *words: str) -> tuple[int, Any]:
         """Runs the command line with JSON output; (exit code, what it printed on stdout, decoded)."""
         done = subprocess.run(
-            [str(self.healctl), "-c", str(self.config_file), *words], capture_output=True, timeout=60, check=False
+            [*self.program, "-c", str(self.config_file), *words], capture_output=True, timeout=60, check=False
         )
         return done.returncode, msgspec.json.decode(done.stdout) if done.stdout else None
 
