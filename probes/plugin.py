@@ -21,6 +21,7 @@ SOURCES_MAX = 1_000
 ID_CHARS_MAX = 200
 TEXT_CHARS_MAX = 2_000
 FIGURES_MAX = 50
+READING_BYTES_MAX = 64 * 1024
 INTERVAL_MS_MIN = 100
 DATA_BYTES_MAX = 512 * 1024 * 1024  # RLIMIT_DATA: what leaks meets an end of its own
 
@@ -76,9 +77,12 @@ class PluginProbe(Probe):
 
     def _checked(self, given: HealthReading, target_id: str, asked_mono_s: float) -> HealthReading:
         try:  # its types are its author's word until they have been on the wire
-            reading = msgspec.msgpack.decode(msgspec.msgpack.encode(given), type=HealthReading)
+            raw = msgspec.msgpack.encode(given)
+            reading = msgspec.msgpack.decode(raw, type=HealthReading)
         except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise _Rubbish(f"what it gave is no reading: {plugins.told(error)}") from error
+        if len(raw) > READING_BYTES_MAX:
+            raise _Rubbish(f"a reading of {len(raw)} bytes, at most {READING_BYTES_MAX}")
         if (reading.target_id, reading.family) != (target_id, self.family):
             raise _Rubbish(f"a reading of {reading.target_id} ({reading.family}), asked for {target_id}")
         if not asked_mono_s <= reading.taken_mono_s <= clock.monotonic_s():

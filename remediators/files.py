@@ -274,7 +274,7 @@ def _foreign(table: StepTable, piece: Piece, key: Key, config: Config, problems:
     except HealError as error:
         problems.append(Problem((*key, "params"), error.message, error.hint))
     except Exception as error:  # noqa: BLE001 - its code is the plugin's; it is told as a fault of the file
-        problems.append(Problem((*key, "kind"), f"{piece.words}: {told(error)}"))
+        problems.append(Problem((*key, "params"), f"{piece.words}: {told(error)}"))
     return StepSpec(
         step_id=table.id or table.kind,
         kind=Foreign.kind,

@@ -62,7 +62,8 @@ class Foreign(Step):
             answer = self._answer(*command.run_aside(recipe, within_s))
         except TimeoutError as error:
             raise StepFailed(f"{self._piece.words}: {error}") from error
-        assert answer.plan is not None
+        if answer.plan is None:
+            raise StepFailed(f"{self._piece.words}: its dry run gave nothing")
         text = f"{answer.plan.description} (in the words of {self._piece.words})"
         return StepPlan(self.spec.step_id, text[:OUTPUT_CHARS_MAX], answer.plan.predicts_clear)
 
@@ -75,7 +76,8 @@ class Foreign(Step):
 
     async def _act(self, ctx: Context, job: Job) -> Outcome:
         answer = self._answer(*await command.run_to_completion(ctx.programs, self._recipe(job)))
-        assert answer.outcome is not None
+        if answer.outcome is None:
+            raise StepFailed(f"{self._piece.words}: it gave no Outcome, so that nobody knows what it did")
         # What it started is over, and no reading of ours stands behind its word: the probe decides (R6).
         undo = answer.outcome.undo if self.params.undoable else ""
         return msgspec.structs.replace(answer.outcome, process=None, cleared=False, undo=undo)

@@ -305,9 +305,7 @@ class Tables(Section, frozen=True):
     drill: DrillSection = DrillSection()
     command: dict[keys.TargetName, CommandSection] = {}
     runbooks: RunbooksSection = RunbooksSection()
-    plugin: dict[
-        keys.TargetName, dict[str, Any]
-    ] = {}  # `[plugin.NAME]`: the keys of a plugin's piece, which knows them
+    plugin: dict[keys.TargetName, dict[str, Any]] = {}  # what a piece of a plugin is to know, which knows the keys
 
 
 class Config(Tables, frozen=True):

@@ -136,10 +136,17 @@ def installed() -> list[str]:
 
 
 def load(piece: Piece, base: type[T]) -> type[T]:
-    """Imports the piece, in this process. Raises BadPlugin."""
+    """Imports the piece, in this process. Raises BadPlugin, also where another version is installed by now: what was
+    examined, and approved, is what runs."""
+    from importlib import metadata
+
     module, _, attribute = piece.entry.partition(":")
     try:
+        if (now := metadata.version(piece.distribution)) != piece.version:
+            raise BadPlugin(f"{piece.words}: {now} is installed now", "healctl reload, which examines it")
         found = getattr(importlib.import_module(module), attribute)
+    except BadPlugin:
+        raise
     except (Exception, SystemExit) as error:
         raise BadPlugin(f"{piece.words}: {told(error)}") from error
     for fault in _faults(piece, found, base):

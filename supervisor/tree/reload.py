@@ -37,7 +37,7 @@ ERROR_CHARS_MAX = 4_000
 HINT = "nothing was changed; correct the file and reload again, or restart healctl"
 # What a worker keeps for its whole life, so that it starts anew when it changes.
 READ_ONCE: tuple[tuple[str, Callable[[Config], object]], ...] = (
-    ("notifier", lambda config: config.notify),
+    ("notifier", lambda config: (config.notify.signal, config.notify.synapse)),
     ("metrics", lambda config: config.metrics),
     ("healer", lambda config: config.healctl.record),
     ("store", lambda config: (config.notify.synapse, config.policy.auto_execute)),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from supervisor import examining, plugged
-from supervisor.errors import ConfigError
+from supervisor.errors import ConfigError, HealError
 from supervisor.plugins import installed
 from tests.lab.daemon import Site, gone, until
 from tests.lab.plugged import Environment
@@ -257,6 +257,8 @@ def test_a_reload_takes_one_in_another_version_of_it_and_lets_it_go(here: Site, 
     assert daemon.ask("approve", runbook_id="rb-mend")["mode"] == "auto_execute"
     (environment.packages / "acme_odd-1.0.dist-info").rename(environment.packages / "acme_odd-1.1.dist-info")
     environment.put("acme-odd", GOOD, ENTRIES, "1.1")
+    with pytest.raises(HealError, match=r"acme-odd 1\.0, step mend = acme_odd:Mend: 1\.1 is installed now"):
+        daemon.ask("dry_run", runbook_id="rb-mend", target_id="look:one")
     code, told = daemon.cli("reload", "--json")
     assert (code, set(told["changes"])) == (
         0,

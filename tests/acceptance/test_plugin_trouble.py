@@ -122,12 +122,15 @@ class Breaks(Odd):
 class Fools(Odd):
     kind = "fools"
     def odd(self, ctx): return Outcome("all is well", cleared=True)
+class Empties(Odd):
+    kind = "empties"
+    def odd(self, ctx): return None
 class Stalls(Odd):
     kind = "stalls"
     def plan(self, ctx): time.sleep(3600)
     def odd(self, ctx): return Outcome("never asked")
 """
-KINDS = ("fails", "sleeps", "breaks", "fools", "stalls")
+KINDS = ("fails", "sleeps", "breaks", "fools", "empties", "stalls")
 
 
 @pytest.fixture
@@ -274,6 +277,7 @@ def test_a_step_that_is_broken_in_any_way_ends_alone(here: Site, environment: En
     assert not [it for it in proc.pids() if (at := proc.stat(it)) is not None and at.live and _session(it) == pid]
     fooled = carry_out("fools")
     assert "all is well" in fooled
+    assert "it gave no Outcome, so that nobody knows what it did" in carry_out("empties")
     with pytest.raises(HealError, match=f"{who} stalls = acme_mend:Stalls: its dry run did not end within 4 s"):
         daemon.ask("dry_run", 20.0, runbook_id="rb-stalls", target_id="web")
     assert {name: daemon.worker(name) for name in ours} == ours

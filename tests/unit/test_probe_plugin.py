@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from types import MappingProxyType, ModuleType
 from typing import Any
 
@@ -49,6 +50,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], Healt
     module = ModuleType("acme_look")
     module.Look = Look  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "acme_look", module)
+    monkeypatch.setattr(metadata, "version", {"acme-look": "1.0"}.__getitem__)
 
     def one(given: Callable[[], Any]) -> HealthReading:
         monkeypatch.setattr(Look, "given", staticmethod(given), raising=False)
@@ -83,6 +85,7 @@ def test_a_good_reading_passes_with_the_severities_that_are_declared(read: Any) 
         (lambda: good(taken_mono_s=clock.monotonic_s() - 60), "its look did not begin when it was asked"),
         (lambda: good(taken_mono_s=clock.monotonic_s() + 60), "its look did not begin when it was asked"),
         (lambda: good(checked_mono_s=clock.monotonic_s() + 60), "its background check begins in the future"),
+        (lambda: good(error="x" * 70_000), "bytes, at most 65536"),
         (lambda: good(available=False), "a reading has data, or is not available"),
         (lambda: good(data=CheckData(GOOD[:1])), "findings of odd, expected one of each: even, odd"),
         (lambda: good(data=CheckData((*GOOD, GOOD[0]))), "expected one of each: even, odd"),
