@@ -16,7 +16,9 @@ from supervisor.config import Config
 from supervisor.incidents.model import OURS, Channel, OutboxRow
 from supervisor.messages import Body, Deliver
 
+NOTIFIER = "notifier"
 AT_ONCE_MAX = 1_500  # of each tier, so that pages wait only for pages; together fewer than the notifier keeps
+PLUGINS_AT_ONCE_MAX = 100  # of each tier to the worker of a plugin's channel: ten that are down do not fill the bus
 
 
 class Outgoing:
@@ -31,13 +33,14 @@ class Outgoing:
     def add(self, row: OutboxRow) -> None:
         if row.channel is Channel.SYNAPSE and self._config().notify.synapse.transport == "brain_db":
             return  # the store's
-        key = ("notifier" if row.channel in OURS else str(row.channel), int(row.tier))
+        key = (NOTIFIER if row.channel in OURS else str(row.channel), int(row.tier))
         self._rows[key].append(row)
         self._send(key)
 
     def _send(self, key: tuple[str, int]) -> None:
         rows = self._rows[key]
-        while rows and self._under_way[key] < AT_ONCE_MAX:
+        at_once_max = AT_ONCE_MAX if key[0] == NOTIFIER else PLUGINS_AT_ONCE_MAX
+        while rows and self._under_way[key] < at_once_max:
             self._under_way[key] += 1
             self._hub.request(key[0], Deliver(rows.popleft())).add_done_callback(
                 lambda answer: self._taken(key, answer)
