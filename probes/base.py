@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import msgspec
 
-from supervisor import clock
+from supervisor import clock, plugins
 from supervisor.config import Config
-from supervisor.incidents.readings import HealthReading, ProcessRef, ReadingData, SourceReading, Unavailable
+from supervisor.incidents.readings import HealthReading, ProcessRef, ReadingData, Severity, SourceReading, Unavailable
 from supervisor.stamps import CLOCKS_APART_S
 
 DEADLINE_S = 4.8  # R9: every reading within 5 s, told and sent included
@@ -49,9 +49,16 @@ class Probe(ABC):
     """One family. `read` answers for any of `sources`; the runner calls it once at a time per target.
 
     Together with `Source` this is the site's DataSourceAdapter (NFR-004): `read` is its poll().
+
+    It is made of the configuration: `__init__(self, config: Config)`. A plugin's says more of itself: `api`, the struct
+    of its own table (`Section`, read by `plugins.section`), and the `anomalies` that it can find with their severity,
+    each of which every reading of it speaks of (`CheckData`). Ours are known to the engine, which judges them.
     """
 
     family: str
+    api: ClassVar[int]
+    Section: ClassVar[type[msgspec.Struct]] = plugins.Nothing
+    anomalies: ClassVar[Mapping[str, Severity]] = {}
 
     @abstractmethod
     def sources(self) -> tuple[Source, ...]:

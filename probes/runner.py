@@ -16,6 +16,7 @@ import msgspec
 
 from probes.base import DEADLINE_S, Events, Probe, Refused, Source, begin
 from probes.outbound import Outbound
+from probes.plugin import PluginProbe, bound_memory
 from probes.schedule import Schedule
 from supervisor import clock
 from supervisor.bus import Link, endpoint, new_context
@@ -47,6 +48,8 @@ FAMILIES = {
 
 def probe_of(family: str, config: Config) -> Probe:
     """The probe of one family, with its targets of this configuration."""
+    if family in config.piece:
+        return PluginProbe(family, config)
     made = getattr(importlib.import_module(f"probes.{family}"), FAMILIES[family])(config)
     assert isinstance(made, Probe)
     return made
@@ -82,6 +85,8 @@ class ProbeWorker(Worker, Events):
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
+        if self.boot.name in self.boot.config.piece:
+            bound_memory()
         self._probe = probe_of(self.boot.name, self.boot.config)
         self._sources: dict[str, Source] = {source.source_id: source for source in self._probe.sources()}
         # No longer sources, but to be read once more, by a read that begins from then (monotonic seconds) on.

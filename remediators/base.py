@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
+from supervisor import plugins
 from supervisor.config import Config
 from supervisor.errors import HealError
 from supervisor.incidents.model import Effect, Execution, Recipe, StepResult, StepSpec, Target
@@ -97,6 +98,8 @@ class Step(ABC):
     `leaves_running`: the programs it starts are services or their starters; after a crash of ours they are left alive.
     `undoable`: it implements `undo`, for what it puts into `Outcome.undo`.
     `needs_evidence`: it does not run where the snapshot before the first change could not be written.
+    A plugin's says the `api`, and the struct of its own table (`Section`); it runs in a program of its own
+    (`remediators.hosted`), in which `ctx.config` holds its distribution's tables alone, and nobody can be asked.
     """
 
     kind: ClassVar[str]
@@ -105,6 +108,8 @@ class Step(ABC):
     undoable: ClassVar[bool] = False
     needs_evidence: ClassVar[bool] = False
     Params: ClassVar[type[msgspec.Struct]] = NoParams
+    api: ClassVar[int]
+    Section: ClassVar[type[msgspec.Struct]] = plugins.Nothing
 
     def __init__(self, spec: StepSpec) -> None:
         """Raises StepFailed for parameters that are not this kind's."""

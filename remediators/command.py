@@ -8,11 +8,13 @@ a scope of its own, or stopping healctl would stop what healctl has started.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pwd
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -150,6 +152,27 @@ async def run_to_completion(
     finally:
         loop.remove_reader(read_fd)
         os.close(read_fd)
+
+
+def run_aside(recipe: Recipe, within_s: float) -> tuple[int | None, str]:
+    """Blocking, for a dry run, in its thread: (exit code as in `exit_text`, output). Nothing records it, since it
+    changes nothing; it ends with the question, and its session with it. Raises OSError, TimeoutError."""
+    child = subprocess.Popen(
+        recipe.argv,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        cwd="/", env=clean_environment(recipe), start_new_session=True,
+    )  # fmt: skip
+    try:
+        out, _ = child.communicate(timeout=max(within_s, 0.1))
+        return child.returncode, out.decode(errors="replace")
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"its dry run did not end within {within_s:.2g} s") from None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        if child.stdout is not None:
+            child.stdout.close()
 
 
 def exit_text(code: int | None) -> str:

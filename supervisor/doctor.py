@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from supervisor import config as conf
-from supervisor import identify, transports
+from supervisor import identify, plugins, transports
 from supervisor.config import Config
 from supervisor.errors import HealError
 from supervisor.places import Dirs
@@ -283,6 +283,16 @@ def _in_tmp(*paths: str) -> bool:
     return any(path.startswith(("/tmp/", "/var/tmp/")) for path in paths)
 
 
+def pieces(host: Host) -> Iterator[Finding]:
+    """What runs of plugins, and what is installed and does not."""
+    for piece in host.config.piece.values():
+        yield Finding("plugins", Level.WELL, f"{piece.words}: imported, it keeps to api {plugins.API}")
+    named = {piece.distribution for piece in host.config.piece.values()}
+    for name in plugins.installed():
+        if name not in named:
+            yield Finding("plugins", Level.WELL, f"{name} is installed and not named: nothing of it runs")
+
+
 CHECKS: dict[str, Callable[[Host], Iterator[Finding]]] = {
     "directories": directories,
     "sockets": sockets,
@@ -294,6 +304,7 @@ CHECKS: dict[str, Callable[[Host], Iterator[Finding]]] = {
     "permissions": targets,
     "private_tmp": private_tmp,
     "unit": unit,
+    "plugins": pieces,
 }
 
 

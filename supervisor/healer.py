@@ -64,7 +64,7 @@ from supervisor.showing import Showing
 from supervisor.slices import in_slices
 from supervisor.sockets import endpoint, new_context
 from supervisor.staged import Staged
-from supervisor.targets import families, open_families, targets
+from supervisor.targets import channels, families, open_families, targets
 from supervisor.trails import fetch as trails_of
 from supervisor.treetable import ALIVE, TreeTable
 from supervisor.waking import Waking
@@ -82,7 +82,7 @@ class HealerWorker(Worker):
     def __init__(self, boot: Boot, uplink: socket.socket) -> None:
         super().__init__(boot, uplink)
         self._waking = Waking(lambda: self._decide(e.TimersDue()), lambda: self._clock.now().steady_s)
-        self._tree = TreeTable()
+        self._tree = TreeTable(lambda name: name == "notifier" or name in channels(self.boot.config))
         self._skipped: set[str] = set()
         self._limit_told = False
         self._strange: dict[str, HealthReading] = {}  # of targets that we do not know
@@ -126,7 +126,15 @@ class HealerWorker(Worker):
         self._hub = Hub(self._context, endpoint(boot.runtime_dir, "healer"), "healer", in_slices(self._from_worker))
         self._pinging = Pinging(self._hub, lambda: self.boot.config, world, self._decide, monotonic_s())
         self._showing = Showing(
-            world, self._clock, self._committer, self._news, self._metering, self._tree, self._samples, self._pinging
+            world,
+            self._clock,
+            self._committer,
+            self._news,
+            self._metering,
+            self._tree,
+            self._samples,
+            self._pinging,
+            lambda: self.boot.config,
         )
         self._desk = Desk(self._order, self._showing.by_name())
         self._outgoing = Outgoing(self._hub, lambda: self.boot.config)

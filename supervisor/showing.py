@@ -10,6 +10,7 @@ from typing import Any
 
 from supervisor.clock import SteadyClock
 from supervisor.committer import Committer
+from supervisor.config import Config
 from supervisor.house import tree_view
 from supervisor.incidents import views
 from supervisor.incidents.world import World
@@ -34,6 +35,7 @@ class Showing:
         tree: TreeTable,
         samples: Samples,
         pinging: Pinging,
+        config: Callable[[], Config],
     ) -> None:
         self.store: StoreStatus | None = None
         self.reloaded: Reloaded | None = None
@@ -45,6 +47,7 @@ class Showing:
         self._tree = tree
         self._samples = samples
         self._pinging = pinging
+        self._config = config
 
     def by_name(self) -> dict[str, Callable[[], dict[str, Any]]]:
         """The views that the desk answers."""
@@ -57,7 +60,7 @@ class Showing:
         return self._world, self._tree.rows(), self.store, self._committer.trouble, self._clock.now().wall_s
 
     def _tree_view(self) -> dict[str, Any]:
-        shown = tree_view(*self._standing(), self.reloaded, self._metering.listening)
+        shown = tree_view(*self._standing(), self.reloaded, self._metering.listening, self._config().piece.values())
         return shown | {"dead_man": self._pinging.view()}
 
     def _targets(self) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def start(detach: bool) -> int:
             f"healctl is already running in {where.runtime_dir}, pid {other.pid}",
             "healctl status shows it, healctl stop ends it; another one needs its own runtime_dir",
         )
-    config.make_state_dir(where.state_dir)
+    lock.make_state_dir(where.state_dir)
     file = places.locate(chosen.config_path, os.environ)
     _introduce(loaded, where, file, _speaker(loaded, detach))
     from supervisor.tree import serve
@@ -194,6 +194,8 @@ def _show_tree(answer: dict[str, Any]) -> None:
         output.say(output.drill(drill))
     if (dead_man := answer.get("dead_man")) is not None:
         _show_dead_man(dead_man)
+    for piece in answer.get("plugins", ()):
+        output.say(output.plain(f"Plugin {piece['distribution']} {piece['version']}: {piece['part']} {piece['name']}"))
     outbox = answer["outbox"]
     line = f"Outbox: {outbox['pending']} pending"
     if outbox["pending"]:

@@ -143,7 +143,15 @@ class SimHealer(_Mixin, HealerWorker):
         self._hub = Hub(net, "healer", _each(self._from_worker))  # type: ignore[assignment]
         self._pinging = Pinging(self._hub, lambda: self.boot.config, world, self._decide, monotonic_s())
         self._showing = Showing(
-            world, self._clock, self._committer, self._news, self._metering, self._tree, self._samples, self._pinging
+            world,
+            self._clock,
+            self._committer,
+            self._news,
+            self._metering,
+            self._tree,
+            self._samples,
+            self._pinging,
+            lambda: self.boot.config,
         )
         self._desk = Desk(self._order, self._showing.by_name())
         self._outgoing = Outgoing(self._hub, lambda: self.boot.config)
