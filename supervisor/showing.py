@@ -17,6 +17,7 @@ from supervisor.messages import Family, Reloaded, StoreStatus
 from supervisor.metering import Metering
 from supervisor.newsdesk import NewsDesk
 from supervisor.pinging import Pinging
+from supervisor.progressing import Progressing
 from supervisor.samples import Samples
 from supervisor.treetable import TreeTable
 
@@ -34,6 +35,7 @@ class Showing:
         tree: TreeTable,
         samples: Samples,
         pinging: Pinging,
+        progressing: Progressing,
     ) -> None:
         self.store: StoreStatus | None = None
         self.reloaded: Reloaded | None = None
@@ -45,10 +47,16 @@ class Showing:
         self._tree = tree
         self._samples = samples
         self._pinging = pinging
+        self._progressing = progressing
 
     def by_name(self) -> dict[str, Callable[[], dict[str, Any]]]:
         """The views that the desk answers."""
-        return {"tree": self._tree_view, "snapshot": self._snapshot, "targets": self._targets}
+        return {
+            "status": self._status,
+            "tree": self._tree_view,
+            "snapshot": self._snapshot,
+            "targets": self._targets,
+        }
 
     def families(self) -> tuple[Family, ...]:
         return (*self._metering.families(*self._standing()), *self._pinging.families())
@@ -58,11 +66,15 @@ class Showing:
 
     def _tree_view(self) -> dict[str, Any]:
         shown = tree_view(*self._standing(), self.reloaded, self._metering.listening)
-        return shown | {"dead_man": self._pinging.view()}
+        return shown | {"dead_man": self._pinging.view(), "at_work": self._progressing.at_work()}
 
     def _targets(self) -> dict[str, Any]:
         return self._samples.view(self._world)
 
     def _snapshot(self) -> dict[str, Any]:
         """The state that the feed continues from: `seq` is the last event it contains."""
-        return {"seq": self._news.seq, **views.status(self._world), "children": self._tree.rows()}
+        return {"seq": self._news.seq, **self._status(), "children": self._tree.rows()}
+
+    def _status(self) -> dict[str, Any]:
+        """FR-007 `status`, and how far it is with what takes long, which the engine does not know."""
+        return views.status(self._world) | {"at_work": self._progressing.at_work()}

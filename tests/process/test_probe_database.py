@@ -47,6 +47,9 @@ class Wishes(Events):
         assert in_s in (0, EMPTIED_AGAIN_S)
         self.soon.set()
 
+    def tell(self, work: object) -> None:
+        pass
+
     def sources_changed(self) -> None:
         raise AssertionError("its sources are configured")
 
