@@ -36,6 +36,7 @@ class Live:
         self._context = context
         self._work: asyncio.Task[Outcome] | None = None
         self._ended = False
+        self._told: Progress | None = None
 
     async def run(self, acting: Coroutine[object, object, Outcome], healer: Link) -> Outcome:
         """Raises what the step raises, and Ended."""
@@ -54,6 +55,9 @@ class Live:
             if telling is not None:
                 telling.cancel()
                 (error,) = await asyncio.gather(telling, return_exceptions=True)
+                if self._told is not None:
+                    execution = self._context.execution
+                    healer.post(AtWork(execution.target.target_id, "", execution_id=execution.id, over=True))
                 if isinstance(error, Exception):
                     log.error("progress of step %s: it can be told no more", self._step.spec.step_id, exc_info=error)
 
@@ -81,12 +85,12 @@ class Live:
 
     async def _tell(self, healer: Link) -> None:
         """Until it is cancelled."""
-        execution, last = self._context.execution, None
+        execution = self._context.execution
         while True:
             await asyncio.sleep(LOOK_S)
             told = await self._progress()
-            if told is not None and told != last:
-                last = told
+            if told is not None and told != self._told:
+                self._told = told
                 healer.post(
                     AtWork(
                         target_id=execution.target.target_id,

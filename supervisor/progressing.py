@@ -17,7 +17,7 @@ from supervisor.incidents.world import World
 from supervisor.messages import AtWork
 
 KNOWN_MAX = 1_000
-SILENT_S = 30.0  # then its program is gone, or hangs: nothing is said of it any more
+SILENT_S = 30.0  # of a check; then its probe is gone, or hangs
 Json = dict[str, Any]
 
 
@@ -56,12 +56,15 @@ class Progressing:
     def at_work(self) -> list[Json]:
         """All that is known to be at work now."""
         now_s = monotonic_s()
-        self._heard = {key: it for key, it in self._heard.items() if now_s - it.last_s < SILENT_S and self._lives(it)}
+        self._heard = {key: it for key, it in self._heard.items() if self._lives(it, now_s)}
         return [self._json(it) for it in self._heard.values()]
 
-    def _lives(self, known: _Heard) -> bool:
+    def _lives(self, known: _Heard, now_s: float) -> bool:
+        """A step says nothing while it does not move, which may take long; a check speaks all the time."""
+        if not known.told.execution_id:
+            return now_s - known.last_s < SILENT_S
         execution = self._world.executions.get(known.told.execution_id)
-        return not known.told.execution_id or (execution is not None and execution.state is ExecutionState.CLAIMED)
+        return execution is not None and execution.state is ExecutionState.CLAIMED
 
     def _json(self, known: _Heard) -> Json:
         told = known.told

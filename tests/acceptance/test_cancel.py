@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from supervisor import proc
+from supervisor.incidents.readings import ProcessRef
 from tests.lab.daemon import HEALCTL, Daemon, Site, locked, until
 from tests.lab.databases import make
 from tests.lab.logs import MIB, leftovers
@@ -39,7 +41,7 @@ def at_work(daemon: Daemon) -> list[dict[str, Any]]:
 
 
 def large_logs(here: Site) -> tuple[Daemon, Path]:
-    """Logs that hardly compress: archiving them takes some seconds. Nothing rotates them by itself."""
+    """Nothing rotates them by itself."""
     logs = here.folder / "logs"
     logs.mkdir()
     for number in range(4):
@@ -50,18 +52,42 @@ def large_logs(here: Site) -> tuple[Daemon, Path]:
     return daemon, logs
 
 
+@contextlib.contextmanager
+def held(daemon: Daemon) -> Iterator[None]:
+    """The rotation that is about to begin is stopped in its midst (SIGSTOP), and goes on after the block."""
+
+    def rotating() -> ProcessRef | None:
+        if not list(daemon.state_dir.glob("*.progress")):  # it has begun to archive
+            return None
+        for pid in proc.pids():
+            words = proc.command_line(pid)
+            if "remediators.rotating" in words and str(daemon.folder) in words[-1]:
+                found = proc.stat(pid)
+                return found.ref if found is not None else None
+        return None
+
+    program = until("the rotation", rotating)
+    assert proc.send_signal(program, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        proc.send_signal(program, signal.SIGCONT)
+
+
 @pytest.mark.req("FR-003", "FR-004", "FR-007", "R15")
 def test_a_rotation_at_work_is_shown_and_cancelled_cleanly(here: Site) -> None:
     daemon, logs = large_logs(here)
     (row,) = daemon.wait_state("app", "escalated")
     assert daemon.cli("heal", "approve", ROTATE, "--target", "app")[0] == 0
-    (told,) = until("progress", lambda: at_work(daemon))
-    assert (told["target_id"], told["what"], told["stage"], told["unit"]) == ("app", ROTATE, "archive", "bytes")
-    assert told["incident_id"] == row["id"]
-    assert 0 < told["done"] < told["total"] == 120 * MIB
-    assert any("At work: rb-rotate-logs on app: archive" in line for line in shown(daemon, "heal", "status"))
-    code, answer = daemon.cli("heal", "cancel", "app")
-    assert (code, answer["what"], answer["incident_id"]) == (0, ROTATE, row["id"])
+    with held(daemon):
+        (told,) = until("progress", lambda: at_work(daemon))
+        assert (told["target_id"], told["what"], told["stage"], told["unit"]) == ("app", ROTATE, "archive", "bytes")
+        assert told["incident_id"] == row["id"]
+        assert 0 < told["done"] < told["total"] == 120 * MIB
+        assert any("At work: rb-rotate-logs on app: archive" in line for line in shown(daemon, "heal", "status"))
+        code, answer = daemon.cli("heal", "cancel", "app")
+        assert (code, answer["what"], answer["incident_id"]) == (0, ROTATE, row["id"])
+    until("its end", lambda: not at_work(daemon))
     (row,) = daemon.wait_state("app", "escalated")
     notes = [entry["note"] for entry in row["audit_trail"]]
     assert f"{ROTATE} is to be cancelled" in notes
@@ -117,19 +143,20 @@ def test_who_waits_sees_how_far_it_is_and_may_go_away(here: Site) -> None:
     command = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=theirs)
     os.close(theirs)
     seen = b""
-    while b"archive" not in seen:
-        seen += os.read(ours, 1024)
-    assert b"\rrb-rotate-logs on app: archive" in seen.replace(b"\x1b[K", b"")
-    command.send_signal(signal.SIGINT)
-    out, _ = command.communicate(timeout=30)
-    with contextlib.suppress(OSError):  # EIO: everybody has closed it
-        while more := os.read(ours, 4096):
-            seen += more
-    os.close(ours)
-    assert (command.returncode, out) == (130, b"")
-    assert b"healctl heal cancel app" in seen
-    assert [it["what"] for it in at_work(daemon)] == [ROTATE], "the work goes on"
-    assert daemon.cli("heal", "cancel", at_work(daemon)[0]["execution_id"])[0] == 0
+    with held(daemon):
+        while b"archive" not in seen:
+            seen += os.read(ours, 1024)
+        assert b"\rrb-rotate-logs on app: archive" in seen.replace(b"\x1b[K", b"")
+        command.send_signal(signal.SIGINT)
+        out, _ = command.communicate(timeout=30)
+        with contextlib.suppress(OSError):  # EIO: everybody has closed it
+            while more := os.read(ours, 4096):
+                seen += more
+        os.close(ours)
+        assert (command.returncode, out) == (130, b"")
+        assert b"healctl heal cancel app" in seen
+        assert [it["what"] for it in at_work(daemon)] == [ROTATE], "the work goes on"
+        assert daemon.cli("heal", "cancel", at_work(daemon)[0]["execution_id"])[0] == 0
     until("its end", lambda: not at_work(daemon))
     daemon.stop()
 

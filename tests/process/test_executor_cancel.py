@@ -174,10 +174,12 @@ def test_how_far_a_step_is_is_told_only_when_it_has_moved(tmp_path: Path) -> Non
                 part.write_bytes(msgspec.json.encode(at_work.Progress(1, "copy", done, 9, "pages")))
                 part.replace(core.state_dir / TOLD)
                 await core.until(lambda done=done: any(it.done == done for it in told()))  # type: ignore[misc]
+            assert [it for it in told() if it.over] == []
             assert [(it.execution_id, it.target_id, it.stage, it.done, it.total, it.unit) for it in told()] == [
                 (execution.id, "polite", "copy", done, 9, "pages") for done in (3, 6)
             ]
             assert isinstance(await core.ask(Cancel("anna", execution.id)), Ack)
             await core.until(lambda: core.ended(execution.id))
+            assert told()[-1].over, "nothing of it is shown beside the next step"
 
     asyncio.run(scenario())
