@@ -19,7 +19,7 @@ from supervisor import keys, places
 from supervisor.errors import ConfigError
 from supervisor.incidents.model import Effect, Runbook
 from supervisor.places import Dirs
-from supervisor.units import OFF, Form
+from supervisor.units import OFF, Form, LogFormat
 from supervisor.units import Duration as Duration
 from supervisor.units import Size as Size
 
@@ -37,6 +37,7 @@ class HealctlSection(Section, frozen=True):
     state_dir: keys.PathText = ""  # default: XDG state, /var/lib/healctl as root
     runtime_dir: keys.PathText = ""  # default: XDG runtime, /run/healctl as root
     log_level: keys.LogLevel = "info"  # debug | info | warning | error
+    log_format: LogFormat = LogFormat.AUTO
     record: Size = Size(0)  # so much of what the engine is given and decides is kept, for `healctl replay`; 0: nothing
 
 

@@ -29,7 +29,7 @@ from supervisor.feed import FeedServer
 from supervisor.fresh import Fresh
 from supervisor.halted import Halted
 from supervisor.history import History
-from supervisor.house import MAY_WAIT, WAITING, beginning, corrupt, item_of, ledger_parts, policy_of
+from supervisor.house import MAY_WAIT, WAITING, beginning, corrupt_ledger, item_of, ledger_parts, policy_of
 from supervisor.incidents import agents, replies
 from supervisor.incidents import events as e
 from supervisor.incidents.effects import (
@@ -188,7 +188,7 @@ class HealerWorker(Worker):
         if decision.records or isinstance(event, e.Round):
             reach("decide.after")
             self._committer.commit(decision, ack)
-        else:
+        elif decision.effects or ack is not None:
             answers: list[Effect] = [effect for effect in decision.effects if isinstance(effect, Answer)]
             others: list[Effect] = [effect for effect in decision.effects if not isinstance(effect, Answer)]
             self._carry_out(answers)  # views and refusals: told even while the ledger is in trouble
@@ -265,7 +265,7 @@ class HealerWorker(Worker):
             case m.Readings(readings):
                 self._readings(readings)
                 ack()
-                if doubted := corrupt(readings, self.boot.state_dir / "ledger.db"):
+                if doubted := corrupt_ledger(readings, self.boot.state_dir):
                     self._store.post(m.ProbeNow(doubted))
             case m.Claimed(execution_id, incarnation):
                 self._decide(e.ExecutionClaimed(execution_id, incarnation), ack)

@@ -107,11 +107,13 @@ def reload_json(news: Reloaded | None) -> dict[str, Any] | None:
     }
 
 
-def corrupt(readings: Iterable[HealthReading], file: Path) -> str:
-    """The target that stands for this file, if a reading of it says that it is damaged; else empty."""
+def corrupt_ledger(readings: Iterable[HealthReading], state_dir: Path) -> str:
+    """The target that stands for our ledger, if a reading of it says that it is damaged; else empty."""
     for reading in readings:
         data = reading.data
-        if isinstance(data, DatabaseData) and data.path == str(file) and data.verdict is Integrity.CORRUPT:
+        if not isinstance(data, DatabaseData) or data.verdict is not Integrity.CORRUPT:
+            continue
+        if data.path == str(state_dir / "ledger.db"):
             return reading.target_id
     return ""
 

@@ -1,7 +1,9 @@
-"""The feed: every durable record and every tree event, numbered, for `events --follow` and the dashboard."""
+"""The feed: every durable record and every tree event, numbered, for `events --follow` and the dashboard. What people
+read in the log of an incident's course, each line with the incident's id, is written here as well."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import msgspec
@@ -18,6 +20,9 @@ from supervisor.incidents.records import (
     Record,
 )
 from supervisor.messages import Event, Reloaded, TreeEvent
+from supervisor.redact import visible
+
+log = logging.getLogger(__name__)
 
 
 class NewsDesk:
@@ -31,6 +36,9 @@ class NewsDesk:
         self.seq = 0
 
     def records(self, records: list[Record], wall_s: float) -> None:
+        targets = {
+            record.incident.id: record.incident.target_id for record in records if isinstance(record, PutIncident)
+        }
         for record in records:
             match record:
                 case PutIncident(incident):
@@ -38,6 +46,9 @@ class NewsDesk:
                     del row["audit_trail"]
                     self._publish("incident", row, wall_s)
                 case AddTrail(entry):
+                    target = targets.get(entry.incident_id, "")
+                    words = f"{target} is {entry.state} ({entry.actor}): {visible(entry.note)}"
+                    log.info("incident=%s %s", entry.incident_id, words)  # read by `tree.lines`
                     self._publish("trail", {"incident_id": entry.incident_id, **views.trail_json(entry)}, wall_s)
                 case PutExecution(execution):
                     self._publish("execution", views.execution_answer(execution), wall_s)

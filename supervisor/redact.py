@@ -75,6 +75,11 @@ _SHORT = {
 }  # fmt: skip
 
 
+def visible(text: str) -> str:
+    """Control characters as their escapes: a terminal obeys them, and nobody would see that they were there."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def text(given: str) -> str:
     """`given` without what looks like a secret; idempotent."""
     if len(given) < _SHAPE_CHARS_MIN and not _MAYBE.search(given):

@@ -31,6 +31,15 @@ _TERM = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
 DURATION_S_MAX = 10 * 366 * 86400.0  # ten years: beyond it, a typing error is likelier than an intention
 
 
+class LogFormat(StrEnum):
+    """How the lines of healctl's own log are written."""
+
+    AUTO = "auto"  # for people on a terminal, for journald where that reads, else JSON
+    TEXT = "text"
+    JSON = "json"
+    JOURNAL = "journal"
+
+
 class Form(StrEnum):
     """What a string must look like; put into a field's type by `msgspec.Meta(extra={"form": Form.X})`."""
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from supervisor import clock
 from supervisor.incidents.model import Severity, State
+from supervisor.redact import visible
 
 # severity -> (symbol, style)
 SEVERITY: dict[str, tuple[str, str]] = {
@@ -55,8 +56,7 @@ BARS = "▁▂▃▄▅▆▇█"
 
 def plain(value: object) -> str:
     """On one line, without control characters; what is not there is a dash."""
-    text = "-" if value is None or value == "" else str(value)
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return visible("-" if value is None or value == "" else str(value))
 
 
 def wall_s(stamp: str | None) -> float | None:

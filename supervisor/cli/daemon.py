@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import select
 import signal
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +55,7 @@ def start(detach: bool) -> int:
         )
     config.make_state_dir(where.state_dir)
     file = places.locate(chosen.config_path, os.environ)
-    _introduce(loaded, where, file)
+    _introduce(loaded, where, file, _speaker(loaded, detach))
     from supervisor.tree import serve
     from supervisor.tree.reload import Source
 
@@ -63,22 +65,31 @@ def start(detach: bool) -> int:
     return serve.run(loaded, where.state_dir, where.runtime_dir, source)
 
 
-def _introduce(loaded: Config, where: Dirs, file: Path | None) -> None:
+def _introduce(loaded: Config, where: Dirs, file: Path | None, say: Callable[[str], None]) -> None:
     from supervisor.targets import watched
     from supervisor.units import format_duration
 
-    output.note(f"healctl {supervisor.__version__}, configuration: {file or 'built-in defaults'}")
-    output.note(f"state in {where.state_dir}, sockets in {where.runtime_dir}")
+    say(f"healctl {supervisor.__version__}, configuration: {file or 'built-in defaults'}")
+    say(f"state in {where.state_dir}, sockets in {where.runtime_dir}")
     for name, section in loaded.process.items():
         restarts = "restarts it by itself" if section.auto_restart else "asks before it restarts it"
-        output.note(f"watching {name}: at every death, and every {format_duration(section.interval)}; {restarts}")
-    output.note(f"watching {'; '.join(watched(loaded))}")
+        say(f"watching {name}: at every death, and every {format_duration(section.interval)}; {restarts}")
+    say(f"watching {'; '.join(watched(loaded))}")
     if not loaded.process:
         home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
         place = file or ("/etc/healctl/healctl.toml" if os.geteuid() == 0 else f"{home}/healctl/healctl.toml")
-        output.note(f"no service of yours is watched yet; to add one, write to {place}:\n{EXAMPLE}")
+        say(f"no service of yours is watched yet; to add one, write to {place}:\n{EXAMPLE}")
     if not loaded.notify.signal.transports:
-        output.note("nobody can be paged: [notify.signal] names no transport; pages wait, and stand in healctl status")
+        say("nobody can be paged: [notify.signal] names no transport; pages wait, and stand in healctl status")
+
+
+def _speaker(loaded: Config, detach: bool) -> Callable[[str], None]:
+    """What healctl says of itself before there is a tree: to the person who starts it, else as lines of the log."""
+    from supervisor.tree.output import STDERR, Output
+
+    log = Output(STDERR)
+    log.form = loaded.healctl.log_format
+    return output.note if detach or log.for_people else partial(log.write, "info", "root")
 
 
 @click.command(epilog="\b\nExample:\n  healctl stop --timeout 1m")

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from supervisor.redact import visible
+
 COLOURS = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
 STATE_COLOURS = {
     "resolved": "green",
@@ -43,10 +45,7 @@ def note(text: str) -> None:
 
 def plain(value: object) -> str:
     """`value` on one line without control characters."""
-    text = "-" if value is None or value == "" else str(value)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return visible("-" if value is None or value == "" else str(value))
 
 
 def coloured(text: str, colour: str) -> str:

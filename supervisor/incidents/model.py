@@ -77,6 +77,9 @@ class State(StrEnum):
     DISMISSED = "dismissed"
 
 
+_CLOSED = (State.RESOLVED, State.SELF_RESOLVED, State.DISMISSED)
+
+
 class Tier(IntEnum):
     """R1. Tier 0 is silent, 1 informs, 2 asks, 3 pages."""
 
@@ -370,7 +373,7 @@ class Incident(msgspec.Struct, frozen=True):
 
     @property
     def open(self) -> bool:
-        return self.state not in (State.RESOLVED, State.SELF_RESOLVED, State.DISMISSED)
+        return self.state not in _CLOSED
 
 
 class TrailEntry(msgspec.Struct, frozen=True):

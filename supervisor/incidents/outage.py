@@ -28,10 +28,11 @@ TIERS = {Channel.SIGNAL: Tier.PAGE, Channel.SYNAPSE: Tier.INFORM}
 
 def look(turn: Turn) -> None:
     """After every event: a message that is handed on is waited for."""
+    handed = [effect.row.channel for effect in turn.effects if isinstance(effect, DeliverRow)]
+    if not handed:  # after most events
+        return
     for channel in Channel:
-        if _known(turn.world, channel) or not _watched(turn.world, channel):
-            continue
-        if any(isinstance(effect, DeliverRow) and effect.row.channel is channel for effect in turn.effects):
+        if channel in handed and _watched(turn.world, channel) and not _known(turn.world, channel):
             turn.set_timer(TimerKind.OWN, QUIET + channel, turn.world.policy.undelivered_after_s)
 
 

@@ -154,8 +154,9 @@ def look(turn: Turn) -> None:
         if alarm in world.timers or not any(t.written and t.target_id == alarm[1] for t in world.targets.values()):
             enough = "a good copy was made, or none is needed any more"
             part(turn, name, AnomalyType.BACKUP_OVERDUE, enough, firing=False)
-    waited_for = (TimerKind.OWN, PAGES) in world.timers or not world.policy.pages
-    if not waited_for and any(isinstance(effect, DeliverRow) and is_page(effect.row) for effect in turn.effects):
+    if not turn.effects or (TimerKind.OWN, PAGES) in world.timers or not world.policy.pages:
+        return
+    if any(isinstance(effect, DeliverRow) and is_page(effect.row) for effect in turn.effects):
         turn.set_timer(TimerKind.OWN, PAGES, DELIVERY_WITHIN_S)
 
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import os
 import select
-import time
 from pathlib import Path
 
+from supervisor import clock
+from supervisor.tree import lines
+from supervisor.units import LogFormat
+
+STDERR = 2
 PENDING_BYTES_MAX = 1024 * 1024
 CHUNK_BYTES = select.PIPE_BUF  # a pipe that polls writable takes this much without blocking (pipe(7))
 LOG_BYTES_MAX = 10 * 1024 * 1024
-
-
-def log_line(level: str, name: str, text: str, wall_s: float) -> str:
-    """`HH:MM:SS level [name] text`, local time; a line break in the text is indented."""
-    body = text.replace("\n", "\n    ")
-    return f"{time.strftime('%H:%M:%S', time.localtime(wall_s))} {level} [{name}] {body}\n"
 
 
 class Output:
@@ -27,6 +25,8 @@ class Output:
 
     def __init__(self, fd: int, path: Path | None = None, bytes_max: int = LOG_BYTES_MAX) -> None:
         self.fd = fd
+        self._fitting = lines.fitting(fd, os.environ)
+        self.form = LogFormat.AUTO
         self._path = path
         self._bytes_max = bytes_max
         self._size = os.fstat(fd).st_size if path is not None else 0
@@ -40,20 +40,30 @@ class Output:
         return cls(_open_log(path), path, bytes_max)
 
     @property
+    def for_people(self) -> bool:
+        return self._chosen() is LogFormat.TEXT
+
+    @property
     def blocked(self) -> bool:
         """More waits than the descriptor takes now: call `flush` when it is writable."""
         return bool(self._pending)
 
-    def write(self, line: str) -> None:
-        raw = line.encode(errors="backslashreplace")
+    def write(self, level: str, name: str, text: str) -> None:
+        raw = self._line(level, name, text)
         if len(self._pending) + len(raw) > PENDING_BYTES_MAX:
             self._lost += 1
             return
         if self._lost:
-            self._pending += f"... {self._lost} lines lost: the output was not taken\n".encode()
+            self._pending += self._line("warning", "root", f"{self._lost} lines lost: the output was not taken")
             self._lost = 0
         self._pending += raw
         self.flush()
+
+    def _chosen(self) -> LogFormat:
+        return self._fitting if self.form is LogFormat.AUTO else self.form
+
+    def _line(self, level: str, name: str, text: str) -> bytes:
+        return lines.line(self._chosen(), level, name, text, clock.wall_s()).encode(errors="backslashreplace")
 
     def flush(self) -> None:
         while self._pending and self._poll.poll(0):
@@ -76,7 +86,7 @@ class Output:
             fresh = _open_log(path)
         except OSError as error:
             self._size = 0  # try again after another round
-            self._pending += f"cannot rotate {path}: {error}\n".encode()
+            self._pending += self._line("warning", "root", f"cannot rotate {path}: {error}")
             return
         os.dup2(fresh, self.fd, inheritable=False)
         os.close(fresh)

@@ -31,13 +31,12 @@ from supervisor.tree import alarm, lock, model, pager, reload, sd_notify, spec, 
 from supervisor.tree.guard import Guard
 from supervisor.tree.kernel import initial, step
 from supervisor.tree.model import TreeSpec
-from supervisor.tree.output import Output, log_line
+from supervisor.tree.output import STDERR, Output
 from supervisor.tree.reloading import Reloading
 from supervisor.tree.spawn import SIGNALS, Child, assert_forkable
 from supervisor.tree.turn import portions
 from supervisor.tree.watchdog import Watchdog
 
-STDERR = 2
 # What is handled first when several are ready: a message that was sent before a death counts before it.
 _SIGNAL, _UPLINK, _PIPE, _DEATH, _OUTPUT = range(5)
 
@@ -359,7 +358,8 @@ class Root:
             self.log("warning", "root", fault)
 
     def log(self, level: str, name: str, text: str) -> None:
-        self._output.write(log_line(level, name, text, clock.wall_s()))
+        self._output.form = self.config.healctl.log_format  # a reload may have changed it
+        self._output.write(level, name, text)
 
 
 def _noted(number: int, frame: object) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from supervisor.config import Config
 from supervisor.tree import lock, spec
 from supervisor.tree.detach import detach as to_background
-from supervisor.tree.output import Output
+from supervisor.tree.output import STDERR, Output
 from supervisor.tree.reload import Source
-from supervisor.tree.root import STDERR, Root
+from supervisor.tree.root import Root
 
 LOG_NAME = "healctl.log"
 

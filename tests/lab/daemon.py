@@ -132,6 +132,7 @@ class Daemon:
         self.config_file = folder / "healctl.toml"
         self.config_file.write_text(self.text(config))
         self.process: subprocess.Popen[bytes] | None = None
+        self.program = [str(HEALCTL)]
         self.log = folder / "daemon.log"
 
     def text(self, config: str) -> str:
@@ -147,12 +148,13 @@ class Daemon:
             for name, keys in quiet.items()
             if f"[{name}]" not in config and f"[{name}." not in config
         )
-        return f'[healctl]\nstate_dir = "{self.state_dir}"\nruntime_dir = "{self.runtime_dir}"\n{tables}{config}'
+        places = f'state_dir = "{self.state_dir}"\nruntime_dir = "{self.runtime_dir}"\n'
+        return f'[healctl]\nlog_format = "text"\n{places}{tables}{config}'
 
     def start(self, **environment: str) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [str(HEALCTL), "-c", str(self.config_file), "start"],
+                [*self.program, "-c", str(self.config_file), "start"],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

@@ -290,6 +290,37 @@ def test_reads_that_hang_keep_no_event_and_no_question_waiting(lab: Lab, monkeyp
     asyncio.run(lab.run({}, script))
 
 
+@pytest.mark.req("R7", "NFR-003")
+def test_events_of_thousands_at_once_are_read_so_many_at_a_time_and_none_is_forgotten(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = asyncio.Event()
+    under_way, most = 0, 0
+
+    async def counted() -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await release.wait()
+        under_way -= 1
+
+    names = [f"t{n}" for n in range(3 * runner.AT_ONCE_MAX)]
+    scripted(monkeypatch, dict.fromkeys(names, counted))
+
+    async def script(healer: Healer, worker: ProbeWorker) -> None:
+        for name in names:
+            worker.read_soon(name, 0.0)
+        async with asyncio.timeout(WITHIN_S):
+            while under_way < runner.AT_ONCE_MAX:
+                await asyncio.sleep(0.001)
+        release.set()
+        for name in names:
+            await healer.until(lambda reading, name=name: reading.target_id == name)  # type: ignore[misc]
+        assert most == runner.AT_ONCE_MAX
+
+    asyncio.run(lab.run({}, script))
+
+
 def test_no_read_begins_after_the_order_to_stop(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = 0
 

@@ -55,6 +55,13 @@ COMES_AND_GOES = frozenset(  # R6
         AnomalyType.MEMORY_CRITICAL,
     }
 )
+# The records that `Watch.durable` looks at; most others are timers and counters.
+HEARD = frozenset(
+    {
+        r.PutIncident, r.AddTrail, r.PutExecution, r.PutOutbox, r.PutOperatorPause, r.DropOperatorPause, r.PutPause,
+        r.AddAudit, r.DropPause, r.PutRunbookState,
+    }
+)  # fmt: skip
 # DESIGN §3, by states alone.
 MOVES = {
     State.DETECTED: {State.DIAGNOSING},
@@ -125,6 +132,8 @@ class Watch:
         moved: dict[str, State] = {}
         noted: defaultdict[str, list[Any]] = defaultdict(list)
         for record in commit.records:
+            if type(record) not in HEARD:
+                continue
             match record:
                 case r.PutIncident(it):
                     if (old := self.incidents.get(it.id)) is None or old.state is not it.state:
@@ -446,9 +455,9 @@ class Watch:
 
     def leaves(self, to: str, body: Body) -> None:
         """Nothing leaves before it is written (DESIGN §2.1)."""
-        if isinstance(body, Dispatch) and body.execution.id not in self.executions:
+        if type(body) is Dispatch and body.execution.id not in self.executions:
             self.fail("nothing leaves before it is written", f"execution {body.execution.id}")
-        if isinstance(body, Deliver) and body.row.id not in self.rows:
+        if type(body) is Deliver and body.row.id not in self.rows:
             self.fail("nothing leaves before it is written", f"message {body.row.id}")
 
     def _put_row(self, row: OutboxRow) -> None:

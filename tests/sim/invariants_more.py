@@ -31,6 +31,7 @@ STEADY_AHEAD_S = WALL_START_S - MONO_START_S
 HOLD_S = 60.0  # R2
 REPEAT_S = (3_600.0, 4 * 3_600.0, 86_400.0)  # R2
 SLACK_S = 1.5
+HEARD = frozenset({r.AddAudit, r.PutExecution, r.PutIncident, r.PutHalt, r.DropHalt})
 
 
 class More:
@@ -49,11 +50,12 @@ class More:
     # -- decisions as a whole --
 
     def durable(self, commit: Commit) -> None:
-        orders = [record.entry for record in commit.records if isinstance(record, r.AddAudit)]
+        heard = [record for record in commit.records if type(record) in HEARD]
+        orders = [record.entry for record in heard if isinstance(record, r.AddAudit)]
         for order in orders:
             if order.action in ("approve", "confirm"):
                 self._undone.clear()  # of whichever runbook: a person has spoken
-        for record in commit.records:
+        for record in heard:
             match record:
                 case r.PutExecution(it):
                     self._execution(it, commit, orders)

@@ -301,6 +301,7 @@ def _config(plan: Plan) -> Config:
 
 def run_plan(plan: Plan, engine_hooks: AbstractContextManager[Any] | None = None) -> Outcome:
     """`engine_hooks`: entered for the time of the run, e.g. with a mutant of the engine in place."""
+    logged, collects = logging.root.manager.disable, gc.isenabled()
     logging.disable(logging.CRITICAL)
     gc.disable()
     sim = Simulation(plan)
@@ -328,8 +329,9 @@ def run_plan(plan: Plan, engine_hooks: AbstractContextManager[Any] | None = None
             sim.ledger.close()
             remove(ledger_folder)
         sim.loop.let_go()
-        gc.enable()
-        logging.disable(logging.NOTSET)
+        if collects:
+            gc.enable()
+        logging.disable(logged)
 
 
 def _outcome(sim: Simulation) -> Outcome:

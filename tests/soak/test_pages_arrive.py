@@ -1,8 +1,9 @@
 """Tier-3 incidents while the Signal daemon flaps and notifier, store, healer and root are killed -9 (FR-005, R2).
 
 On the real daemon: each incident is covered by a delivered message, its own or a grouped one; nothing is marked sent
-without a receipt; there is a second copy only where an answer was lost, and never a third. A short run for CI, one of
-200 for `make soak`. The seed is printed when it fails.
+without a receipt; there is a second copy only where an answer was lost, and never a third. A short run for CI, and for
+`make soak` one of 200, as it is, and one whose storms are not gathered, so that each of the 200 has its own messages
+and many answers are lost. The seed is printed when it fails.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 import resource
 import sqlite3
 import subprocess
+import sys
 import time
 from functools import partial
 from itertools import pairwise
@@ -33,6 +35,9 @@ from tests.soak.test_signal_flapping import Daemon as SignalDaemon
 
 VICTIMS = ("notifier", "notifier", "store", "healer", "root")
 WELL_EVERY, WELL_S = 8, 4.0  # turns, and how long nothing goes wrong after so many
+UNGATHERED = (
+    "from supervisor.incidents import pages; pages.SINGLES_MAX = 10**6; from supervisor.cli.main import main; main()"
+)
 TOLD_WITHIN_S = 900.0  # the longest that a grouped message of this storm waits, and then some
 
 
@@ -117,8 +122,11 @@ def judge(daemon: Daemon, signal: SignalDaemon, kills: list[float]) -> dict[str,
 
 @pytest.mark.req("FR-005", "AC-011", "R2")
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("count", [5, pytest.param(200, marks=pytest.mark.soak)])
-def test_every_incident_is_told_of_whatever_dies(here: Site, count: int) -> None:
+@pytest.mark.parametrize(
+    ("count", "gathered"),
+    [(5, True), pytest.param(200, True, marks=pytest.mark.soak), pytest.param(200, False, marks=pytest.mark.soak)],
+)
+def test_every_incident_is_told_of_whatever_dies(here: Site, count: int, gathered: bool) -> None:
     seed = seed_of()
     dice = random.Random(seed)
     victims = Victims(here.folder, count)
@@ -126,6 +134,8 @@ def test_every_incident_is_told_of_whatever_dies(here: Site, count: int) -> None
     listed = ", ".join(f'"{one}"' for one in signal.transports)
     notify = f'[notify.signal]\ntransports = [{listed}]\naccount = "+15550100"\nrecipient = "+15550101"\n'
     daemon = here.daemon(victims.toml() + notify + LAB)
+    if not gathered:
+        daemon.program = [sys.executable, "-c", UNGATHERED]
     kills: list[float] = []
     began_s = time.monotonic()
     try:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -247,17 +248,19 @@ def test_a_full_pipe_never_blocks_and_loss_is_told() -> None:
     reading, writing = os.pipe()
     out = output.Output(writing)
     for _ in range(200):
-        out.write("x" * 9_999 + "\n")
+        out.write("info", "root", "x" * 9_999)
     assert out.blocked
     while out.blocked:
         os.read(reading, 65536)
         out.flush()
-    out.write("after\n")
+    out.write("info", "root", "after")
     rest = os.read(reading, 65536)
-    while not rest.endswith(b"after\n"):
+    while not rest.endswith(b'"after"}\n'):
         out.flush()
         rest += os.read(reading, 65536)
-    assert b"lines lost: the output was not taken\nafter\n" in rest
+    lost, after = (msgspec.json.decode(line) for line in rest.splitlines()[-2:])
+    assert lost["message"].endswith("lines lost: the output was not taken")
+    assert after["message"] == "after"
     os.close(reading)
     os.close(writing)
 
@@ -268,7 +271,7 @@ def test_a_reader_that_is_gone_costs_lines_only() -> None:
     before = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
         out = output.Output(writing)
-        out.write("nobody hears this\n")
+        out.write("info", "root", "nobody hears this")
         assert not out.blocked
     finally:
         signal.signal(signal.SIGPIPE, before)
@@ -279,7 +282,7 @@ def test_the_log_is_rotated_at_its_limit(tmp_path: Path) -> None:
     path = tmp_path / "healctl.log"
     out = output.Output.to_file(path, bytes_max=1000)
     for n in range(100):
-        out.write(output.log_line("info", "root", f"line {n:03d}", 0.0))
+        out.write("info", "root", f"line {n:03d}")
     assert path.stat().st_size < 1100
     assert (tmp_path / "healctl.log.1").stat().st_size < 1100
     assert "line 099" in path.read_text() + (tmp_path / "healctl.log.1").read_text()
@@ -288,7 +291,7 @@ def test_the_log_is_rotated_at_its_limit(tmp_path: Path) -> None:
 
 def test_a_full_disk_costs_lines_only() -> None:
     out = output.Output(os.open("/dev/full", os.O_WRONLY))
-    out.write("x\n")
+    out.write("info", "root", "x")
     assert not out.blocked
     os.close(out.fd)
 

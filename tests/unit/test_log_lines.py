@@ -1,0 +1,57 @@
+"""The log's three forms (NFR-002: everything written down): for people, JSON lines, journald."""
+
+from __future__ import annotations
+
+import os
+import pty
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from supervisor.tree.lines import fitting, line
+from supervisor.units import LogFormat
+
+AT_WALL_S = 1_770_000_000.5
+NASTY = 'supervisor.newsdesk: incident=inc_0123456789ab web is detected (healer): "\x1b[2J"\nsecond'
+
+
+@pytest.mark.req("NFR-002")
+def test_json_has_the_incident_as_a_field_of_its_own_and_is_one_line_whatever_is_said() -> None:
+    raw = line(LogFormat.JSON, "info", "healer", NASTY, AT_WALL_S)
+    assert raw.count("\n") == 1
+    assert raw.isascii() or "\x1b" not in raw
+    assert msgspec.json.decode(raw) == {
+        "time": "2026-02-02T02:40:00.500Z",
+        "level": "info",
+        "worker": "healer",
+        "incident": "inc_0123456789ab",
+        "message": 'supervisor.newsdesk: web is detected (healer): "\x1b[2J"\nsecond',
+    }
+    plain = msgspec.json.decode(line(LogFormat.JSON, "out", "web", "said incident=inc_0123456789ab x", AT_WALL_S))
+    assert "incident" not in plain, "what a program prints is not taken for ours"
+
+
+def test_a_terminal_is_sent_no_control_character_and_a_line_break_is_indented() -> None:
+    raw = line(LogFormat.TEXT, "info", "healer", NASTY, AT_WALL_S)
+    assert raw[8:].startswith(" info [healer] supervisor.newsdesk: incident=inc_0123456789ab web is detected")
+    assert raw.endswith('"\\x1b[2J"\n    second\n')
+
+
+def test_journald_gets_a_priority_for_each_line_and_no_time() -> None:
+    """sd-daemon(3): a line's `<N>` is its syslog(3) priority."""
+    raw = line(LogFormat.JOURNAL, "error", "host", "first\nsecond", AT_WALL_S)
+    assert raw == "<3>[host] first\n<3>[host] second\n"
+    assert line(LogFormat.JOURNAL, "out", "host", "printed", AT_WALL_S).startswith("<6>")
+
+
+def test_what_fits_a_descriptor(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    with (tmp_path / "log").open("wb") as file:
+        at = os.fstat(file.fileno())
+        assert fitting(theirs, {}) is LogFormat.TEXT
+        assert fitting(file.fileno(), {}) is LogFormat.JSON
+        assert fitting(file.fileno(), {"JOURNAL_STREAM": f"{at.st_dev}:{at.st_ino}"}) is LogFormat.JOURNAL
+        assert fitting(file.fileno(), {"JOURNAL_STREAM": "1:2"}) is LogFormat.JSON, "inherited, and redirected since"
+    os.close(ours)
+    os.close(theirs)
