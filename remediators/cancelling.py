@@ -71,7 +71,8 @@ class Live:
                 f"step {spec.step_id} ({spec.kind}) is all or nothing, and over within {spec.timeout_s:g} s:"
                 " to leave it half done would be worse"
             )
-        if self._step.stops is Stops.ENDED:
+        programs = self._context.programs.running()
+        if self._step.stops is Stops.ENDED or not programs:  # what has not been released never runs
             assert self._work is not None
             self._ended = True
             self._work.cancel()
@@ -79,7 +80,7 @@ class Live:
         told = await self._progress()
         if told is not None and told.final:
             return f"step {spec.step_id} is past the point where it can be stopped: {words(told)}"
-        for program in self._context.programs.running():
+        for program in programs:
             proc.send_signal(program, signal.SIGTERM)
         return ""
 

@@ -87,6 +87,23 @@ def test_a_program_that_is_asked_ends_by_itself_and_its_word_is_kept(tmp_path: P
 
 
 @pytest.mark.req("R15", "FR-003")
+def test_a_program_that_is_still_held_back_never_runs(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with lab.lab() as core:
+            core.acknowledge_programs = False  # it is not durable yet
+            execution = polite(tmp_path, Asked.kind)
+            await core.dispatch(execution)
+            await core.until(lambda: bool(core.programs))
+            assert isinstance(await core.ask(Cancel("anna", execution.id)), Ack)
+            await core.until(lambda: core.ended(execution.id))
+            assert [result.cancelled_by for result in core.results()] == ["anna"]
+            assert await lab.ended(core.programs[0].process)
+            assert not (tmp_path / "there").exists()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.req("R15", "FR-003")
 def test_what_was_done_before_it_could_be_cancelled_counts_and_the_next_step_does_not_begin(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with lab.lab() as core:
