@@ -16,6 +16,7 @@ import msgspec
 from supervisor import clock, plugins
 from supervisor.config import Config
 from supervisor.incidents.readings import HealthReading, ProcessRef, ReadingData, Severity, SourceReading, Unavailable
+from supervisor.messages import AtWork
 from supervisor.stamps import CLOCKS_APART_S
 
 DEADLINE_S = 4.8  # R9: every reading within 5 s, told and sent included
@@ -40,6 +41,9 @@ class Events(Protocol):
     def read_soon(self, target_id: str, in_s: float) -> None:
         """Read this target in so many seconds. 0 is for events of the kernel: it is read at once, and a read that is
         under way is begun anew, since it may have looked before the event."""
+
+    def tell(self, work: AtWork) -> None:
+        """How far a check is that takes long: a word that may be lost, twice a second at most."""
 
     def sources_changed(self) -> None:
         """`sources()` gives another answer than before: tasks, mounts or hosts have come or gone."""
@@ -68,6 +72,10 @@ class Probe(ABC):
         """The source of this id, also of one that has just gone (a finished task, an unmounted disk), whose reading
         then says so; None for what can never be ours."""
         return next((source for source in self.sources() if source.source_id == target_id), None)
+
+    def cancel(self, target_id: str, by: str) -> str:
+        """Ends a check of this target that goes on in the background, in the name of `by`; why not, in words."""
+        return f"no check of {target_id} goes on in the background"
 
     @abstractmethod
     async def read(self, target_id: str, deadline_s: float) -> HealthReading:

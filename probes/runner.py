@@ -22,7 +22,7 @@ from supervisor import clock
 from supervisor.bus import Link, endpoint, new_context
 from supervisor.config import Config
 from supervisor.incidents.readings import HealthReading, SourceReading, Unavailable
-from supervisor.messages import Ack, Frame, Known, Nack, Outside, ProbeNow, Readings, Resync
+from supervisor.messages import Ack, AtWork, Cancel, Frame, Known, Nack, Outside, ProbeNow, Readings, Resync
 from supervisor.worker import Boot, Worker
 
 log = logging.getLogger(__name__)
@@ -139,6 +139,9 @@ class ProbeWorker(Worker, Events):
                     self._link.post(Ack(), re=frame.id)
                 case Outside(reading=given):
                     self._outside(frame, given)
+                case Cancel(by, target_id=target_id):
+                    why = self._probe.cancel(target_id, by)
+                    self._link.post(Nack("refused", why) if why else Ack(), re=frame.id)
                 case _:
                     log.debug("a %s is not for a probe", type(frame.body).__name__)
         self._pump_soon()
@@ -232,6 +235,10 @@ class ProbeWorker(Worker, Events):
             self._link.post(Nack("busy", f"too many questions about {target_id!r} wait already"), re=frame.id)
         elif target_id not in self._flights or self._schedule.serves_nobody(target_id):
             self._read_now(target_id)
+
+    def tell(self, work: AtWork) -> None:
+        if not self._ending:
+            self._link.post(work)
 
     def read_soon(self, target_id: str, in_s: float) -> None:
         """The probe's wish; 0 is an event, and a read that began before it may have missed it."""

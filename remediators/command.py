@@ -26,6 +26,7 @@ from remediators.base import StepFailed
 from remediators.launcher import Command, Held
 from supervisor import crashpoint, identify, redact
 from supervisor.incidents.model import Program, Recipe
+from supervisor.incidents.readings import ProcessRef
 
 OUTPUT_END_BYTES = 32 * 1024  # kept of each end of an output: 64 KiB together
 OUTPUT_READ_BYTES = 64 * 1024
@@ -68,6 +69,10 @@ class Programs:
         """Opens the gate. Raises StepFailed when the exec failed."""
         await held.release()
         crashpoint.reach("program.released")
+
+    def running(self) -> list[ProcessRef]:
+        """What was released and not left running."""
+        return [held.process for held in self._held if held.released]
 
     def leave_running(self, held: Held, last_words: Callable[[], str]) -> None:
         """The step is done with it, but it stays: `end_all` and `let_go` pass it by."""

@@ -216,6 +216,8 @@ def _show_tree(answer: dict[str, Any]) -> None:
         output.say(f"Metrics: {told if metrics['error'] else well}")
     for halt in answer.get("halted", ()):
         output.say(output.halted(halt))
+    for told in answer.get("at_work", ()):
+        output.say(f"At work: {output.working(told)}")
     for breaker in answer["breakers"]:
         where = f"{output.plain(breaker['runbook_id'])} on {output.plain(breaker['resource'])}"
         output.say(f"Breaker {breaker['state']}: {where} since {output.local_time(breaker['opened_at'])}")
@@ -246,7 +248,7 @@ def _show_what_waits(outbox: dict[str, Any]) -> None:
 @click.command(epilog="\b\nExample:\n  healctl status --json | jq .children")
 @with_output
 def status() -> None:
-    """Show the daemon's own workers, its store, what waits to be sent, halted databases, breakers and pauses."""
+    """Show the daemon's own workers, its store, what waits to be sent or is at work, halts, breakers and pauses."""
     from supervisor.cli.heal import ask
 
     ask("tree", None, _show_tree, STATUS_S)

@@ -107,6 +107,8 @@ def _outcome(world: World, incident: Incident, execution: Execution) -> Part:
         return Part(f"healctl is trying to {to_do}, and has not finished yet.")
     if incident.state is State.VERIFYING and execution.verified is None:
         return Part(f"healctl {done}. Whether that helped is not known yet.")
+    if last is not None and last.cancelled_by:
+        return Part(f"healctl began to {to_do}, and was stopped:", last.output)
     if last is not None and not last.success:
         return Part(f"healctl tried to {to_do}{times}. It failed:", last.output)
     if last is not None and execution.state is ExecutionState.SUCCEEDED and not execution.runbook.verifies:

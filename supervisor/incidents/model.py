@@ -436,6 +436,7 @@ class StepResult(msgspec.Struct, frozen=True):
     process: ProcessRef | None = None  # what the step started
     undo: str = ""  # what the step's undo needs, as JSON of its own (R15); empty: there is nothing to undo
     cleared: bool = False  # a fresh reading that the step asked for says that the anomaly is over
+    cancelled_by: str = ""  # who had it stopped; then it is no success, and no failure of the runbook's
 
 
 class Execution(msgspec.Struct, frozen=True):

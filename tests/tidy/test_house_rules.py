@@ -70,7 +70,7 @@ SUBPROCESS = (
     "remediators/command.py",
     "probes/command.py",
     "supervisor/notifier/program.py",
-    "supervisor/cli/demo.py",
+    "supervisor/cli/demo_box.py",
     "supervisor/examining.py",
 )
 # Paths of somebody's machine and addresses of somebody's network.
