@@ -1,7 +1,7 @@
 """Messages between processes over ZeroMQ, inside a worker's loop (`supervisor.sockets` makes the sockets).
 
-One `Hub` (ROUTER, bound) or `Link` (DEALER, connected) is one socket inside a worker's asyncio loop. Sockets are
-drained in batches straight from the file descriptor (zmq.asyncio was ten times slower); a handler gets a whole one.
+One `Hub` (ROUTER, bound) or `Link` (DEALER, connected) is one socket, drained in batches straight from the file
+descriptor (zmq.asyncio was ten times slower); a handler gets a whole one.
 * `send` may be lost. `request` is sent again, with the same id, until a frame answers it: its future then holds the
   answer's body. Receivers must therefore be idempotent by the id of the durable row they act on.
 * What arrives malformed, oversized or from another version is counted, logged once per source and dropped.
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 PENDING_MAX = 20_000  # requests of one socket that wait for their answers
 BATCH_MAX = 2_000  # frames taken before the loop gets its turn again, and
-ANSWER = 20  # as many is an answer: whoever waited for it goes on in that very turn
+ANSWER = 40  # as many is an answer: whoever waited for it goes on in that very turn
 UNROUTABLE_S = 0.005  # the peer is not connected (it is being restarted): look again soon, then ever more seldom
 UNROUTABLE_S_MAX = 0.32
 SOURCES_MAX = 1_000  # sources whose malformed frames are counted apart
@@ -66,6 +66,7 @@ class _Endpoint(ABC):
         self._counter = 0
         self._prefix = f"{name}.{os.getpid():x}.{os.urandom(4).hex()}"
         self._inbox: list[tuple[str, Frame]] = []
+        self._acknowledged: deque[str] = deque()  # by one frame, and not told to who waits: thousands of them
         self._work: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._drain_due = False
@@ -83,8 +84,7 @@ class _Endpoint(ABC):
 
     def send(self, to: str, body: Body, *, re: str = "") -> None:
         """Once, without waiting for anything; counted in `dropped` when the peer is absent or its queue full."""
-        raw = self._encode(Frame(VERSION, self.next_id(), re, body))
-        if not self._transmit(to, raw):
+        if not self._transmit(to, self._encode(Frame(VERSION, self.next_id(), re, body))):
             self.dropped += 1
 
     def request(self, to: str, body: Body) -> asyncio.Future[Body]:
@@ -95,8 +95,7 @@ class _Endpoint(ABC):
         raw = self._encode(Frame(VERSION, frame_id, "", body))
         pending = _Pending(to, raw, self._loop.create_future(), 0.0)
         pending.future.add_done_callback(lambda _: self._pending.pop(frame_id, None))
-        self._pending[frame_id] = pending
-        self._try(pending)
+        self._try(self._pending.setdefault(frame_id, pending))
         self._arm()
         return pending.future
 
@@ -156,8 +155,7 @@ class _Endpoint(ABC):
             if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 raise
             sent = False
-        # The descriptor is edge-triggered: an event that came in during the send, a failed one too, would otherwise
-        # never wake us.
+        # Edge-triggered: an event that came in during the send, a failed one too, would otherwise never wake us.
         if not self._drain_due and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self._drain_due = True  # once, not for each of thousands of answers
             self._loop.call_soon(self._drain)
@@ -179,6 +177,9 @@ class _Endpoint(ABC):
             return
         budget = BATCH_MAX
         while (budget := budget - 1) > 0:
+            if self._acknowledged:
+                budget -= self._answered(self._acknowledged.popleft(), Ack())
+                continue
             try:
                 source, raw = self._receive_parts()
             except zmq.Again:
@@ -186,11 +187,9 @@ class _Endpoint(ABC):
             if (frame := self._decode(source, raw)) is None:
                 continue
             if frame.re:
-                budget -= ANSWER
-                self._answered(frame.re, frame.body)
+                budget -= self._answered(frame.re, frame.body)
             elif isinstance(frame.body, Acks):
-                for frame_id in frame.body.ids:
-                    self._answered(frame_id, Ack())
+                self._acknowledged += frame.body.ids
             else:
                 if isinstance(frame.body, Hello):
                     self.peer_is_back(source)
@@ -201,10 +200,11 @@ class _Endpoint(ABC):
             self._work = self._loop.create_task(self._handle())
             self._work.add_done_callback(self._report)
 
-    def _answered(self, frame_id: str, body: Body) -> None:
-        """Unless it is a second answer, to a request that was sent twice."""
+    def _answered(self, frame_id: str, body: Body) -> int:
+        """Unless it is a second answer, to a request that was sent twice. What it costs of a turn's budget."""
         if (waiting := self._pending.get(frame_id)) is not None and not waiting.future.done():
             waiting.future.set_result(body)
+        return ANSWER
 
     def _report(self, work: asyncio.Task[None]) -> None:
         """A handler that raised ends the worker (its loop's exception handler does): no error stays in a task."""

@@ -11,6 +11,7 @@ from textual.containers import VerticalScroll
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
+from supervisor.cli.output import working
 from tui import look
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Detail(Screen[None]):
 
     def compose(self) -> ComposeResult:
         with VerticalScroll():
+            yield Static(id="progress")
             yield Static(Text("asking the daemon ...", "dim"), id="file")
         yield Footer()
 
@@ -47,7 +49,13 @@ class Detail(Screen[None]):
         self.look()
 
     def look(self) -> None:
-        """Asks anew when something about this incident has come since."""
+        """Asks anew when something about this incident has come since; how far it is is known without asking."""
+        incident = self._board.model.get(self.incident_id)
+        told = self._board.model.progress(incident) if incident is not None else None
+        line = self.query_one("#progress", Static)
+        line.display = told is not None
+        if told is not None:
+            line.update(Text(f"At work: {working(told)}", "bold"))
         version = self._board.about.get(self.incident_id, 0)
         if version != self._seen:
             self._seen = version

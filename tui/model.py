@@ -40,6 +40,7 @@ class Model:
         self.messages: deque[Json] = deque(maxlen=MESSAGES_MAX)
         self.halted: list[Json] = []
         self.paused: list[Json] = []
+        self.at_work: dict[str, Json] = {}  # execution, or target of a check -> how far it is
         self.known = False  # a snapshot has come
         self.version = 0
 
@@ -57,6 +58,10 @@ class Model:
                     known["note"] = data["note"]
             case "message":
                 self.messages.append(data)
+            case "progress":
+                self._progress(data)
+            case "execution" if data["execution_id"] in self.at_work and data["state"] != "claimed":
+                del self.at_work[data["execution_id"]]
             case "tree":
                 self._tree(data, item.at_wall_s)
             case _:
@@ -65,12 +70,26 @@ class Model:
     def _replace(self, data: Json) -> None:
         self.known = True
         self.halted, self.paused = data["halted"], data["paused"]
+        self.at_work = {}
+        for told in data["at_work"]:
+            self._progress(told)
         self.incidents = {}
         for incident in data["open_incidents"]:
             trail = incident.pop("audit_trail", None) or [{}]
             self.incidents[incident["id"]] = incident | {"note": trail[-1].get("note", "")}
         words = {name: row.get("last_words") for name, row in self.children.items()}
         self.children = {row["name"]: row | {"last_words": words.get(row["name"])} for row in data["children"]}
+
+    def _progress(self, data: Json) -> None:
+        key = data["execution_id"] or data["target_id"]
+        if data["over"]:
+            self.at_work.pop(key, None)
+        else:
+            self.at_work[key] = data
+
+    def progress(self, incident: Json) -> Json | None:
+        """How far it is with what is at work about this incident, or on its target."""
+        return self.at_work.get(incident["execution_id"] or "") or self.at_work.get(incident["target_id"])
 
     def _incident(self, data: Json) -> None:
         known = self.incidents.pop(data["id"], None) or self.over.pop(data["id"], None) or {}
