@@ -76,6 +76,8 @@ class More:
                     self._said(it, commit)
 
     def _execution(self, it: Execution, commit: Commit, orders: list[Any]) -> None:
+        if defects := [result.output for result in it.results if "a defect of healctl" in result.output]:
+            self.watch.fail("no part of healctl fails by itself", f"{it.id}: {defects[0]}")
         told = [result.step_id for result in it.results]
         if told != [step.step_id for step in it.steps][: len(told)]:
             self.watch.fail("each step is told once", f"{it.id}: {told}")
