@@ -2,7 +2,7 @@
 VENV ?= .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-# How much `make soak` simulates: SIM="--seeds N" or SIM="--minutes M".
+# How much `make soak` simulates: SIM="--seeds N", "--incidents N" or "--minutes M".
 SIM ?= --minutes 60
 
 .PHONY: run test check lint sim soak bench man screenshots clean

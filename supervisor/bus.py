@@ -1,7 +1,7 @@
 """Messages between processes over ZeroMQ, inside a worker's loop (`supervisor.sockets` makes the sockets).
 
-One `Hub` (ROUTER, bound) or `Link` (DEALER, connected) is one socket inside a worker's asyncio loop. Sockets are
-drained in batches straight from the file descriptor (zmq.asyncio was ten times slower); a handler gets a whole one.
+One `Hub` (ROUTER, bound) or `Link` (DEALER, connected) is one socket, drained in batches straight from the file
+descriptor (zmq.asyncio was ten times slower); a handler gets a whole one.
 * `send` may be lost. `request` is sent again, with the same id, until a frame answers it: its future then holds the
   answer's body. Receivers must therefore be idempotent by the id of the durable row they act on.
 * What arrives malformed, oversized or from another version is counted, logged once per source and dropped.
@@ -18,12 +18,13 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import zmq
 
 from supervisor.errors import BusError, HealError
+from supervisor.inbox import Handler, Inbox
 from supervisor.messages import MESSAGE_BYTES_MAX, VERSION, Ack, Acks, Body, Frame, Hello, Nack, decode_frame, encode
 from supervisor.sockets import RESEND_S
 from supervisor.sockets import endpoint as endpoint
@@ -34,15 +35,13 @@ log = logging.getLogger(__name__)
 
 PENDING_MAX = 20_000  # requests of one socket that wait for their answers
 BATCH_MAX = 2_000  # frames taken before the loop gets its turn again, and
-ANSWER = 20  # as many is an answer: whoever waited for it goes on in that very turn
+ANSWER = 40  # as many is an answer: whoever waited for it goes on in that very turn
 UNROUTABLE_S = 0.005  # the peer is not connected (it is being restarted): look again soon, then ever more seldom
 UNROUTABLE_S_MAX = 0.32
 SOURCES_MAX = 1_000  # sources whose malformed frames are counted apart
 AT = "@"  # between a worker's name and its incarnation
 EXPECTED_MAX = 8  # identities of one name whose late words still count
 STRANGERS_MAX, ANNOUNCED_WITHIN_S = 1_000, 1.0  # frames of those that the tree may still announce
-
-Handler = Callable[[list[tuple[str, Frame]]], Awaitable[None] | None]
 
 
 class _Pending(msgspec.Struct):
@@ -59,14 +58,13 @@ class _Endpoint(ABC):
     def __init__(self, socket: zmq.Socket[bytes], name: str, handler: Handler) -> None:
         self._socket = socket
         self._name = name
-        self._handler = handler
         self._loop = asyncio.get_running_loop()
         self._pending: dict[str, _Pending] = {}
         self._absent_s: dict[str, float] = {}  # peer -> how long to wait before it is tried again
         self._counter = 0
         self._prefix = f"{name}.{os.getpid():x}.{os.urandom(4).hex()}"
-        self._inbox: list[tuple[str, Frame]] = []
-        self._work: asyncio.Task[None] | None = None
+        self._inbox = Inbox(name, handler)
+        self._acknowledged: deque[str] = deque()  # by one frame, and not told to who waits: thousands of them
         self._timer: asyncio.TimerHandle | None = None
         self._drain_due = False
         self.malformed: Counter[str] = Counter()
@@ -83,8 +81,7 @@ class _Endpoint(ABC):
 
     def send(self, to: str, body: Body, *, re: str = "") -> None:
         """Once, without waiting for anything; counted in `dropped` when the peer is absent or its queue full."""
-        raw = self._encode(Frame(VERSION, self.next_id(), re, body))
-        if not self._transmit(to, raw):
+        if not self._transmit(to, self._encode(Frame(VERSION, self.next_id(), re, body))):
             self.dropped += 1
 
     def request(self, to: str, body: Body) -> asyncio.Future[Body]:
@@ -95,8 +92,7 @@ class _Endpoint(ABC):
         raw = self._encode(Frame(VERSION, frame_id, "", body))
         pending = _Pending(to, raw, self._loop.create_future(), 0.0)
         pending.future.add_done_callback(lambda _: self._pending.pop(frame_id, None))
-        self._pending[frame_id] = pending
-        self._try(pending)
+        self._try(self._pending.setdefault(frame_id, pending))
         self._arm()
         return pending.future
 
@@ -156,8 +152,7 @@ class _Endpoint(ABC):
             if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 raise
             sent = False
-        # The descriptor is edge-triggered: an event that came in during the send, a failed one too, would otherwise
-        # never wake us.
+        # Edge-triggered: an event that came in during the send, a failed one too, would otherwise never wake us.
         if not self._drain_due and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self._drain_due = True  # once, not for each of thousands of answers
             self._loop.call_soon(self._drain)
@@ -179,6 +174,9 @@ class _Endpoint(ABC):
             return
         budget = BATCH_MAX
         while (budget := budget - 1) > 0:
+            if self._acknowledged:
+                budget -= self._answered(self._acknowledged.popleft(), Ack())
+                continue
             try:
                 source, raw = self._receive_parts()
             except zmq.Again:
@@ -186,40 +184,22 @@ class _Endpoint(ABC):
             if (frame := self._decode(source, raw)) is None:
                 continue
             if frame.re:
-                budget -= ANSWER
-                self._answered(frame.re, frame.body)
+                budget -= self._answered(frame.re, frame.body)
             elif isinstance(frame.body, Acks):
-                for frame_id in frame.body.ids:
-                    self._answered(frame_id, Ack())
+                self._acknowledged += frame.body.ids
             else:
                 if isinstance(frame.body, Hello):
                     self.peer_is_back(source)
-                self._inbox.append((source, frame))
+                self._inbox.put(source, frame)
         else:
             self._loop.call_soon(self._drain)
-        if self._inbox and self._work is None:
-            self._work = self._loop.create_task(self._handle())
-            self._work.add_done_callback(self._report)
+        self._inbox.handle()
 
-    def _answered(self, frame_id: str, body: Body) -> None:
-        """Unless it is a second answer, to a request that was sent twice."""
+    def _answered(self, frame_id: str, body: Body) -> int:
+        """Unless it is a second answer, to a request that was sent twice. What it costs of a turn's budget."""
         if (waiting := self._pending.get(frame_id)) is not None and not waiting.future.done():
             waiting.future.set_result(body)
-
-    def _report(self, work: asyncio.Task[None]) -> None:
-        """A handler that raised ends the worker (its loop's exception handler does): no error stays in a task."""
-        if not work.cancelled() and (error := work.exception()) is not None:
-            self._loop.call_exception_handler({"message": f"{self._name}: handler failed", "exception": error})
-
-    async def _handle(self) -> None:
-        try:
-            while self._inbox:
-                batch, self._inbox = self._inbox, []
-                result = self._handler(batch)
-                if result is not None:
-                    await result
-        finally:
-            self._work = None
+        return ANSWER
 
     def _decode(self, source: str, raw: bytes) -> Frame | None:
         try:

@@ -41,9 +41,13 @@ class Samples:
         self._series: dict[str, _Series] = {}
 
     def observe(self, reading: HealthReading) -> None:
-        if reading.external or (reading.target_id not in self._series and len(self._series) >= TARGETS_MAX):
+        if reading.external:
             return
-        series = self._series.setdefault(reading.target_id, _Series())
+        series = self._series.get(reading.target_id)
+        if series is None:
+            if len(self._series) >= TARGETS_MAX:
+                return
+            series = self._series[reading.target_id] = _Series()
         if series.taken_wall_s is not None and reading.taken_wall_s > series.taken_wall_s:
             series.every_s = reading.taken_wall_s - series.taken_wall_s
         series.taken_wall_s = reading.taken_wall_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -36,8 +37,11 @@ class _Row(msgspec.Struct):
 
 
 class TreeTable:
-    def __init__(self) -> None:
+    """`delivers`: is this the name of a worker that delivers messages?"""
+
+    def __init__(self, delivers: Callable[[str], bool] = lambda name: name == "notifier") -> None:
         self._rows: dict[str, _Row] = {}
+        self._delivers = delivers
 
     def observe(self, event: TreeEvent) -> list[e.Event]:
         """Notes the event; returns what the engine has to hear of it."""
@@ -70,7 +74,7 @@ class TreeTable:
                 ]
             case TreeKind.READY, "executor":
                 return [e.OwnPart(part, AnomalyType.WORKER_QUARANTINED, False, ""), e.ExecutorIs(event.incarnation)]
-            case TreeKind.READY, "notifier":
+            case TreeKind.READY, name if self._delivers(name):
                 return [e.OwnPart(part, AnomalyType.WORKER_QUARANTINED, False, ""), e.NotifierIsBack()]
             case TreeKind.READY, _:
                 return [e.OwnPart(part, AnomalyType.WORKER_QUARANTINED, False, "")]

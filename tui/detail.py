@@ -26,7 +26,7 @@ _VERIFIED = {True: "verified", False: "not verified", None: "nothing to verify y
 class Detail(Screen[None]):
     """Asks for all of the incident when it is opened, and again whenever the daemon says something about it."""
 
-    DEFAULT_CSS = "Detail #file { width: 1fr; height: auto; padding: 0 1; }"
+    DEFAULT_CSS = "Detail #file, Detail #progress { width: 1fr; height: auto; padding: 0 1; }"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "app.pop_screen", "Back")]  # the orders are the app's
 
     def __init__(self, board: Board, incident_id: str) -> None:
@@ -39,6 +39,7 @@ class Detail(Screen[None]):
 
     def compose(self) -> ComposeResult:
         with VerticalScroll():
+            yield Static(id="progress")
             yield Static(look.words("asking the daemon ...", "dim"), id="file")
         yield Static(keys.foot(("esc", "Back")), classes="foot")
 
@@ -48,7 +49,15 @@ class Detail(Screen[None]):
         self.look()
 
     def look(self) -> None:
-        """Asks anew when something about this incident has come since."""
+        """Asks anew when something about this incident has come since; how far it is is known without asking."""
+        incident = self._board.model.get(self.incident_id)
+        told = self._board.model.progress(incident) if incident is not None else None
+        line = self.query_one("#progress", Static)
+        line.display = told is not None
+        if told is not None:
+            from supervisor.cli.output import working  # most of it is not the dashboard's, whose first screen waits
+
+            line.update(Text(f"At work: {working(told)}", "bold"))
         version = self._board.about.get(self.incident_id, 0)
         if version != self._seen:
             self._seen = version

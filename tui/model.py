@@ -42,6 +42,7 @@ class Model:
         self.halted: list[Json] = []
         self.paused: list[Json] = []
         self.missed: list[str] = []  # were open at the snapshot before the last, and ended when nobody listened
+        self.at_work: dict[str, Json] = {}  # execution, or target of a check -> how far it is
         self.known = False  # a snapshot has come
         self.version = 0
 
@@ -61,6 +62,10 @@ class Model:
                 before = self.halted, self.paused
                 self.halted, self.paused = data["halted"], data["pauses"]
                 self.version -= before == (self.halted, self.paused)
+            case "progress":
+                self._progress(data)
+            case "execution" if data["execution_id"] in self.at_work and data["state"] != "claimed":
+                del self.at_work[data["execution_id"]]
             case "tree":
                 self._tree(data, item.at_wall_s)
             case _:
@@ -70,11 +75,25 @@ class Model:
         self.known = True
         self.halted, self.paused = data["halted"], data["paused"]
         before, self.incidents = self.incidents, {}
+        self.at_work = {}
+        for told in data["at_work"]:
+            self._progress(told)
         for incident in data["open_incidents"]:
             trail = incident.pop("audit_trail", None) or [{}]
             self.incidents[incident["id"]] = incident | {"note": trail[-1].get("note", "")}
         self.missed = [id for id in before if id not in self.incidents][-OVER_MAX:]
         self.children = {row["name"]: row for row in data["children"]}
+
+    def _progress(self, data: Json) -> None:
+        key = data["execution_id"] or data["target_id"]
+        if data["over"]:
+            self.at_work.pop(key, None)
+        else:
+            self.at_work[key] = data
+
+    def progress(self, incident: Json) -> Json | None:
+        """How far it is with what is at work about this incident, or on its target."""
+        return self.at_work.get(incident["execution_id"] or "") or self.at_work.get(incident["target_id"])
 
     def _incident(self, data: Json) -> None:
         known = self.incidents.pop(data["id"], None) or self.over.pop(data["id"], None) or {}

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from supervisor.incidents import drill_run, resources, services
+from supervisor.incidents import drill_run, foreign, resources, services
 from supervisor.incidents.judge import Judge
 from supervisor.incidents.model import AnomalyType, Severity, Status, Verdict
 from supervisor.incidents.readings import (
+    CheckData,
     DatabaseData,
     DiskData,
     DrillData,
@@ -61,6 +62,7 @@ RULES: dict[type, Callable[..., tuple[Verdict, ...]]] = {
     DatabaseData: resources.database,
     LogsData: resources.logs,
     DrillData: drill_run.rule,
+    CheckData: foreign.rule,
 }
 
 
@@ -73,7 +75,8 @@ class Classifier:
     def observe(self, judge: Judge) -> tuple[Verdict, ...]:
         """Verdicts of this reading. A reading that says nothing gives UNKNOWN only (R9: never "healthy")."""
         reading = judge.reading
-        for (family, ending), (reasons, anomaly, severity, hint) in REASONS.items():
+        blind = () if reading.reason is Unavailable.NONE else REASONS.items()
+        for (family, ending), (reasons, anomaly, severity, hint) in blind:
             if reading.family == family and reading.target_id.endswith(ending) and reading.reason in reasons:
                 self.counts.pop(reading.target_id, None)
                 why = reading.error or str(reading.reason)
@@ -98,13 +101,16 @@ def _half_blind(reading: HealthReading) -> bool:
 
 def _unavailability(judge: Judge, count: int) -> Verdict:
     reading: HealthReading = judge.reading
+    hint = "check its configuration, and whether healctl may read it"
+    if count == 0:
+        return judge.verdict(AnomalyType.PROBE_UNAVAILABLE, Status.CLEAR, Severity.HIGH, "", hint)
     firing = count >= UNAVAILABLE_READINGS or (count > 0 and reading.reason in AT_ONCE)
     times = "once" if count == 1 else f"{count} times"
     error = reading.error or (reading.data.detail if reading.data is not None else "")
     return judge.verdict(
         AnomalyType.PROBE_UNAVAILABLE,
-        Status.CLEAR if count == 0 else Status.FIRING if firing else Status.PENDING,
+        Status.FIRING if firing else Status.PENDING,
         Severity.HIGH,
-        "" if count == 0 else f"the check itself failed {times}: {error}",
-        "check its configuration, and whether healctl may read it",
+        f"the check itself failed {times}: {error}",
+        hint,
     )

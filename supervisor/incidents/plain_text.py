@@ -22,18 +22,22 @@ _MARKUP = str.maketrans({"`": "'", "*": "∗", "<": "‹", ">": "›"})
 _PAIRS = (("~~", "~"), ("||", "|"), ("__", "‗"), ("](", "] ("))
 _ADDRESS = re.compile(r"\b(?:[a-z][a-z0-9+.-]*://|www\.)[^\s/?#]+", re.IGNORECASE)
 _LINE_ENDS = re.compile(r"(.)\s*[\r\n\v\f\x85\u2028\u2029]\s*")
+# Neither marks nor anything invisible or blank: most texts are of these alone, and are shown as they are.
+_PLAIN = re.compile("[ -~\u00a1-\u00ac\u00ae-\u02ff\u2010-\u2027\u2039\u203a\u2190-\u22ff]*")
 _OURS = re.compile(r"[a-z][a-z0-9+.-]*://(127(\.\d+){3}|localhost|\[::1\])(:\d+)?", re.IGNORECASE)
 
 
 def clean(text: str, limit: int = QUOTE_CHARS_MAX) -> str:
     """Text from a reading or a program, harmless and at most `limit` units long."""
     text = _LINE_ENDS.sub(_joined, unicodedata.normalize("NFC", text[: 20 * limit]).strip())
-    text = " ".join("".join(_shown(text)).split())
+    text = " ".join(_shown(text).split())
     text = _ADDRESS.sub(_untapped, text.translate(_MARKUP))
     for marks, instead in _PAIRS:
         while marks in text:
             text = text.replace(marks, instead)
-    return cut(" ".join(_short(word) for word in text.split(" ")), limit)
+    if len(text) > WORD_CHARS_MAX:
+        text = " ".join(_short(word) for word in text.split(" "))
+    return cut(text, limit)
 
 
 def _joined(match: re.Match[str]) -> str:
@@ -41,8 +45,10 @@ def _joined(match: re.Match[str]) -> str:
     return match[1] + (" " if match[1] in " \t.,:;!?" else "; ")
 
 
-def _shown(text: str) -> list[str]:
+def _shown(text: str) -> str:
     """The characters that may be shown; what only divides is a space, what nobody sees is left out."""
+    if _PLAIN.fullmatch(text):
+        return text
     shown: list[str] = []
     marks = 0
     for char in text:
@@ -54,7 +60,7 @@ def _shown(text: str) -> list[str]:
             shown.append("�")
         elif category != "Cf" and marks <= MARKS_MAX:
             shown.append(char)
-    return shown
+    return "".join(shown)
 
 
 def _untapped(match: re.Match[str]) -> str:
@@ -70,7 +76,7 @@ def _short(word: str) -> str:
 
 def units(text: str) -> int:
     """Its length in UTF-16 units."""
-    return len(text) + sum(1 for char in text if ord(char) > 0xFFFF)
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def cut(text: str, limit: int) -> str:
@@ -124,5 +130,5 @@ def capital(text: str) -> str:
 
 def lines(text: str, limit: int) -> str:
     """A text of ours in lines, whose parts were cleaned where they came in: the last guard of what is sent."""
-    kept = ("".join(_shown(line)).rstrip() for line in text.split("\n"))
+    kept = (_shown(line).rstrip() for line in text.split("\n"))
     return cut("\n".join(line for line in kept if line), limit)

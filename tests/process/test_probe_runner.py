@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -286,6 +287,44 @@ def test_reads_that_hang_keep_no_event_and_no_question_waiting(lab: Lab, monkeyp
         worker.read_soon("dying", 0.0)
         await healer.until(lambda reading: reading.target_id == "dying")
         assert clock.monotonic_s() - began_s < 1.0
+
+    asyncio.run(lab.run({}, script))
+
+
+@pytest.mark.req("R7", "NFR-003")
+def test_events_of_thousands_at_once_are_read_so_many_at_a_time_and_none_is_forgotten(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = asyncio.Event()
+    under_way, most = 0, 0
+
+    async def counted() -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            await release.wait()
+        finally:
+            under_way -= 1
+
+    names = [f"t{n}" for n in range(3 * runner.AT_ONCE_MAX)]
+    scripted(monkeypatch, dict.fromkeys(names, counted))
+
+    async def script(healer: Healer, worker: ProbeWorker) -> None:
+        lab.root.setblocking(True)  # as the root does, which is another process: it takes what it is told meanwhile
+        threading.Thread(target=lambda: [None for _ in iter(lambda: lab.root.recv(65536), b"")], daemon=True).start()
+        async with asyncio.timeout(WITHIN_S):
+            while not under_way:
+                await asyncio.sleep(0.001)
+        for name in names:
+            worker.read_soon(name, 0.0)
+        async with asyncio.timeout(WITHIN_S):
+            while under_way < runner.AT_ONCE_MAX:
+                await asyncio.sleep(0.001)
+        release.set()
+        for name in names:
+            await healer.until(lambda reading, name=name: reading.target_id == name)  # type: ignore[misc]
+        assert most == runner.AT_ONCE_MAX
 
     asyncio.run(lab.run({}, script))
 

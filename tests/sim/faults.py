@@ -89,21 +89,21 @@ class Fates:
 
     def __init__(self, coverage: Coverage) -> None:
         self._coverage = coverage
-        self._messages: dict[str, list[list[object]]] = {}
+        self.armed: dict[str, list[list[object]]] = {}  # kind of message -> faults
         self.points: dict[str, float] = {}
         self.disk_slow_until_s = 0.0
         self.disk_slow_s = 0.0
         self.hits = 0
 
     def arm_message(self, kind: str, what: str, count: int, seconds: float, now_s: float) -> None:
-        self._messages.setdefault(kind, []).append([what, count, seconds, now_s + ARMED_S])
+        self.armed.setdefault(kind, []).append([what, count, seconds, now_s + ARMED_S])
 
     def arm_point(self, point: str, now_s: float) -> None:
         self.points[point] = now_s + ARMED_S
 
     def clear(self) -> None:
         """The faults are over."""
-        self._messages.clear()
+        self.armed.clear()
         self.points.clear()
         self.disk_slow_until_s = 0.0
 
@@ -124,10 +124,10 @@ class Fates:
     def of(self, body: object, now_s: float) -> tuple[float, ...]:
         """How long the message travels; none: it is lost; two: it comes twice."""
         kind = KIND_OF.get(type(body))
-        return (LATENCY_S,) if kind is None or not self._messages else self.of_kind(kind, now_s)
+        return (LATENCY_S,) if kind is None else self.of_kind(kind, now_s)
 
     def of_kind(self, kind: str, now_s: float) -> tuple[float, ...]:
-        armed = self._messages.get(kind)
+        armed = self.armed.get(kind)
         while armed:
             fault = armed[0]
             what, left, seconds, until_s = fault

@@ -167,6 +167,13 @@ class ModelLedger:
         return ClaimAnswer(True) if mine else ClaimAnswer(False, f"it is {row.state}, or has expired")
 
     def _put(self, record: r.Record) -> None:
+        if (place := _TABLE_OF.get(type(record))) is not None:  # most are
+            kind, key, value = place(record)
+            if value is None:
+                self.tables[kind].pop(key, None)
+            else:
+                self.tables[kind][key] = value
+            return
         match record:
             case r.PutIncident(it):
                 self.incidents[it.id] = it
@@ -192,11 +199,7 @@ class ModelLedger:
             case r.AddAudit(it):
                 self.audits.setdefault(it.id, it)
             case _:
-                kind, key, value = _TABLE_OF[type(record)](record)
-                if value is None:
-                    self.tables[kind].pop(key, None)
-                else:
-                    self.tables[kind][key] = value
+                raise AssertionError(f"the model has no place for {record}")
 
     def _put_execution(self, it: Execution) -> None:
         row = self.executions.get(it.id)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import heapq
+from asyncio.events import _set_running_loop
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
+from heapq import heappop, heappush
 from typing import Any
 
 MONO_START_S = 1_000.0
@@ -42,24 +45,22 @@ class Proc:
 CURRENT: contextvars.ContextVar[Proc | None] = contextvars.ContextVar("sim process", default=None)
 
 
-class Timer:
-    """What `call_at` gives: as much of asyncio's handle as anybody asks of it."""
+class Timer(list[Any]):
+    """What `call_at` gives: as much of asyncio's handle as anybody asks of it.
 
-    __slots__ = ("args", "callback", "context", "dead", "when_s")
+    [when_s, nth, callback, args, context], so that the heap compares it in C; without a callback it is cancelled.
+    """
 
-    def __init__(
-        self, when_s: float, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context
-    ) -> None:
-        self.when_s, self.callback, self.args, self.context, self.dead = when_s, callback, args, context, False
+    __slots__ = ()
 
     def cancel(self) -> None:
-        self.dead = True
+        self[2] = None
 
     def cancelled(self) -> bool:
-        return self.dead
+        return self[2] is None
 
     def when(self) -> float:
-        return self.when_s
+        return self[0]  # type: ignore[no-any-return]
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -71,9 +72,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.wall_offset_s = WALL_START_S - MONO_START_S
         self.end_s = float("inf")
         self.count = 0
-        self._heap: list[tuple[float, int, Timer]] = []
+        self._heap: list[Timer] = []
         self._soon: deque[Timer] = deque()
         self._nth = 0
+        self.create_future = partial(asyncio.Future, loop=self)  # type: ignore[method-assign]
+
+    get_debug = staticmethod(bool)  # type: ignore[assignment]  # False, and without a frame: every future asks
 
     def __del__(self) -> None:
         """It holds nothing of the kernel's, so it need not be closed."""
@@ -87,7 +91,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def run_until(self, end_s: float) -> None:
         """Everything that happens up to this moment."""
         self.end_s = end_s
-        self.run_forever()
+        _set_running_loop(self)
+        try:
+            self._run_all()
+        finally:
+            _set_running_loop(None)
+            self._stopping = False
         self._now = max(self._now, end_s)
 
     def let_go(self) -> None:
@@ -96,57 +105,57 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._soon.clear()
 
     def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:
-        timer = Timer(when, callback, args, contextvars.copy_context() if context is None else context)
         self._nth += 1
-        heapq.heappush(self._heap, (when, self._nth, timer))
+        timer = Timer((when, self._nth, callback, args, copy_context() if context is None else context))
+        heappush(self._heap, timer)
         return timer
 
     def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> Any:
-        return self.call_at(self._now + delay, callback, *args, context=context)
+        self._nth += 1
+        when_s = self._now + delay
+        timer = Timer((when_s, self._nth, callback, args, copy_context() if context is None else context))
+        heappush(self._heap, timer)
+        return timer
 
     def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:
-        timer = Timer(self._now, callback, args, contextvars.copy_context() if context is None else context)
+        timer = Timer((self._now, 0, callback, args, copy_context() if context is None else context))
         self._soon.append(timer)
         return timer
 
     call_soon_threadsafe = call_soon
 
-    def _run_once(self) -> None:
-        """What is to be run soon, then what is due first."""
+    def _run_all(self) -> None:
+        """What is to be run soon, then what is due first, until nothing more is due or somebody has called `stop`."""
         soon, heap = self._soon, self._heap
-        while soon:
-            self._run(soon.popleft())
-        if self._stopping:
-            return
-        while heap and heap[0][2].dead:
-            heapq.heappop(heap)
-        if not heap or heap[0][0] > self.end_s:
-            self._stopping = True
-            return
-        when_s, _, timer = heapq.heappop(heap)
-        if when_s > self._now:
-            self._now = when_s
-        self.count += 1
-        if self.count > TICK_EVENTS_MAX:
-            raise Stuck(f"{TICK_EVENTS_MAX} timers, and virtual time is only {self._now - MONO_START_S:.1f} s on")
-        self._run(timer)
-
-    def _run(self, timer: Timer) -> None:
-        if timer.dead:
-            return
-        proc = timer.context.get(CURRENT)
-        if proc is not None:
-            if not proc.alive:
+        while True:
+            if soon:
+                timer = soon.popleft()
+            elif self._stopping or not heap or heap[0][0] > self.end_s:
                 return
-            if proc.frozen is not None:
-                proc.frozen.append(timer)
-                return
-        try:
-            timer.context.run(timer.callback, *timer.args)
-        except (SystemExit, KeyboardInterrupt, Stuck):
-            raise
-        except BaseException as error:  # noqa: BLE001 - told to the loop's handler, as asyncio does
-            self.call_exception_handler({"message": "a callback failed", "exception": error})
+            else:
+                timer = heappop(heap)
+                if timer[2] is None:
+                    continue
+                if timer[0] > self._now:
+                    self._now = timer[0]
+                self.count += 1
+                if self.count > TICK_EVENTS_MAX:
+                    late_s = self._now - MONO_START_S
+                    raise Stuck(f"{TICK_EVENTS_MAX} timers, and virtual time is only {late_s:.1f} s on")
+            _, _, callback, args, context = timer
+            if callback is None:
+                continue
+            proc = context.get(CURRENT)
+            if proc is not None and (not proc.alive or proc.frozen is not None):
+                if proc.alive:
+                    proc.frozen.append(timer)
+                continue
+            try:
+                context.run(callback, *args)
+            except (SystemExit, KeyboardInterrupt, Stuck):
+                raise
+            except BaseException as error:  # noqa: BLE001 - told to the loop's handler, as asyncio does
+                self.call_exception_handler({"message": "a callback failed", "exception": error})
 
     # What BaseEventLoop wants of a real one.
     def _process_events(self, event_list: object) -> None:

@@ -72,6 +72,7 @@ class Simulation:
         self.world = World(self.loop, self.config)
         self.watch = Watch(self.world, self.coverage, self._broken)
         self.net.seen = self.watch.leaves
+        self.net.acknowledged = self.watch.more.acknowledged
         self.watch.more.calm = lambda: self.fates.hits == 0
         self.hands = Hands(self.world, self.watch)
         self.world.acting = self._acting
@@ -301,6 +302,7 @@ def _config(plan: Plan) -> Config:
 
 def run_plan(plan: Plan, engine_hooks: AbstractContextManager[Any] | None = None) -> Outcome:
     """`engine_hooks`: entered for the time of the run, e.g. with a mutant of the engine in place."""
+    logged, collects = logging.root.manager.disable, gc.isenabled()
     logging.disable(logging.CRITICAL)
     gc.disable()
     sim = Simulation(plan)
@@ -328,8 +330,9 @@ def run_plan(plan: Plan, engine_hooks: AbstractContextManager[Any] | None = None
             sim.ledger.close()
             remove(ledger_folder)
         sim.loop.let_go()
-        gc.enable()
-        logging.disable(logging.NOTSET)
+        if collects:
+            gc.enable()
+        logging.disable(logged)
 
 
 def _outcome(sim: Simulation) -> Outcome:

@@ -33,24 +33,29 @@ class Net:
         self.ends: list[End] = []
         self.calm_s = 0.0  # from when on an answer can be relied on, so that nothing need be sent again
         self.seen: Callable[[str, Body], None] = lambda to, body: None  # every request that leaves, once
+        self.acknowledged: Callable[[Body], None] = lambda body: None  # every request that is answered with an Ack
 
     def carry(self, to: End | None, source: str, frame: Frame) -> None:
         """Once, if it is not lost on its way."""
         if to is None:
             return
-        now_s = self.loop._now
-        hits = self.fates.hits
-        delays_s = self.fates.of(frame.body, now_s)
-        if hits != self.fates.hits or (to.slow and now_s < self.fates.disk_slow_until_s):
+        now_s, fates = self.loop._now, self.fates
+        if not fates.armed and (not to.slow or now_s >= fates.disk_slow_until_s):  # mostly
+            self._carry(to, source, frame, now_s, LATENCY_S)
+            return
+        hits = fates.hits
+        delays_s = fates.of(frame.body, now_s)
+        if hits != fates.hits or (to.slow and now_s < fates.disk_slow_until_s):
             self.disturbed()
         for delay_s in delays_s:
-            if to.slow:
-                delay_s += self._disk_s(now_s)
-            # What is sent in one moment arrives in its order, as over a socket, unless a fault delays it.
-            self._nth = self._nth + 1 if self._moment_s == now_s else 0
-            self._moment_s = now_s
-            at_s = now_s + delay_s + self._nth * ORDER_S
-            self.loop.call_at(at_s, to.arrive, source, frame, context=to.proc.context)
+            self._carry(to, source, frame, now_s, delay_s + self._disk_s(now_s) if to.slow else delay_s)
+
+    def _carry(self, to: End, source: str, frame: Frame, now_s: float, delay_s: float) -> None:
+        """What is sent in one moment arrives in its order, as over a socket, unless a fault delays it."""
+        self._nth = self._nth + 1 if self._moment_s == now_s else 0
+        self._moment_s = now_s
+        at_s = now_s + delay_s + self._nth * ORDER_S
+        self.loop.call_at(at_s, to.arrive, source, frame, context=to.proc.context)
 
     def disturbed(self, for_s: float = 0.0) -> None:
         """Something got lost, late or died: from here on, and for what is under way, answers are not certain."""
@@ -126,11 +131,12 @@ class End:
             self.net.loop.call_later(ABSENT_S, self._try, pending, context=self.proc.context)
             pending.timed = True
             return
-        wait_s = RESEND_S[min(pending.attempt, len(RESEND_S) - 1)]
+        attempt = pending.attempt
         pending.attempt += 1
         self.net.carry(peer, self.identity, Frame(VERSION, pending.frame_id, "", pending.body))
         pending.timed = pending.attempt > 1 or self.net.loop._now < self.net.calm_s
         if pending.timed:
+            wait_s = RESEND_S[min(attempt, len(RESEND_S) - 1)]
             self.net.loop.call_later(wait_s, self._try, pending, context=self.proc.context)
 
     def watch_all(self) -> None:
@@ -148,14 +154,15 @@ class End:
                     self.net.carry(peer, self.identity, Frame(VERSION, pending.frame_id, "", pending.body))
 
     def arrive(self, source: str, frame: Frame) -> None:
+        body = frame.body
         if frame.re:
-            self._answered(frame.re, frame.body)
-        elif isinstance(frame.body, Acks):
-            for frame_id in frame.body.ids:
+            self._answered(frame.re, body)
+        elif type(body) is Acks:
+            for frame_id in body.ids:
                 self._answered(frame_id, Ack())
         else:
-            if isinstance(frame.body, Hello):
-                self.peer_is_back(frame.body.name)
+            if type(body) is Hello:
+                self.peer_is_back(body.name)
             self._handler([(source, frame)])
 
     def _answered(self, frame_id: str, body: Body) -> None:
@@ -188,6 +195,8 @@ class Hub(End):
         self.peer_is_back(name)
 
     def answer(self, to: str, frame: Frame, body: Body) -> None:
+        if isinstance(body, Ack):
+            self.net.acknowledged(frame.body)
         self.send(to, body, re=frame.id)
 
     def acknowledge(self, to: str, frames: Sequence[Frame]) -> None:

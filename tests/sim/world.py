@@ -301,36 +301,12 @@ class World:
 
     def ill(self, anomaly: A, target_id: str) -> bool:
         """Is it so at this moment? Between two marks (hysteresis) it counts as ill, since the engine may call it so."""
-        match anomaly:
-            case A.PROCESS_DEAD:
-                return target_id in self.services and self.services[target_id].ill
-            case A.PROCESS_ZOMBIE:
-                return target_id in self.services and self.services[target_id].zombie_s is not None
-            case A.SIGNAL_STALE:
-                meant = self.writer != "" and self.services[self.writer].stop_file
-                return not meant and self.signal_age_s() > self.max_age_s * 0.8
-            case A.PHANTOM_POSITION:
-                return bool(self.phantoms)
-            case A.PIPELINE_STUCK:
-                return target_id in self.tasks and self._stands_s(target_id) > self.stuck_after_s - 1.0
-            case A.FLEET_UNREACHABLE:
-                return not self.hosts.get(target_id, True)
-            case A.GATEWAY_UNRESPONSIVE:
-                return self.gateways.get(target_id, "up") != "up"
-            case A.DISK_PRESSURE:
-                return self.disk_share > 0.83
-            case A.DISK_CRITICAL:
-                return self.disk_share > 0.93
-            case A.MEMORY_PRESSURE:
-                return self.memory_bytes < 512 * MIB * 1.1
-            case A.MEMORY_CRITICAL:
-                return self.memory_bytes < 256 * MIB * 1.1
-            case A.DB_CORRUPTION:
-                return target_id == BRAIN and self.corrupt
-            case A.LOG_BLOAT:
-                return self.logs.get(target_id, 0) > 100 * MIB * 0.9
-            case _:
-                return False
+        is_so = _IS_SO.get(anomaly)
+        return is_so is not None and is_so(self, target_id)
+
+    def _stale(self) -> bool:
+        meant = self.writer != "" and self.services[self.writer].stop_file
+        return not meant and self.signal_age_s() > self.max_age_s * 0.8
 
     def _stands_s(self, target_id: str) -> float:
         _, moving, entered_s = self.tasks[target_id]
@@ -340,7 +316,7 @@ class World:
         """What is really wrong with this target now."""
         target = self.targets.get(target_id)
         of = _OF_TARGET.get(target_id) or _OF_FAMILY.get(target.family if target is not None else "", ())
-        return frozenset(anomaly for anomaly in of if self.ill(anomaly, target_id))
+        return frozenset([anomaly for anomaly in of if self.ill(anomaly, target_id)])
 
     # -- what a probe sees --
 
@@ -453,6 +429,21 @@ class World:
         return GatewayData(endpoint, failures, 2, "health_url", runtime)
 
 
+_IS_SO: dict[A, Callable[[World, str], bool]] = {
+    A.PROCESS_DEAD: lambda world, name: name in world.services and world.services[name].ill,
+    A.PROCESS_ZOMBIE: lambda world, name: name in world.services and world.services[name].zombie_s is not None,
+    A.SIGNAL_STALE: lambda world, _: world._stale(),
+    A.PHANTOM_POSITION: lambda world, _: bool(world.phantoms),
+    A.PIPELINE_STUCK: lambda world, task: task in world.tasks and world._stands_s(task) > world.stuck_after_s - 1.0,
+    A.FLEET_UNREACHABLE: lambda world, host: not world.hosts.get(host, True),
+    A.GATEWAY_UNRESPONSIVE: lambda world, name: world.gateways.get(name, "up") != "up",
+    A.DISK_PRESSURE: lambda world, _: world.disk_share > 0.83,
+    A.DISK_CRITICAL: lambda world, _: world.disk_share > 0.93,
+    A.MEMORY_PRESSURE: lambda world, _: world.memory_bytes < 512 * MIB * 1.1,
+    A.MEMORY_CRITICAL: lambda world, _: world.memory_bytes < 256 * MIB * 1.1,
+    A.DB_CORRUPTION: lambda world, name: name == BRAIN and world.corrupt,
+    A.LOG_BLOAT: lambda world, name: world.logs.get(name, 0) > 100 * MIB * 0.9,
+}
 _OF_FAMILY: dict[str, tuple[A, ...]] = {
     "process": (A.PROCESS_DEAD, A.PROCESS_ZOMBIE),
     "gateway": (A.GATEWAY_UNRESPONSIVE,),

@@ -149,6 +149,9 @@ def test_ten_thousand_services_that_die_at_once_cost_ten_messages_in_ten_minutes
         daemon.stop()
     except BaseException:
         print(msgspec.json.encode(figures).decode())
+        print(
+            "\n".join(line for line in daemon.log.read_text(errors="replace").splitlines() if "incident=" not in line)
+        )
         raise
     finally:
         daemon.end()

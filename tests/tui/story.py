@@ -210,7 +210,14 @@ def report() -> Json:
 
 
 def recorded() -> Recorded:
-    data: Json = {"seq": 1, "open_incidents": incidents(), "children": children(), "halted": [], "paused": []}
+    data: Json = {
+        "seq": 1,
+        "open_incidents": incidents(),
+        "children": children(),
+        "halted": [],
+        "paused": [],
+        "at_work": [],
+    }
     answers: Json = {
         "incident": detail,
         "list_runbooks": {"runbooks": RUNBOOKS},

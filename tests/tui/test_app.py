@@ -202,6 +202,23 @@ async def test_an_undo_names_the_execution() -> None:
 
 
 @run
+async def test_an_incident_shows_how_far_its_repair_is() -> None:
+    told = {
+        "target_id": "web", "execution_id": None, "incident_id": None, "what": "rb-rotate-logs", "stage": "archive",
+        "done": 512, "total": 1024, "unit": "pages", "rate_per_s": 64.0, "left_s": 8.0, "can_be_cancelled": True,
+        "over": False,
+    }  # fmt: skip
+    source = recorded()
+    board = Board(source)
+    async with board.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: len(board._rows["incidents"].keys) == 3)
+        source.push(Item(2, "progress", NOW_S, told))
+        await pilot.press("enter")
+        words = "At work: rb-rotate-logs on web: archive 50% of 1024 pages, 64 pages/s, 8 s left"
+        await until(pilot, lambda: words in screen_text(board))
+
+
+@run
 async def test_read_only_takes_no_orders_but_shows_plans() -> None:
     board = Board(source := recorded(), read_only=True)
     async with board.run_test(size=(80, 24)) as pilot:

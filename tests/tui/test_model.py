@@ -26,6 +26,31 @@ def changed(name: str, state: str) -> Item:
     return Item(2, "incident", NOW_S, row)
 
 
+def progress(**more: Any) -> Item:
+    told: dict[str, Any] = {"execution_id": "exe_1", "target_id": "web", "done": 1, "total": 2, "over": False}
+    return event("progress", **{**told, **more})
+
+
+def test_how_far_it_is_stands_with_its_incident_until_it_is_over(model: Model) -> None:
+    web = incident("web", execution_id="exe_1")
+    assert model.progress(web) is None
+    before = model.version
+    model.apply(progress())
+    assert model.version > before
+    told = model.progress(web)
+    assert told is not None
+    assert told["done"] == 1
+    assert model.progress(incident("db")) is None
+    model.apply(event("execution", execution_id="exe_1", state="claimed"))
+    assert model.progress(web) is not None
+    model.apply(event("execution", execution_id="exe_1", state="failed"))
+    assert model.progress(web) is None
+    model.apply(progress(execution_id=None, target_id="db"))
+    assert model.progress(incident("db")) is not None, "the check of a database"
+    model.apply(progress(execution_id=None, target_id="db", over=True))
+    assert model.progress(incident("db")) is None
+
+
 @pytest.fixture
 def model() -> Model:
     model = Model()

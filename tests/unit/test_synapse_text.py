@@ -15,7 +15,8 @@ LOOKED_FOR = (
 )  # fmt: skip
 PIECES = (
     *LOOKED_FOR, *map(str.upper, LOOKED_FOR),
-    "@", "be", "cause", "since", "leads", "to", "in", "·", " ", "-", ".", "`", "\n", "ſ", "İ",
+    "@", "be", "cause", "since", "leads", "to", "in", "·", " ", "-", ".", "`", "\n", "ſ", "İ", "ı",
+    "trıggers", "TRİGGERS",
 )  # fmt: skip
 
 
@@ -38,6 +39,7 @@ def test_nothing_that_is_looked_for_is_left_and_said_twice_it_is_the_same(text: 
         ("`--target because`", "`--target b·ecause`"),
         ("/var/log/triggers.log", "/var/log/t·riggers.log"),
         ("@Remember | @atom a", "(at)Remember | (at)atom a"),
+        ("it tr\u0131ggers this, it TR\u0130GGERS that, becau\u017fe", "it sets off this, it sets off that, since"),
     ],
 )
 def test_a_sentence_is_said_otherwise_and_a_name_is_seen_to_be_broken(text: str, told: str) -> None:

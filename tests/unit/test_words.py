@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import unicodedata
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -14,7 +15,7 @@ from supervisor.config import parse
 from supervisor.errors import ConfigError
 from supervisor.house import policy_of
 from supervisor.incidents import events as e
-from supervisor.incidents import wording
+from supervisor.incidents import plain_text, wording
 from supervisor.incidents.attempts import Part
 from supervisor.incidents.local_time import UTC_ZONE, Zone, at
 from supervisor.incidents.model import Channel
@@ -121,6 +122,15 @@ def test_zone_and_host_reach_the_engine() -> None:
 )
 def test_text_of_others_is_one_harmless_line(text: str, shown: str) -> None:
     assert clean(text) == shown
+
+
+@pytest.mark.req("NFR-003")
+def test_what_is_shown_without_a_second_look_is_neither_blank_nor_unseen_nor_a_mark() -> None:
+    plain = [char for char in map(chr, range(0x11000)) if plain_text._PLAIN.fullmatch(char)]
+    assert {"a", " ", "`", "é", "…", "›", "∗", "→"} < set(plain)
+    divides_or_hides = [char for char in plain if unicodedata.category(char)[0] in "CMZ" and char != " "]
+    assert divides_or_hides == []
+    assert plain_text._NOT_SHOWN.isdisjoint(plain)
 
 
 def test_a_long_word_loses_its_middle_and_a_long_text_its_end() -> None:
