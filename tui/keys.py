@@ -32,12 +32,16 @@ BINDINGS = (
 )
 
 
-def foot(*first: tuple[str, str]) -> Text:
-    """The line at the foot. A Static has it: textual's own Footer takes a widget for each key, and a fifth of the time
-    to the first screen."""
+def foot(*instead: tuple[str, str]) -> Text:
+    """The line at the foot, with another way out `instead` of Quit.
+
+    For a Static: textual's own Footer takes a widget for each key, and a fifth of the time to the first screen.
+    """
     text = Text()
-    shown = [(it.key_display or it.key, it.description) for it in BINDINGS if it.show]
-    for key, words in (*first, *shown):
+    shown = [
+        (it.key_display or it.key, it.description) for it in BINDINGS if it.show and not (instead and it.key == "q")
+    ]
+    for key, words in (*instead, *shown):
         text.append(f" {key} ", "bold cyan")
         text.append(words)
     return text

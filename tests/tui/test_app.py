@@ -16,7 +16,7 @@ from textual.widgets import Input
 from supervisor.cli.feed import Item
 from supervisor.errors import NotRunning, Refused
 from tests.tui.recorded import NOW_S, Json, Recorded, incident, snapshot, stamp
-from tui import look
+from tui import keys, look
 from tui.app import TABS, Board
 from tui.detail import Detail
 from tui.dialogs import Question, Reader
@@ -309,6 +309,13 @@ async def test_what_is_cut_off_is_seen_to_be_and_yellow_can_be_read_on_the_light
         assert wanted in colours
         assert "ffff00" not in colours
         assert 0.2126 * red + 0.7152 * green + 0.0722 * blue < 110
+
+
+def test_the_foot_fits_eighty_columns_and_names_the_way_out() -> None:
+    assert keys.foot().plain.endswith("q Quit")
+    assert keys.foot(("esc", "Back")).plain.startswith(" esc Back")
+    assert "Quit" not in keys.foot(("esc", "Back")).plain, "there q goes back"
+    assert max(len(keys.foot().plain), len(keys.foot(("esc", "Back")).plain)) <= 80
 
 
 def test_what_belongs_together_in_a_report_stands_on_one_line() -> None:
