@@ -32,6 +32,7 @@ from supervisor.schema import Problem, near, report
 
 BASES: dict[Part, type] = {Part.PROBE: Probe, Part.STEP: Step, Part.CHANNEL: Channel}
 KEY = ("healctl", "plugins")
+ANOMALIES_MAX = 50  # of one family: each is a name in the engine's memory (`open_names`), and a verdict of each reading
 
 
 def accept(job: Job, answer: int) -> Accepted:
@@ -74,6 +75,8 @@ def anomalies_fault(kind: type[Probe]) -> str:
     declared: Any = kind.anomalies
     if not isinstance(declared, Mapping) or not declared:
         return "it declares no anomalies: expected {name: Severity}"
+    if len(declared) > ANOMALIES_MAX:
+        return f"it declares {len(declared)} anomalies, at most {ANOMALIES_MAX}"
     for name, severity in declared.items():
         if not isinstance(name, str) or not open_names.ANOMALY.fullmatch(f"{kind.family}.{name}"):
             return f"the anomaly {name!r} is no name of a-z, 0-9 and '_', at most 48 characters"

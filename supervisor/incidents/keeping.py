@@ -78,7 +78,7 @@ def ended(turn: Turn, execution: Execution) -> None:
     """A copy was made or checked, or not; whoever asked for it."""
     name = execution.target.target_id
     if execution.runbook.id == CHECK and execution.state is not ExecutionState.SUCCEEDED:
-        if name not in turn.world.halts and execution.target.written:
+        if name not in turn.world.halts and execution.target.written and not execution.cancelled:
             turn.set_timer(TimerKind.BACKUP, name, SOON_S)  # there is none, or it is not what it was
         return
     if execution.runbook.id != RUNBOOK or (TimerKind.BACKUP, name) not in turn.world.timers:

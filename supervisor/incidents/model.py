@@ -490,6 +490,11 @@ class Execution(msgspec.Struct, frozen=True):
         """Has the probe the last word? It has, too, where a runbook that only tells has met a target that is well."""
         return self.runbook.verifies or any(result.cleared for result in self.results)
 
+    @property
+    def cancelled(self) -> bool:
+        """Has a person had it stopped (R15)? It may have done its work all the same."""
+        return bool(self.cancelled_by) or any(result.cancelled_by for result in self.results)
+
 
 def is_over(execution: Execution) -> bool:
     """Ended, and nothing about it is still to be verified: its resource is free."""

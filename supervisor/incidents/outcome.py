@@ -124,7 +124,7 @@ def give_up(turn: Turn, execution: Execution, reason: TierReason, note: str) -> 
     was cancelled before it had done its work is no failure in that record, and nothing else is tried by itself: not
     after a restart, a reload or the breaker's window either, of which CANCELLED is the durable mark."""
     turn.drop_timer(TimerKind.VERIFY, execution.id)
-    cancelled = bool(execution.cancelled_by) or any(result.cancelled_by for result in execution.results)
+    cancelled = execution.cancelled
     by_itself = execution.verified is False or any(not it.success and not it.cancelled_by for it in execution.results)
     if not execution.undoes and (by_itself or not cancelled):
         _count(turn, execution, success=False)

@@ -15,6 +15,7 @@ from supervisor.incidents.model import (
     HaltPhase,
     Incident,
     State,
+    StepResult,
     Target,
     TierReason,
     TimerKind,
@@ -85,6 +86,26 @@ def test_the_newest_copy_is_checked_after_each_later_start_and_made_anew_when_it
     it.advance(keeping.SOON_S + 1)
     assert copies(it) == ["notes"]
     assert it.incidents() == []
+
+
+@pytest.mark.req("R10", "R15")
+def test_a_check_that_a_person_cancels_says_nothing_of_the_copy_and_brings_no_other() -> None:
+    it = lab()
+    it.advance(keeping.FIRST_S + 1)
+    it.crash()
+    it.dispatched.clear()
+    it.hold_dispatch = True
+    it.advance(keeping.CHECK_S + 1)
+    (check,) = it.dispatched
+    assert check.runbook.id == keeping.CHECK
+    it.feed(e.ExecutionClaimed(check.id, "exec-1"))
+    assert it.order("cancel", id=check.id)
+    it.feed(e.StepEnded(check.id, 0, StepResult("verify", False, "", 1.0, cancelled_by="matthew"), True))
+    it.hold_dispatch = False
+    it.advance(DAY / 2)
+    assert copies(it) == []
+    it.advance(DAY / 2)
+    assert copies(it) == ["notes"], "the next one on schedule"
 
 
 @pytest.mark.req("R10")

@@ -21,6 +21,7 @@ from supervisor.incidents.looks import judged, look_json
 from supervisor.incidents.model import Instant
 from supervisor.incidents.readings import CheckData, Finding, HealthReading, Severity, Status, Unavailable
 from supervisor.messages import AtWork
+from supervisor.plugged import anomalies_fault
 from supervisor.plugins import Part, Piece
 
 pytestmark = pytest.mark.req("R7", "R9")
@@ -184,3 +185,11 @@ def test_targets_that_are_not_its_own_fail_its_worker(read: Any, monkeypatch: py
     monkeypatch.setattr(Look, "found", found)
     with pytest.raises(TypeError, match=r"acme-look 1\.0, probe look"):
         PluginProbe("look", Config(piece={"look": PIECE})).sources()
+
+
+@pytest.mark.parametrize("count", [50, 51])
+def test_its_anomalies_are_so_many_that_the_engine_can_name_them_all(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(Look, "anomalies", {f"odd{n}": Severity.HIGH for n in range(count)})
+    assert anomalies_fault(Look) == ("" if count == 50 else "it declares 51 anomalies, at most 50")
