@@ -82,6 +82,7 @@ class Simulation:
         self.root: Any = None
         self._roots = 0
         self._rng = random.Random(plan.seed)
+        self._secrets = random.Random(f"secrets {plan.seed}")
         self.phone_off_until_s = self.phone_hangs_until_s = self.synapse_locked_until_s = 0.0
         self.probe_takes_s, self.plan_s = 0.01, 0.05
         self.flights = Flights()
@@ -97,7 +98,7 @@ class Simulation:
 
     def secret(self, count: int) -> str:
         """What the healer draws."""
-        return f"{self._rng.getrandbits(8 * count):x}"
+        return self._secrets.randbytes(count).hex()
 
     def jitter(self) -> float:
         return self._rng.random()
@@ -316,6 +317,7 @@ def run_plan(plan: Plan, engine_hooks: AbstractContextManager[Any] | None = None
         with at_work(sim.hands), engine_hooks or nullcontext(), replaced(
             (crashpoint, "reach", sim.reach),
             (healer, "reach", sim.reach),
+            (healer, "secrets", SimpleNamespace(token_hex=sim.secret)),
             (engine_world, "advance", advanced),
             (opening, "os", SimpleNamespace(urandom=lambda count: LEDGER_NAME)),
         ):  # fmt: skip
