@@ -225,13 +225,15 @@ class ModelLedger:
     def open_epoch(self, request: OpenEpoch) -> Any:
         if self.full:
             return FULL
+        self._reach("commit.before")
         known = self._epochs.get(request.incarnation)
         if known is None:
             self.epoch, self._last_n = self.epoch + 1, 0
             self._anchor = self.clock.anchor()
             self._epochs[request.incarnation] = self.epoch
             self._watch.epoch(self.epoch)
-        elif known != self.epoch:
+        self._reach("commit.after")
+        if known not in (None, self.epoch):
             return Nack("old_epoch", f"{request.incarnation} had epoch {known}, {self.epoch} is open")
         return EpochOpened(self._snapshot(request), self.clock.anchor())
 
