@@ -111,6 +111,17 @@ FOUND = {
     "a wall clock set back kept a database halted for a day": Plan(
         42, "mixed", False, (Event(40.8, "corrupt", (True,)), Event(445.8, "wall", (-86_400.0,)))
     ),
+    "what the store told a healer that was just starting was lost, and it tells only what has changed": Plan(
+        241,
+        "services",
+        False,
+        (
+            Event(348.0, "large_ledger", (70.0,)),
+            Event(421.9, "hang", ("store",)),
+            Event(425.5, "message", ("epoch", "lose", 4, 0.002)),
+            Event(425.6, "die", ("healer", 0)),
+        ),
+    ),
     "an executor died of a doubled order that had expired while it was away": Plan(
         180, "mixed", False, (Event(150.4, "loop", ("executor", 11, 4)),)
     ),
