@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import msgspec
 
-from supervisor import clock
+from supervisor import clock, plugins
 from supervisor.config import Config
-from supervisor.incidents.readings import HealthReading, ProcessRef, ReadingData, SourceReading, Unavailable
+from supervisor.incidents.readings import HealthReading, ProcessRef, ReadingData, Severity, SourceReading, Unavailable
+from supervisor.messages import AtWork
 from supervisor.stamps import CLOCKS_APART_S
 
 DEADLINE_S = 4.8  # R9: every reading within 5 s, told and sent included
@@ -41,6 +42,9 @@ class Events(Protocol):
         """Read this target in so many seconds. 0 is for events of the kernel: it is read at once, and a read that is
         under way is begun anew, since it may have looked before the event."""
 
+    def tell(self, work: AtWork) -> None:
+        """How far a check is that takes long: a word that may be lost, twice a second at most."""
+
     def sources_changed(self) -> None:
         """`sources()` gives another answer than before: tasks, mounts or hosts have come or gone."""
 
@@ -49,9 +53,16 @@ class Probe(ABC):
     """One family. `read` answers for any of `sources`; the runner calls it once at a time per target.
 
     Together with `Source` this is the site's DataSourceAdapter (NFR-004): `read` is its poll().
+
+    It is made of the configuration: `__init__(self, config: Config)`. A plugin's says more of itself: `api`, the struct
+    of its own table (`Section`, read by `plugins.section`), and the `anomalies` that it can find with their severity,
+    each of which every reading of it speaks of (`CheckData`). Ours are known to the engine, which judges them.
     """
 
     family: str
+    api: ClassVar[int]
+    Section: ClassVar[type[msgspec.Struct]] = plugins.Nothing
+    anomalies: ClassVar[Mapping[str, Severity]] = {}
 
     @abstractmethod
     def sources(self) -> tuple[Source, ...]:
@@ -61,6 +72,10 @@ class Probe(ABC):
         """The source of this id, also of one that has just gone (a finished task, an unmounted disk), whose reading
         then says so; None for what can never be ours."""
         return next((source for source in self.sources() if source.source_id == target_id), None)
+
+    def cancel(self, target_id: str, by: str) -> str:
+        """Ends a check of this target that goes on in the background, in the name of `by`; why not, in words."""
+        return f"no check of {target_id} goes on in the background"
 
     @abstractmethod
     async def read(self, target_id: str, deadline_s: float) -> HealthReading:

@@ -23,6 +23,7 @@ from supervisor import clock, targets
 from supervisor.aside import aside
 from supervisor.config import OWN_DATABASES, Config
 from supervisor.incidents.readings import DatabaseData, HealthReading, Integrity, Unavailable
+from supervisor.messages import AtWork
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ CHECKS_MAX = 2  # moving at once
 MOVES_WITHIN_S = 5.0
 HANGS_AFTER_S = 15.0  # longer than any pause of a check that gives way to a writer
 PUMP_S = 1.0
+TELL_S = 0.5
 EMPTIED = "it was a database, and is empty now"
 EMPTIED_AGAIN_S = 1.0
 CREATED_WITHIN_S = 10.0  # after our start, by the store
@@ -66,6 +68,8 @@ class DatabaseProbe(Probe):
         self._queue: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
         self._events: Events | None = None
+        self._told: set[str] = set()  # those of whose check the progress was told
+        self._telling: asyncio.TimerHandle | None = None
         self.reconfigure(config)
         for name in OWN_DATABASES:
             if name in self._targets:
@@ -95,7 +99,31 @@ class DatabaseProbe(Probe):
     def watch(self, events: Events) -> None:
         self._events = events
 
+    def cancel(self, target_id: str, by: str) -> str:
+        target = self._targets.get(target_id)
+        if target is None or target.check is None:
+            return f"no integrity check of {target_id} is running"
+        target.check.stop(by)
+        return ""
+
+    def _tell_progress(self) -> None:
+        """While checks run, and once more when one of which was told has ended."""
+        running = {name: it.check for name, it in self._targets.items() if it.running and it.check is not None}
+        for name, check in running.items():
+            done = round(check.progress * check.size_bytes)
+            self._send(AtWork(name, check.stage, done, check.size_bytes, "bytes"))
+        for name in self._told - running.keys():
+            self._send(AtWork(name, "", over=True))
+        self._told = set(running)
+        self._telling = asyncio.get_running_loop().call_later(TELL_S, self._tell_progress) if running else None
+
+    def _send(self, work: AtWork) -> None:
+        if self._events is not None:
+            self._events.tell(work)
+
     def close(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
         if self._timer is not None:
             self._timer.cancel()
         for target in self._targets.values():
@@ -146,6 +174,8 @@ class DatabaseProbe(Probe):
             work: Future[Outcome] = aside(target.check.run, f"check {name}")
             outcome = asyncio.wrap_future(work)
             outcome.add_done_callback(partial(self._ended, name, target))
+            if self._telling is None:
+                self._telling = asyncio.get_running_loop().call_later(TELL_S, self._tell_progress)
         if self._queue:
             self._timer = asyncio.get_running_loop().call_later(PUMP_S, self._pump)
 

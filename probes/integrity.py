@@ -114,8 +114,10 @@ class Check:
         self._expected_bytes = expected_bytes
         self._patience_s = patience_s
         self._stop = threading.Event()
+        self._stopped_by = ""
         self._task_id = 0
         self._base_bytes = 0
+        self.stage = ""
         self.opened = False  # since then it is a matter of reading
         self.awaits_creation = False
         self.file: tuple[int, int] | None = None
@@ -123,7 +125,9 @@ class Check:
         self.progress = 0.0  # an estimate, by the bytes read; it only grows
         self.moved_s = clock.monotonic_s()  # when it last did
 
-    def stop(self) -> None:
+    def stop(self, by: str = "") -> None:
+        """`by`: who has had it cancelled; nobody where it is not wanted any more."""
+        self._stopped_by = by
         self._stop.set()
 
     # --- the thread ----------------------------------------------------------------------------------------------
@@ -168,6 +172,8 @@ class Check:
         )
 
     def _failed(self, began: Outcome, reason: Unavailable, error: str) -> Outcome:
+        if self._stopped_by:
+            error = f"{self._path}: its check was cancelled by {self._stopped_by}"
         return self._finished(msgspec.structs.replace(began, reason=reason, error=error))
 
     def _attempt(self, began: Outcome, *, last: bool) -> Outcome:
@@ -220,6 +226,7 @@ class Check:
 
     def _verdict(self, began: Outcome, db: sqlite3.Connection) -> Outcome:
         for check in ("quick_check", "integrity_check"):
+            self.stage = check
             errors = _errors(db, check)
             if errors:
                 return msgspec.structs.replace(began, verdict=Integrity.CORRUPT, check=check, errors=errors)

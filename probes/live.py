@@ -18,6 +18,7 @@ from supervisor.clock import SteadyClock
 from supervisor.config import Config
 from supervisor.incidents.looks import Look, Outcome, judged
 from supervisor.incidents.readings import HealthReading, Unavailable
+from supervisor.messages import AtWork
 from supervisor.targets import families, open_families
 
 READS_MAX = 64  # at once, in each family
@@ -44,6 +45,9 @@ class _Family(Events):
     def read_soon(self, target_id: str, in_s: float) -> None:
         at_s = self._loop.time() + in_s
         self._due_s[target_id] = min(at_s, self._due_s.get(target_id, at_s))
+
+    def tell(self, work: AtWork) -> None:
+        """Nobody follows it."""
 
     def sources_changed(self) -> None:
         self._changed.set()

@@ -16,12 +16,13 @@ import msgspec
 
 from probes.base import DEADLINE_S, Events, Probe, Refused, Source, begin
 from probes.outbound import Outbound
+from probes.plugin import PluginProbe, bound_memory
 from probes.schedule import Schedule
 from supervisor import clock
 from supervisor.bus import Link, endpoint, new_context
 from supervisor.config import Config
 from supervisor.incidents.readings import HealthReading, SourceReading, Unavailable
-from supervisor.messages import Ack, Frame, Known, Nack, Outside, ProbeNow, Readings, Resync
+from supervisor.messages import Ack, AtWork, Cancel, Frame, Known, Nack, Outside, ProbeNow, Readings, Resync
 from supervisor.worker import Boot, Worker
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ FAMILIES = {
 
 def probe_of(family: str, config: Config) -> Probe:
     """The probe of one family, with its targets of this configuration."""
+    if family in config.piece:
+        return PluginProbe(family, config)
     made = getattr(importlib.import_module(f"probes.{family}"), FAMILIES[family])(config)
     assert isinstance(made, Probe)
     return made
@@ -82,6 +85,8 @@ class ProbeWorker(Worker, Events):
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
+        if self.boot.name in self.boot.config.piece:
+            bound_memory()
         self._probe = probe_of(self.boot.name, self.boot.config)
         self._sources: dict[str, Source] = {source.source_id: source for source in self._probe.sources()}
         # No longer sources, but to be read once more, by a read that begins from then (monotonic seconds) on.
@@ -134,6 +139,9 @@ class ProbeWorker(Worker, Events):
                     self._link.post(Ack(), re=frame.id)
                 case Outside(reading=given):
                     self._outside(frame, given)
+                case Cancel(by, target_id=target_id):
+                    why = self._probe.cancel(target_id, by)
+                    self._link.post(Nack("refused", why) if why else Ack(), re=frame.id)
                 case _:
                     log.debug("a %s is not for a probe", type(frame.body).__name__)
         self._pump_soon()
@@ -227,6 +235,10 @@ class ProbeWorker(Worker, Events):
             self._link.post(Nack("busy", f"too many questions about {target_id!r} wait already"), re=frame.id)
         elif target_id not in self._flights or self._schedule.serves_nobody(target_id):
             self._read_now(target_id)
+
+    def tell(self, work: AtWork) -> None:
+        if not self._ending:
+            self._link.post(work)
 
     def read_soon(self, target_id: str, in_s: float) -> None:
         """The probe's wish; 0 is an event, and a read that began before it may have missed it."""

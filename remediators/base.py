@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
+from supervisor import plugins
+from supervisor.at_work import Progress
 from supervisor.config import Config
 from supervisor.errors import HealError
 from supervisor.incidents.model import Effect, Execution, Recipe, StepResult, StepSpec, Target
@@ -36,6 +39,22 @@ class Fenced(StepFailed):
     """Acting would have hit a live process that this execution may not touch, or doubled a service (R3, R15)."""
 
     code = "fence"
+
+
+class Cut(StepFailed):
+    """It was stopped in the middle, and stands by what it has done by then: `undo` is what taking that back needs."""
+
+    def __init__(self, message: str, undo: str = "") -> None:
+        super().__init__(message)
+        self.undo = undo
+
+
+class Stops(StrEnum):
+    """How a step is stopped when a person cancels it."""
+
+    NEVER = "never"  # it is short, and half of it would be worse than all or nothing of it
+    ASKED = "asked"  # its program is asked, and ends where nothing is half done (`supervisor.at_work`)
+    ENDED = "ended"  # as at its timeout, with whatever it has started
 
 
 class NoRecipe(StepFailed):
@@ -97,6 +116,9 @@ class Step(ABC):
     `leaves_running`: the programs it starts are services or their starters; after a crash of ours they are left alive.
     `undoable`: it implements `undo`, for what it puts into `Outcome.undo`.
     `needs_evidence`: it does not run where the snapshot before the first change could not be written.
+    `stops`: how it is cancelled.
+    A plugin's says the `api`, and the struct of its own table (`Section`); it runs in a program of its own
+    (`remediators.hosted`), in which `ctx.config` holds its distribution's tables alone, and nobody can be asked.
     """
 
     kind: ClassVar[str]
@@ -104,7 +126,10 @@ class Step(ABC):
     leaves_running: ClassVar[bool] = False
     undoable: ClassVar[bool] = False
     needs_evidence: ClassVar[bool] = False
+    stops: ClassVar[Stops] = Stops.NEVER
     Params: ClassVar[type[msgspec.Struct]] = NoParams
+    api: ClassVar[int]
+    Section: ClassVar[type[msgspec.Struct]] = plugins.Nothing
 
     def __init__(self, spec: StepSpec) -> None:
         """Raises StepFailed for parameters that are not this kind's."""
@@ -130,6 +155,10 @@ class Step(ABC):
     @abstractmethod
     async def run(self, ctx: Context) -> Outcome:
         """Acts. Raises StepFailed, or OSError; the executor cancels it at its timeout and ends what it started."""
+
+    def progress(self, ctx: Context) -> Progress | None:
+        """How far its program is. Called in a thread while it runs, where `stops` is ASKED. Raises OSError."""
+        return None
 
     async def undo(self, ctx: Context, result: StepResult) -> Outcome:
         """Takes back what `run` reported in `result` (R15), all or nothing like `run`. Only of an `undoable` kind.

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import msgspec
 
 from remediators import rotation
-from remediators.base import Context, NoParams, Outcome, Step, StepFailed
+from remediators.base import Context, NoParams, Outcome, Step, StepFailed, Stops
 from remediators.pruning import Job, Report, Walk, What
 from supervisor import targets
 from supervisor.aside import aside
@@ -34,6 +34,7 @@ class PruneFiles(Step):
 
     kind = "prune-files"
     effect = Effect.DESTROY
+    stops = Stops.ASKED
     Params = PruneParams
 
     def plan(self, ctx: Context) -> StepPlan:
@@ -50,7 +51,7 @@ class PruneFiles(Step):
             return Outcome("[cleanup] names no place for it", changed=False)
         words = msgspec.json.encode(job).decode()
         report = await rotation.run_program(ctx, MODULE, words, Report)
-        if report.troubles and not report.files:
+        if report.stopped or (report.troubles and not report.files):
             raise StepFailed(report.said)
         return Outcome(report.said, report.names, changed=report.files > 0)
 

@@ -8,11 +8,13 @@ a scope of its own, or stopping healctl would stop what healctl has started.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pwd
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -24,6 +26,7 @@ from remediators.base import StepFailed
 from remediators.launcher import Command, Held
 from supervisor import crashpoint, identify, redact
 from supervisor.incidents.model import Program, Recipe
+from supervisor.incidents.readings import ProcessRef
 
 OUTPUT_END_BYTES = 32 * 1024  # kept of each end of an output: 64 KiB together
 OUTPUT_READ_BYTES = 64 * 1024
@@ -66,6 +69,10 @@ class Programs:
         """Opens the gate. Raises StepFailed when the exec failed."""
         await held.release()
         crashpoint.reach("program.released")
+
+    def running(self) -> list[ProcessRef]:
+        """What was released and not left running."""
+        return [held.process for held in self._held if held.released]
 
     def leave_running(self, held: Held, last_words: Callable[[], str]) -> None:
         """The step is done with it, but it stays: `end_all` and `let_go` pass it by."""
@@ -150,6 +157,27 @@ async def run_to_completion(
     finally:
         loop.remove_reader(read_fd)
         os.close(read_fd)
+
+
+def run_aside(recipe: Recipe, within_s: float) -> tuple[int | None, str]:
+    """Blocking, for a dry run, in its thread: (exit code as in `exit_text`, output). Nothing records it, since it
+    changes nothing; it ends with the question, and its session with it. Raises OSError, TimeoutError."""
+    child = subprocess.Popen(
+        recipe.argv,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        cwd="/", env=clean_environment(recipe), start_new_session=True,
+    )  # fmt: skip
+    try:
+        out, _ = child.communicate(timeout=max(within_s, 0.1))
+        return child.returncode, out.decode(errors="replace")
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"its dry run did not end within {within_s:.2g} s") from None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        if child.stdout is not None:
+            child.stdout.close()
 
 
 def exit_text(code: int | None) -> str:

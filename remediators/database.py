@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 
 from remediators import command
-from remediators.base import Context, Outcome, Step, StepFailed
+from remediators.base import Context, Outcome, Step, StepFailed, Stops
 from supervisor import backups
+from supervisor.at_work import Progress
 from supervisor.incidents.model import Effect, Recipe, StepResult
 from supervisor.messages import StepPlan
 
@@ -59,7 +60,16 @@ async def run_program(ctx: Context, module: str, *words: str) -> dict[str, Any]:
     return report
 
 
-class BackupDatabase(Step):
+class _CopyStep(Step):
+    """One whose program works in the database's folder of copies, and says there how far it is."""
+
+    stops = Stops.ASKED
+
+    def progress(self, ctx: Context) -> Progress | None:
+        return backups.progress(folder_of(ctx))
+
+
+class BackupDatabase(_CopyStep):
     """A verified good copy by SQLite's backup API; of a damaged database raw copies with checksums first (R10).
 
     `emergency`: the raw copies are what counts, and that no good copy can be had is no failure.
@@ -87,7 +97,7 @@ class BackupDatabase(Step):
         return "halt-writes" in {spec.kind for spec in ctx.execution.runbook.steps}
 
 
-class VerifyBackup(Step):
+class VerifyBackup(_CopyStep):
     """The newest good copy again: its checksum and its integrity. Reads only."""
 
     kind = "verify-backup"
@@ -104,7 +114,7 @@ class VerifyBackup(Step):
         return Outcome(str(report["said"]), (str(report["good"]),), changed=False)
 
 
-class RestoreDatabase(Step):
+class RestoreDatabase(_CopyStep):
     """The newest good copy, or what can be salvaged of the damaged file, whichever holds more, in its place (R10).
 
     It is all or nothing, and keeps the damaged file; a second run begins with what the first has left. Putting the

@@ -24,10 +24,12 @@ from remediators.run import Refusal, Run, Ties
 from remediators.settle import settle
 from remediators.watches import Watches, tell
 from supervisor import bus, clock
+from supervisor.errors import Refused
 from supervisor.incidents.model import Execution
 from supervisor.messages import (
     Ack,
     Body,
+    Cancel,
     Dispatch,
     ExecutionRefused,
     Frame,
@@ -54,6 +56,7 @@ class ExecutorWorker(Worker):
         self._in_hand: set[str] = set()  # executions that were taken and are not over, expired or not
         self._runs: dict[str, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._cancelled: dict[str, str] = {}  # in hand and not begun -> who cancelled it
         self._answering: dict[str, set[str]] = {}  # what is being answered -> the frames that asked for it
         self._slots = asyncio.Semaphore(RUNNING_MAX)
         self._suspicion = asyncio.Lock()
@@ -116,6 +119,8 @@ class ExecutorWorker(Worker):
                 self._answer(f"settle:{body.execution.id}", frame, self._settle(body.execution))
             elif isinstance(body, PlanRequest):
                 self._answer(f"plan:{frame.id}", frame, self._planner.plan(self._ties, body.execution))
+            elif isinstance(body, Cancel):
+                self._answer(f"cancel:{frame.id}", frame, self._cancel(body))
             else:
                 self._unexpected([("", frame)])
 
@@ -154,6 +159,9 @@ class ExecutorWorker(Worker):
             if item in self.boot.quarantined:
                 text = "two executors have died with it in work; it is not touched again"
                 tell(self._healer, ExecutionRefused(execution.id, "quarantined", text))
+                return
+            if by := self._cancelled.pop(execution.id, ""):
+                tell(self._ties.healer, ExecutionRefused(execution.id, "cancelled", f"cancelled by {by}"))
                 return
             run = self._runs[execution.id] = Run(self._ties, execution)
             self.working(item)
@@ -203,6 +211,15 @@ class ExecutorWorker(Worker):
         if execution.id in self._runs:
             return Nack("refused", f"execution {execution.id} is not interrupted: this executor is working on it")
         return await settle(execution, self._ties.exclude)
+
+    async def _cancel(self, cancel: Cancel) -> Body:
+        run = self._runs.get(cancel.execution_id)
+        if run is not None:
+            return await run.cancel(cancel.by)
+        if cancel.execution_id in self._in_hand:
+            self._cancelled[cancel.execution_id] = cancel.by
+            return Ack()
+        return Nack(Refused.code, f"{cancel.execution_id} is not at work", "`healctl heal status` shows what is")
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.create_task(work)

@@ -17,18 +17,20 @@ from typing import Annotated, Any
 
 import msgspec
 
-from remediators import registry
+from remediators import foreign, registry
 from remediators.command import clean_environment
+from remediators.foreign import Foreign
 from remediators.run_command import RunCommand
 from remediators.runbooks import RUNBOOKS
 from supervisor import places
 from supervisor.config import CommandSection, Config, Section
-from supervisor.errors import ConfigError
+from supervisor.errors import ConfigError, HealError
 from supervisor.incidents.model import SHIPPED, AnomalyType, Effect, ParamValue, Recipe, Runbook, StepSpec
-from supervisor.incidents.world import OPEN_FAMILIES
+from supervisor.incidents.world import OPEN_FAMILIES, open_family
 from supervisor.keys import LineText, StepSpan
+from supervisor.plugins import Part, Piece, told
 from supervisor.schema import Key, Problem, Reader, near, report, shown
-from supervisor.targets import targets
+from supervisor.targets import open_families, targets
 from supervisor.units import Duration
 
 FILES_MAX = 200
@@ -239,6 +241,12 @@ def _step(table: StepTable, key: Key, config: Config, problems: list[Problem]) -
     """The step as data; what is wrong with it is added to `problems`."""
     kind = registry.KINDS.get(table.kind)
     least, timeout, params = kind.effect if kind is not None else Effect.DESTROY, Duration(30), table.params
+    piece = config.piece.get(table.kind)
+    if kind is Foreign:
+        hint = "name the step itself, as its plugin calls it"
+        problems.append(Problem((*key, "kind"), f"{table.kind} is what every step of a plugin is", hint))
+    elif piece is not None and piece.part is Part.STEP:
+        return _foreign(table, piece, key, config, problems)
     if kind is RunCommand:
         section = _command(table, key, config, problems)
         if section is not None:
@@ -253,6 +261,27 @@ def _step(table: StepTable, key: Key, config: Config, problems: list[Problem]) -
         idempotent=table.idempotent,
         timeout_s=float(table.timeout if table.timeout is not None else timeout),
         params=tuple(sorted((name, _param(value, (*key, "params", name), problems)) for name, value in params.items())),
+    )
+
+
+def _foreign(table: StepTable, piece: Piece, key: Key, config: Config, problems: list[Problem]) -> StepSpec:
+    """A plugin's step: its kind is what all of them are, and which one it is stands in its parameters."""
+    given = {name: _param(value, (*key, "params", name), problems) for name, value in table.params.items()}
+    least = Effect.DESTROY
+    params: dict[str, Any] = {}
+    try:
+        least, params = foreign.params_of(piece, given, config)
+    except HealError as error:
+        problems.append(Problem((*key, "params"), error.message, error.hint))
+    except Exception as error:  # noqa: BLE001 - its code is the plugin's; it is told as a fault of the file
+        problems.append(Problem((*key, "params"), f"{piece.words}: {told(error)}"))
+    return StepSpec(
+        step_id=table.id or table.kind,
+        kind=Foreign.kind,
+        effect=table.effect or least,
+        idempotent=table.idempotent,
+        timeout_s=float(table.timeout if table.timeout is not None else Duration(30)),
+        params=tuple(sorted(params.items())),
     )
 
 
@@ -313,13 +342,22 @@ def _contradictions(table: RunbookTable, config: Config, origin: dict[str, str])
             yield Problem(
                 ("applies_to",), f"found {shown(str(anomaly))}, expected what can be wrong with a target", hint
             )
+    found = {anomaly for piece in config.piece.values() for anomaly in piece.anomalies}
+    for anomaly in table.applies_to:
+        if "." in anomaly and anomaly not in found:
+            hint = near(anomaly, found) or "see healctl check for what the plugins that are named can find"
+            yield Problem(("applies_to",), f"no plugin finds {shown(str(anomaly))}", hint)
+    if table.id in config.policy.auto_execute and any(step.kind in config.piece for step in table.step):
+        hint = f"take it out of auto_execute in [policy], and approve it: healctl heal approve {table.id}"
+        yield Problem(("id",), "a plugin's step never runs by the whitelist", hint)
     if table.author.startswith("file:") or table.author.casefold() == SHIPPED:
         yield Problem(("author",), f"found {shown(table.author)}, expected who wrote it", "or remove it")
     if table.before:
         yield from _contradictions_of_place(table, shipped)
     known = {target.target_id for target in targets(config)}
+    found_by_themselves = {*OPEN_FAMILIES.values(), *open_families(config)}
     for name in table.targets:
-        if name not in known and not (":" in name and name.partition(":")[0] in OPEN_FAMILIES):
+        if name not in known and open_family(name) not in found_by_themselves:
             yield Problem(("targets",), f"there is no target {shown(name)}", near(name, known) or "see healctl check")
 
 

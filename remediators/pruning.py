@@ -20,7 +20,7 @@ import msgspec
 
 from remediators import holes, safe_dir
 from remediators.safe_dir import Unsafe
-from supervisor import clock, crashpoint, logfiles
+from supervisor import at_work, clock, crashpoint, logfiles
 from supervisor.incidents.judge import size
 
 DEPTH_MAX = 40
@@ -57,6 +57,7 @@ class Report(msgspec.Struct, frozen=True):
     freed_bytes: int = 0
     names: tuple[str, ...] = ()
     troubles: int = 0
+    stopped: bool = False
 
 
 class _Over(Exception):
@@ -76,6 +77,7 @@ class Walk:
         self._end_s = clock.monotonic_s() + job.within_s
         self._before_wall_s = clock.wall_s() - job.older_than_s
         self._entries = 0
+        self.stopped = False
         self._keep = frozenset(_keys(job.keep))
         self._device = 0
         self._mount = ""
@@ -90,7 +92,7 @@ class Walk:
         verb = "removed" if self._act else "to remove"
         text = f"{self.files} files with {size(self.freed_bytes)} {verb}{said}"
         text = "; ".join((text, *(f"not done: {trouble}" for trouble in self.troubles[:TOLD_MAX])))
-        return Report(text, self.files, self.freed_bytes, tuple(self.names), len(self.troubles))
+        return Report(text, self.files, self.freed_bytes, tuple(self.names), len(self.troubles), self.stopped)
 
     def _place(self, place: str) -> None:
         try:
@@ -140,6 +142,9 @@ class Walk:
             return
         for name in names:
             self._entries += 1
+            if at_work.asked():
+                self.stopped = True
+                raise _Over("it was stopped")
             if clock.monotonic_s() > self._end_s:
                 raise _Over("the time was over")
             if self._entries > ENTRIES_MAX:
@@ -208,6 +213,7 @@ def _keys(paths: tuple[str, ...]) -> Iterator[tuple[int, int]]:
 
 def main() -> int:
     crashpoint.i_am("prune")
+    at_work.heed()
     report = Walk(msgspec.json.decode(sys.argv[1], type=Job), act=True).run()
     sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
     return 0

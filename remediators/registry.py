@@ -12,6 +12,7 @@ from remediators.base import Step, StepFailed
 from remediators.cleanup import PruneFiles
 from remediators.database import BackupDatabase, RestoreDatabase, VerifyBackup
 from remediators.drill import ClearDrill
+from remediators.foreign import Foreign
 from remediators.gateway import RestartGateway
 from remediators.halt import HaltWrites
 from remediators.manual import Manual
@@ -48,10 +49,11 @@ KINDS: Mapping[str, type[Step]] = {
         RunCommand,
         Manual,
         ClearDrill,
+        Foreign,
     )
 }
 
-_HARM = {effect: rank for rank, effect in enumerate((Effect.OBSERVE, Effect.PROTECT, Effect.CHANGE, Effect.DESTROY))}
+HARM = {effect: rank for rank, effect in enumerate((Effect.OBSERVE, Effect.PROTECT, Effect.CHANGE, Effect.DESTROY))}
 STEPS_MAX = 32
 _TIMEOUT_S_MAX = 3600.0
 _PARAM = re.compile(r"at `\$\.(\w+)|field `(\w+)`")
@@ -108,7 +110,7 @@ def _faults_of_step(key: Key, spec: StepSpec, after: tuple[StepSpec, ...]) -> It
         least = Effect.DESTROY  # what it ends stays ended (R3)
     if kind is EndLargest and (spec.idempotent or any(later.kind == spec.kind for later in after)):
         yield Problem((*key, "kind"), f"a {spec.kind} stands once, and is not idempotent", "it ends one process, once")
-    if _HARM[spec.effect] < _HARM[least]:
+    if HARM[spec.effect] < HARM[least]:
         text = f"declares {spec.effect}, a {spec.kind} is at least {least}" + (" here" if least != kind.effect else "")
         yield Problem((*key, "effect"), text, f'write effect = "{least}": what may run by itself is decided by it')
 

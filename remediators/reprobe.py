@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-from remediators.base import Context, Outcome, Step, StepFailed
+from remediators.base import Context, Outcome, Step, StepFailed, Stops
 from supervisor.incidents.model import Effect
 from supervisor.messages import Nack, ReadNow, ReadSays, StepPlan
 
@@ -19,6 +19,7 @@ class ProbeAgain(Step):
 
     kind = "probe-again"
     effect = Effect.OBSERVE
+    stops = Stops.ENDED
 
     def plan(self, ctx: Context) -> StepPlan:
         fleet = ctx.config.fleet

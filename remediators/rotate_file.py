@@ -29,7 +29,7 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class Late(Exception):
-    """The time is over; the present file is as it was."""
+    """The time is over, or it is to stop; the present file is as it was."""
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -141,12 +141,13 @@ class Log:
 
 
 class Rotation:
-    """Rotates logs of one folder. `late` raises Late when the time is over."""
+    """Rotates logs of one folder. `read` is told of each piece that it goes on to (bytes), and raises Late when it must
+    not go on."""
 
-    def __init__(self, folder: Folder, run: int, late: Callable[[], None]) -> None:
+    def __init__(self, folder: Folder, run: int, read: Callable[[int], None]) -> None:
         self._folder = folder
         self._run = run
-        self._late = late
+        self._read = read
 
     def whole(self, log: Log) -> Done:
         """Archives it and takes it out of its place. Raises Unsafe, Late, OSError: then it is as it was."""
@@ -220,8 +221,9 @@ class Rotation:
         at, end = base.start, base.end
         first = last = b""
         while at < end:
-            self._late()
-            chunk = os.pread(log.fd, min(MEMBER_BYTES, end - at), at)
+            wanted = min(MEMBER_BYTES, end - at)
+            self._read(wanted)
+            chunk = os.pread(log.fd, wanted, at)
             if not chunk:
                 raise Unsafe("it was cut off while it was read")
             try:

@@ -22,7 +22,7 @@ from remediators.log_choice import Chosen, How, LogsJob
 from remediators.rotate_file import FULL, Done, Late, Log, Rotation
 from remediators.rotate_spare import Spare
 from remediators.safe_dir import Unsafe
-from supervisor import clock, crashpoint, logfiles
+from supervisor import at_work, clock, crashpoint, logfiles
 
 TOLD_MAX = 40  # archives and troubles that are named
 FOLDERS_MAX = 200  # in which an undo can find them again
@@ -30,13 +30,15 @@ LEFT_SHARE = 0.5  # of max_size: a log that is written is read again until at mo
 
 
 class Job(msgspec.Struct, frozen=True):
-    """`device`: only logs that lie there (st_dev). `run` names this run in its archives. `within_s`: its time."""
+    """`device`: only logs that lie there (st_dev). `run` names this run in its archives. `within_s`: its time.
+    `progress`: the file in which it says how far it is."""
 
     logs: tuple[LogsJob, ...]
     run: int
     within_s: float
     spare: str  # a folder of ours
     device: int | None = None
+    progress: str = ""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -50,6 +52,7 @@ class Report(msgspec.Struct, frozen=True):
     whole: bool = True  # every log of it left its place, so that it can be put back
     chosen: int = 0
     settled: int = 0
+    stopped: bool = False  # somebody asked, before all was done
 
 
 class _Work:
@@ -63,6 +66,8 @@ class _Work:
         self.settled: list[str] = []
         self.spare = Spare(Path(job.spare))
         self.late = False
+        self.teller = at_work.Teller(Path(job.progress) if job.progress else None)
+        self._total_bytes = self._read_bytes = 0
 
     def settle(self) -> None:
         """First what an earlier run has left behind, wherever that was."""
@@ -77,6 +82,7 @@ class _Work:
 
     def rotate(self, chosen: tuple[Chosen, ...]) -> None:
         """Those for which the disk is too full are tried again as long as others make room."""
+        self._total_bytes = sum(file.bytes for file in chosen)
         while chosen:
             before, self.no_room = len(self.done), []
             for file in chosen:
@@ -95,7 +101,7 @@ class _Work:
                         return True
                     if self.spare.beside(folder):
                         with Log(folder, os.path.basename(file.path)) as log:
-                            rotation = Rotation(folder, self.job.run, self._check_time)
+                            rotation = Rotation(folder, self.job.run, self._read)
                             done = rotation.part(log, 0, rotate_spare.LOG_BYTES_MAX)
                             self.done += [(file, done)] if done.archives else []
                 if len(self.done) > before and self._bring_home():
@@ -127,7 +133,7 @@ class _Work:
         with self._trouble(file.path), Folder(file.folder, file.written) as folder:
             folder.open_archive(make=True)
             with Log(folder, os.path.basename(file.path)) as log:
-                rotation = Rotation(folder, self.job.run, self._check_time)
+                rotation = Rotation(folder, self.job.run, self._read)
                 if file.how is How.OLD and not log.is_written():
                     done = rotation.whole(log)
                 else:
@@ -139,7 +145,12 @@ class _Work:
         with self._trouble(self.job.spare):
             self.spare.hold()
 
-    def _check_time(self) -> None:
+    def _read(self, count: int) -> None:
+        """So much of a log is archived, though not yet for good; what is not whole is dropped by who raises Late."""
+        self._read_bytes += count
+        self.teller.tell("archive", min(self._read_bytes, self._total_bytes), self._total_bytes, "bytes")
+        if at_work.asked():
+            raise Late("it was stopped")
         if clock.monotonic_s() > self.end_s:
             raise Late
 
@@ -167,7 +178,9 @@ class _Work:
         said = [f"{len(self.done)} of {len(choice.chosen)} logs archived, {freed} bytes freed"]
         if self.settled:
             said.append(f"{len(self.settled)} archives of an earlier run looked after: {self.settled[0]}")
-        said += ["the time was over, the rest is as it was"] if self.late else []
+        stopped = self.late and at_work.asked()
+        why = "it was stopped" if stopped else "the time was over"
+        said += [f"{why}, the rest is as it was"] if self.late else []
         notes = [f"{logfiles.printable(file.path)}: {done.note}" for file, done in self.done if done.note]
         full = [f"{logfiles.printable(path)}: no room for even a part of it" for path in self.no_room]
         said += [*notes[:TOLD_MAX], *_few(self.troubles + full), *choice.notes, *choice.too_large[:TOLD_MAX]]
@@ -181,6 +194,7 @@ class _Work:
             whole=all(done.whole for _, done in self.done),
             chosen=len(choice.chosen),
             settled=len(self.settled),
+            stopped=stopped,
         )
 
 
@@ -191,17 +205,19 @@ def _few(troubles: list[str]) -> list[str]:
 
 def work(job: Job) -> Report:
     """Raises OSError only where nothing could be done at all."""
-    at_work = _Work(job)
-    at_work.settle()
-    choice = log_choice.choose(job.logs, job.device, at_work.written, at_work.end_s)
-    at_work.rotate(choice.chosen)
-    at_work.come_home()
-    at_work.hold_reserve()
-    return at_work.report(choice)
+    rotation = _Work(job)
+    rotation.settle()
+    choice = log_choice.choose(job.logs, job.device, rotation.written, rotation.end_s)
+    rotation.rotate(choice.chosen)
+    rotation.come_home()
+    rotation.hold_reserve()
+    rotation.teller.over()
+    return rotation.report(choice)
 
 
 def main() -> int:
     crashpoint.i_am("rotate")
+    at_work.heed()
     os.umask(0o077)
     report = work(msgspec.json.decode(sys.argv[1], type=Job))
     sys.stdout.write(msgspec.json.encode(report).decode() + "\n")

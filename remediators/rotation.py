@@ -11,17 +11,19 @@ import hashlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from remediators import command, gzip_members, log_choice, safe_dir, unrotating
-from remediators.base import Context, NoParams, Outcome, Step, StepFailed
+from remediators.base import Context, Cut, NoParams, Outcome, Step, StepFailed, Stops
 from remediators.log_choice import Chosen, LogsJob
 from remediators.rotating import TOLD_MAX, Job, Report
 from remediators.unrotating import Undo
-from supervisor import clock, logfiles, targets
+from supervisor import at_work, clock, logfiles, targets
 from supervisor.aside import aside
+from supervisor.at_work import Progress
 from supervisor.incidents.judge import size
 from supervisor.incidents.model import Effect, Recipe, StepResult, StepSpec
 from supervisor.incidents.resources import disk_clears_below
@@ -50,6 +52,7 @@ class RotateLogs(Step):
     kind = "rotate-logs"
     effect = Effect.CHANGE
     undoable = True
+    stops = Stops.ASKED
     Params = RotateParams
 
     def plan(self, ctx: Context) -> StepPlan:
@@ -70,14 +73,23 @@ class RotateLogs(Step):
     async def run(self, ctx: Context) -> Outcome:
         run = int.from_bytes(hashlib.sha256(f"{ctx.execution.id} {self.spec.step_id}".encode()).digest()[:8], "big")
         device = await asyncio.wrap_future(aside(lambda: device_of(ctx), "device"))
-        job = Job(_logs(ctx), run, within_s(self.spec), str(ctx.state_dir / SPARE), device)
-        report = await run_program(ctx, MODULE, msgspec.json.encode(job).decode(), Report)
+        told = str(_told(ctx))
+        job = Job(_logs(ctx), run, within_s(self.spec), str(ctx.state_dir / SPARE), device, told)
+        try:
+            report = await run_program(ctx, MODULE, msgspec.json.encode(job).decode(), Report)
+        finally:
+            _told(ctx).unlink(missing_ok=True)  # of a program that was killed
         needed = isinstance(self.params, RotateParams) and self.params.needed
         if not report.files and not report.settled and (needed or report.chosen):
             raise StepFailed(report.said if report.chosen else f"{_nothing(ctx)}; {report.said}")
         undo = Undo(run, report.folders) if report.files and report.whole and report.folders else None
         said = msgspec.json.encode(undo).decode() if undo is not None else ""
+        if report.stopped:
+            raise Cut(report.said, said)
         return Outcome(report.said, report.archives, changed=bool(report.files or report.settled), undo=said)
+
+    def progress(self, ctx: Context) -> Progress | None:
+        return at_work.read(_told(ctx))
 
     async def undo(self, ctx: Context, result: StepResult) -> Outcome:
         """Puts every log back that the run archived, while no other has come into its place."""
@@ -90,6 +102,11 @@ class RotateLogs(Step):
         if not report.files:
             raise StepFailed(report.said)
         return Outcome(report.said)
+
+
+def _told(ctx: Context) -> Path:
+    """Where the program says how far it is."""
+    return ctx.state_dir / f"{ctx.execution.id}.progress"
 
 
 def _logs(ctx: Context) -> tuple[LogsJob, ...]:

@@ -17,7 +17,8 @@ from pathlib import Path
 import msgspec
 
 from remediators import registry
-from remediators.base import Context, Outcome, Step, StepFailed
+from remediators.base import Context, Cut, Outcome, Step, StepFailed
+from remediators.cancelling import Ended, Live
 from remediators.command import Programs
 from remediators.evidence import snapshot
 from remediators.keeper import Nursery
@@ -27,7 +28,7 @@ from supervisor import clock, crashpoint, proc, redact
 from supervisor.aside import aside
 from supervisor.bus import Link
 from supervisor.config import Config
-from supervisor.errors import HealError
+from supervisor.errors import HealError, Refused
 from supervisor.incidents.model import Authority, Effect, Execution, Program, StepResult
 from supervisor.incidents.readings import SignalData
 from supervisor.messages import (
@@ -98,8 +99,10 @@ class Run:
         self.execution = execution
         self.step_began_mono_s: float | None = None
         self.step_timeout_s = 0.0
+        self.cancelled_by = ""
         self._ties = ties
         self._ahead: Held | None = None
+        self._live: Live | None = None
 
     async def run(self) -> None:
         """Everything, from the checks on. Raises Refusal when nothing has run; step failures are reported."""
@@ -108,6 +111,13 @@ class Run:
         finally:
             if self._ahead is not None:
                 self._ahead.let_go()
+
+    async def cancel(self, by: str) -> Body:
+        """Stops the step at work, or begins no other. Ack, or Nack with the reason why it goes on."""
+        if not self.cancelled_by and self._live is not None and (why := await self._live.stop()):
+            return Nack(Refused.code, f"{self.execution.runbook.id} was not cancelled: {why}", "`healctl heal status`")
+        self.cancelled_by = self.cancelled_by or by
+        return Ack()
 
     async def _run(self) -> None:
         check(self.execution)
@@ -128,7 +138,7 @@ class Run:
             if first and evidence is not None:
                 result = evidence.told(result)
             # A safeguard that fails keeps no other from being taken; what changes something ends with a failure.
-            goes_on = result.success or self.execution.runbook.only_protects()
+            goes_on = not result.cancelled_by and (result.success or self.execution.runbook.only_protects())
             last = not goes_on or index == len(specs) - 1
             crashpoint.reach("result.before")
             reports.append(self._ties.healer.ask(StepReport(self.execution.id, index, result, last)))
@@ -177,18 +187,20 @@ class Run:
         self.step_began_mono_s, self.step_timeout_s = began_s, step.spec.timeout_s
         programs = Programs(step.spec.step_id, self._record, self._take)
         outcome: Outcome | None = None
-        failure = ""
+        failure, undo = "", ""
         try:
+            if self.cancelled_by:
+                raise StepFailed("nothing of this step was done")
             if step.needs_evidence and evidence.problem:
                 raise StepFailed(f"nothing was done, for {evidence.problem}")
             async with asyncio.timeout(step.spec.timeout_s) as deadline:
-                context = self._ties.context(self.execution, programs)
-                back = self.execution.taken_back
-                outcome = await (step.undo(context, back[index]) if self.execution.undoes else step.run(context))
+                outcome = await self._act(step, self._ties.context(self.execution, programs), index)
         except TimeoutError as error:  # the step's deadline, or the system's own ETIMEDOUT
             failure = f"timed out after {step.spec.timeout_s:g} s" if deadline.expired() else f"failed: {error}"
         except (HealError, OSError) as error:
-            failure = str(error)
+            failure, undo = str(error), error.undo if isinstance(error, Cut) else ""
+        except Ended:
+            failure = "it was ended"
         except asyncio.CancelledError:  # we are being stopped; what runs goes on, and is settled by our successor
             programs.let_go()
             raise
@@ -201,6 +213,11 @@ class Run:
         for left in programs.left_running:
             self._ties.watches.add(self.execution.id, step.spec.step_id, left, began_s + step.spec.timeout_s)
         self.step_began_mono_s = None
+        if self.cancelled_by and outcome is None:
+            failure = f"cancelled by {self.cancelled_by}: {failure}"
+        elif self.cancelled_by and outcome is not None:
+            late = f"{outcome.output} (it was done before {self.cancelled_by} could cancel it)"
+            outcome = msgspec.structs.replace(outcome, output=late)
         result = StepResult(
             step_id=step.spec.step_id,
             success=outcome is not None,
@@ -208,10 +225,21 @@ class Run:
             duration_ms=(clock.monotonic_s() - began_s) * 1000,
             artifacts=outcome.artifacts if outcome is not None else (),
             process=outcome.process if outcome is not None else None,
-            undo=outcome.undo if outcome is not None else "",
+            undo=outcome.undo if outcome is not None else undo,
             cleared=outcome is not None and outcome.cleared,
+            cancelled_by=self.cancelled_by if outcome is None else "",
         )
         return result, outcome is None or outcome.changed
+
+    async def _act(self, step: Step, context: Context, index: int) -> Outcome:
+        """Raises whatever the step raises, and Ended when a person had it cancelled."""
+        back = self.execution.taken_back
+        acting = step.undo(context, back[index]) if self.execution.undoes else step.run(context)
+        self._live = Live(step, context)
+        try:
+            return await self._live.run(acting, self._ties.healer)
+        finally:
+            self._live = None
 
     def _take(self) -> Held:
         held, self._ahead = self._ahead, None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from remediators import command
-from remediators.base import Context, NoParams, Outcome, Step, StepFailed
+from remediators.base import Context, NoParams, Outcome, Step, StepFailed, Stops
 from supervisor.incidents.model import Effect, Recipe
 from supervisor.messages import StepPlan
 
@@ -30,6 +30,7 @@ class RunCommand(Step):
 
     kind = "run-command"
     effect = Effect.OBSERVE
+    stops = Stops.ENDED
     Params = CommandParams
     params: CommandParams
 

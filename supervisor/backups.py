@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from supervisor import at_work
 from supervisor.clock import rfc3339
 
 GOOD_KEPT = 7
@@ -40,15 +41,6 @@ class Manifest(msgspec.Struct, frozen=True):
     rows: dict[str, int]
 
 
-class Progress(msgspec.Struct, frozen=True):
-    """`done` of `total` units (pages or bytes) of the `stage` that the program with this pid is at."""
-
-    pid: int
-    stage: str
-    done: int
-    total: int
-
-
 class Good(msgspec.Struct, frozen=True):
     """A good copy: its file, and its manifest."""
 
@@ -57,7 +49,6 @@ class Good(msgspec.Struct, frozen=True):
 
 
 _manifest = msgspec.json.Decoder(Manifest)
-_progress = msgspec.json.Decoder(Progress)
 
 
 def folder(state_dir: Path, name: str) -> Path:
@@ -90,12 +81,9 @@ def damaged(where: Path) -> tuple[Path, ...]:
     return tuple(sorted((path for path in named if path.is_dir()), reverse=True))
 
 
-def progress(where: Path) -> Progress | None:
+def progress(where: Path) -> at_work.Progress | None:
     """What the program that works there has told last; None when it has told nothing (it may also have died)."""
-    try:
-        return _progress.decode((where / PROGRESS).read_bytes())
-    except (FileNotFoundError, msgspec.DecodeError):
-        return None
+    return at_work.read(where / PROGRESS)
 
 
 def _entries(where: Path) -> list[Path]:

@@ -18,12 +18,13 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import zmq
 
 from supervisor.errors import BusError, HealError
+from supervisor.inbox import Handler, Inbox
 from supervisor.messages import MESSAGE_BYTES_MAX, VERSION, Ack, Acks, Body, Frame, Hello, Nack, decode_frame, encode
 from supervisor.sockets import RESEND_S
 from supervisor.sockets import endpoint as endpoint
@@ -42,8 +43,6 @@ AT = "@"  # between a worker's name and its incarnation
 EXPECTED_MAX = 8  # identities of one name whose late words still count
 STRANGERS_MAX, ANNOUNCED_WITHIN_S = 1_000, 1.0  # frames of those that the tree may still announce
 
-Handler = Callable[[list[tuple[str, Frame]]], Awaitable[None] | None]
-
 
 class _Pending(msgspec.Struct):
     to: str
@@ -59,15 +58,13 @@ class _Endpoint(ABC):
     def __init__(self, socket: zmq.Socket[bytes], name: str, handler: Handler) -> None:
         self._socket = socket
         self._name = name
-        self._handler = handler
         self._loop = asyncio.get_running_loop()
         self._pending: dict[str, _Pending] = {}
         self._absent_s: dict[str, float] = {}  # peer -> how long to wait before it is tried again
         self._counter = 0
         self._prefix = f"{name}.{os.getpid():x}.{os.urandom(4).hex()}"
-        self._inbox: list[tuple[str, Frame]] = []
+        self._inbox = Inbox(name, handler)
         self._acknowledged: deque[str] = deque()  # by one frame, and not told to who waits: thousands of them
-        self._work: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._drain_due = False
         self.malformed: Counter[str] = Counter()
@@ -193,33 +190,16 @@ class _Endpoint(ABC):
             else:
                 if isinstance(frame.body, Hello):
                     self.peer_is_back(source)
-                self._inbox.append((source, frame))
+                self._inbox.put(source, frame)
         else:
             self._loop.call_soon(self._drain)
-        if self._inbox and self._work is None:
-            self._work = self._loop.create_task(self._handle())
-            self._work.add_done_callback(self._report)
+        self._inbox.handle()
 
     def _answered(self, frame_id: str, body: Body) -> int:
         """Unless it is a second answer, to a request that was sent twice. What it costs of a turn's budget."""
         if (waiting := self._pending.get(frame_id)) is not None and not waiting.future.done():
             waiting.future.set_result(body)
         return ANSWER
-
-    def _report(self, work: asyncio.Task[None]) -> None:
-        """A handler that raised ends the worker (its loop's exception handler does): no error stays in a task."""
-        if not work.cancelled() and (error := work.exception()) is not None:
-            self._loop.call_exception_handler({"message": f"{self._name}: handler failed", "exception": error})
-
-    async def _handle(self) -> None:
-        try:
-            while self._inbox:
-                batch, self._inbox = self._inbox, []
-                result = self._handler(batch)
-                if result is not None:
-                    await result
-        finally:
-            self._work = None
 
     def _decode(self, source: str, raw: bytes) -> Frame | None:
         try:

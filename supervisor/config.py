@@ -2,8 +2,7 @@
 
 `load` never starts anything; an error names file, line, key, what was found and what was expected (exit 78). A bare
 number is no duration, an unknown key is an error with a suggestion, `~` is expanded and a relative path refused. The
-operator's own runbooks are a part of it: what is in force is so as a whole (`Accepted`). Nothing here may write:
-`make_state_dir`, called by `healctl start` alone, is the one exception.
+operator's own runbooks are a part of it: what is in force is so as a whole (`Accepted`). Nothing here may write.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -19,6 +18,7 @@ from supervisor import keys, places
 from supervisor.errors import ConfigError
 from supervisor.incidents.model import Effect, Runbook
 from supervisor.places import Dirs
+from supervisor.plugins import Piece
 from supervisor.units import OFF, Form, LogFormat
 from supervisor.units import Duration as Duration
 from supervisor.units import Size as Size
@@ -38,6 +38,7 @@ class HealctlSection(Section, frozen=True):
     runtime_dir: keys.PathText = ""  # default: XDG runtime, /run/healctl as root
     log_level: keys.LogLevel = "info"  # debug | info | warning | error
     log_format: LogFormat = LogFormat.AUTO
+    plugins: tuple[keys.LineText, ...] = ()  # distributions whose probes, steps and channels are loaded; no other is
     record: Size = Size(0)  # so much of what the engine is given and decides is kept, for `healctl replay`; 0: nothing
 
 
@@ -238,9 +239,16 @@ class SynapseSection(Section, frozen=True):
     to: str = "all"
 
 
+class ChannelSection(Section, frozen=True):
+    """`[notify.channel.NAME]`: what a plugin's channel is told."""
+
+    from_tier: Annotated[int, msgspec.Meta(ge=1, le=3)] = 1  # R1: 1 everything that Synapse is told, 3 pages alone
+
+
 class NotifySection(Section, frozen=True):
     signal: SignalSection = SignalSection()
     synapse: SynapseSection = SynapseSection()
+    channel: dict[keys.TargetName, ChannelSection] = {}  # by the name of a plugin's channel
 
 
 class EscalationSection(Section, frozen=True):
@@ -297,12 +305,15 @@ class Tables(Section, frozen=True):
     drill: DrillSection = DrillSection()
     command: dict[keys.TargetName, CommandSection] = {}
     runbooks: RunbooksSection = RunbooksSection()
+    plugin: dict[keys.TargetName, dict[str, Any]] = {}  # what a piece of a plugin is to know, which knows the keys
 
 
 class Config(Tables, frozen=True):
-    """A whole configuration: the file's tables, and the runbooks of its directory by their ids, in their order."""
+    """A whole configuration: the file's tables, the runbooks of its directory by their ids, in their order, and what
+    the plugins bring, by name."""
 
     runbook: dict[str, Runbook] = {}
+    piece: dict[str, Piece] = {}
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -310,6 +321,7 @@ class Accepted(msgspec.Struct, frozen=True):
 
     text: str
     runbooks: tuple[Runbook, ...]
+    pieces: tuple[Piece, ...] = ()
 
 
 def load(path: Path | None, env: Mapping[str, str]) -> Config:
@@ -319,8 +331,18 @@ def load(path: Path | None, env: Mapping[str, str]) -> Config:
 
 
 def accept(text: str, file: Path) -> Config:
-    """The `text` of `file`, and the runbooks that belong to it, checked to their last step. Raises ConfigError."""
+    """The `text` of `file`, the plugins that it names, and the runbooks that belong to it, checked to their last step.
+    Raises ConfigError."""
     config = parse(text, str(file))
+    if config.healctl.plugins:
+        from supervisor.examining import examine
+
+        return _put_together(config, examine(text, file.absolute()))
+    return with_runbooks(config, file)
+
+
+def with_runbooks(config: Config, file: Path) -> Config:
+    """And the runbooks that belong to it. Raises ConfigError."""
     folder = Path(config.runbooks.dir) if config.runbooks.dir else file.absolute().parent / "runbooks.d"
     if not config.runbooks.dir and not os.path.lexists(folder):
         return config
@@ -335,8 +357,12 @@ def accepted(path: Path) -> Config:
         found = msgspec.json.decode(path.read_bytes(), type=Accepted)
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    config = parse(found.text, str(path))
-    return msgspec.structs.replace(config, runbook={runbook.id: runbook for runbook in found.runbooks})
+    return _put_together(parse(found.text, str(path)), found)
+
+
+def _put_together(config: Config, found: Accepted) -> Config:
+    runbooks = {runbook.id: runbook for runbook in found.runbooks}
+    return msgspec.structs.replace(config, runbook=runbooks, piece={piece.name: piece for piece in found.pieces})
 
 
 def parse(text: str, source: str) -> Config:
@@ -358,20 +384,3 @@ def parse(text: str, source: str) -> Config:
 def dirs(config: Config) -> Dirs:
     """Where state and sockets live. Creates nothing."""
     return places.dirs(config.healctl.state_dir, config.healctl.runtime_dir)
-
-
-def make_state_dir(path: Path) -> None:
-    """Creates it 0700. Raises ConfigError when it cannot be made, is not ours, or others may write it.
-
-    (The runtime directory is the lock's: `supervisor.tree.lock` makes and checks it.)
-    """
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = path.stat()
-    except OSError as error:
-        hint = "set state_dir in [healctl] to a directory that you may write"
-        raise ConfigError(f"{path} cannot be used as state_dir: {error.strerror}", hint) from error
-    if found.st_uid != os.geteuid():
-        raise ConfigError(f"{path} belongs to user {found.st_uid}", "set state_dir in [healctl] to one of your own")
-    if found.st_mode & 0o022:
-        raise ConfigError(f"{path} can be written by others (mode {found.st_mode & 0o7777:04o})", f"chmod 700 {path}")

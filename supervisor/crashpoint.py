@@ -1,7 +1,8 @@
 """Named points at which a test may kill this process (DESIGN §8, "crash boundaries").
 
 `HEALCTL_TEST_CRASH=WORKER:POINT:TOKENFILE` kills `WORKER` with SIGKILL the first time it reaches `POINT`: whoever can
-remove the token file dies, so a restarted worker goes on. Without the variable `reach` does nothing.
+remove the token file dies, so a restarted worker goes on. With `:stop` behind it, it is stopped there instead, until
+the test lets it go on. Without the variable `reach` does nothing.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ def reach(point: str) -> None:
     if not _spec:
         return
     assert point in POINTS, point
-    worker, wanted, token = _spec.split(":", 2)
+    worker, wanted, token, *how = _spec.split(":", 3)
     if worker != _me or wanted != point:
         return
     try:
         os.unlink(token)
     except FileNotFoundError:
         return
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGSTOP if how == ["stop"] else signal.SIGKILL)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pwd
 import resource
 import shutil
 import socket
@@ -20,8 +21,9 @@ from pathlib import Path
 import msgspec
 
 from supervisor import config as conf
-from supervisor import identify, transports
+from supervisor import identify, plugins, transports
 from supervisor.config import Config
+from supervisor.errors import HealError
 from supervisor.places import Dirs
 from supervisor.tree.lock import holder
 from supervisor.units import OFF, parse_listen
@@ -52,7 +54,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Host(msgspec.Struct, frozen=True):
-    """What is looked at. `proc` and `var` stand elsewhere in tests only."""
+    """What is looked at; `file` is the configuration's. `proc` and `var` stand elsewhere in tests only."""
 
     config: Config
     env: dict[str, str]
@@ -60,10 +62,21 @@ class Host(msgspec.Struct, frozen=True):
     user: str
     proc: Path = Path("/proc")
     var: Path = Path("/var")
+    file: Path | None = None
 
     @property
     def dirs(self) -> Dirs:
         return conf.dirs(self.config)
+
+
+def this_host(config: Config, file: Path | None) -> Host:
+    """As who asks sees it."""
+    euid = os.geteuid()
+    try:
+        user = pwd.getpwuid(euid).pw_name
+    except KeyError:  # a container's user without an entry
+        user = str(euid)
+    return Host(config, dict(os.environ), euid, user, file=file)
 
 
 def directories(host: Host) -> Iterator[Finding]:
@@ -244,8 +257,40 @@ def private_tmp(host: Host) -> Iterator[Finding]:
         yield Finding("private_tmp", Level.BAD, says, "PrivateTmp=no in healctl's unit, or the files elsewhere")
 
 
+def unit(host: Host) -> Iterator[Finding]:
+    """What `healctl install` has written was computed from a configuration, which may be another by now."""
+    from probes.mounts import MountTable, parse
+    from supervisor.install.files import Found, judged, text
+    from supervisor.install.sandbox import sandbox
+    from supervisor.install.scope import scope
+    from supervisor.install.unit import CONFIGURATION, SERVICE, told
+
+    user = host.euid != 0
+    path = scope(host.env, user=user).units / SERVICE
+    if host.file is None or judged(path) is not Found.OURS:
+        return  # none, or somebody's own, which is theirs to judge
+    written = text(path)
+    if told(written, CONFIGURATION) != str(host.file.absolute()):
+        return
+    table = MountTable(parse((host.proc / "self/mountinfo").read_text(errors="replace")))
+    mounts = [mount.point for mount in table.by_point.values() if mount.worth_watching]
+    if "\n".join(sandbox(host.config, user=user, mounts=mounts)) not in written:
+        says = f"{path} was made for another state of the configuration: its sandbox does not fit any more"
+        yield Finding("unit", Level.WARN, says, "healctl install")
+
+
 def _in_tmp(*paths: str) -> bool:
     return any(path.startswith(("/tmp/", "/var/tmp/")) for path in paths)
+
+
+def pieces(host: Host) -> Iterator[Finding]:
+    """What runs of plugins, and what is installed and does not."""
+    for piece in host.config.piece.values():
+        yield Finding("plugins", Level.WELL, f"{piece.words}: imported, it keeps to api {plugins.API}")
+    named = {piece.distribution for piece in host.config.piece.values()}
+    for name in plugins.installed():
+        if name not in named:
+            yield Finding("plugins", Level.WELL, f"{name} is installed and not named: nothing of it runs")
 
 
 CHECKS: dict[str, Callable[[Host], Iterator[Finding]]] = {
@@ -258,6 +303,8 @@ CHECKS: dict[str, Callable[[Host], Iterator[Finding]]] = {
     "ports": ports,
     "permissions": targets,
     "private_tmp": private_tmp,
+    "unit": unit,
+    "plugins": pieces,
 }
 
 
@@ -267,7 +314,7 @@ def examine(host: Host) -> list[Finding]:
     for name, check in CHECKS.items():
         try:
             mine = list(check(host))
-        except OSError as error:
+        except (OSError, HealError) as error:
             mine = [Finding(name, Level.WARN, f"cannot look: {error}", "run doctor as the user who runs healctl")]
         found += mine or [Finding(name, Level.WELL, "well")]
     return found

@@ -30,8 +30,8 @@ from supervisor.fresh import Fresh
 from supervisor.halted import Halted
 from supervisor.history import History
 from supervisor.house import MAY_WAIT, WAITING, beginning, corrupt_ledger, item_of, ledger_parts, policy_of
+from supervisor.incidents import agents, replies
 from supervisor.incidents import events as e
-from supervisor.incidents import replies
 from supervisor.incidents.effects import (
     Answer,
     CarryDrill,
@@ -56,6 +56,7 @@ from supervisor.metering import Metering
 from supervisor.newsdesk import NewsDesk
 from supervisor.outgoing import Outgoing
 from supervisor.pinging import Pinging
+from supervisor.progressing import Progressing
 from supervisor.recording import FOLDER, Recorder
 from supervisor.reporting import Reporting
 from supervisor.rounds import Rounds
@@ -64,7 +65,8 @@ from supervisor.showing import Showing
 from supervisor.slices import in_slices
 from supervisor.sockets import endpoint, new_context
 from supervisor.staged import Staged
-from supervisor.targets import families, open_families, targets
+from supervisor.stopping import Stopping
+from supervisor.targets import channels, families, open_families, targets
 from supervisor.trails import fetch as trails_of
 from supervisor.treetable import ALIVE, TreeTable
 from supervisor.waking import Waking
@@ -82,7 +84,7 @@ class HealerWorker(Worker):
     def __init__(self, boot: Boot, uplink: socket.socket) -> None:
         super().__init__(boot, uplink)
         self._waking = Waking(lambda: self._decide(e.TimersDue()), lambda: self._clock.now().steady_s)
-        self._tree = TreeTable()
+        self._tree = TreeTable(lambda name: name == "notifier" or name in channels(self.boot.config))
         self._skipped: set[str] = set()
         self._limit_told = False
         self._strange: dict[str, HealthReading] = {}  # of targets that we do not know
@@ -126,15 +128,16 @@ class HealerWorker(Worker):
         self._news = NewsDesk(Publisher(self._context, endpoint(boot.runtime_dir, "events")))
         self._hub = Hub(self._context, endpoint(boot.runtime_dir, "healer"), "healer", in_slices(self._from_worker))
         self._pinging = Pinging(self._hub, lambda: self.boot.config, world, self._decide, monotonic_s())
-        self._showing = Showing(
-            world, self._clock, self._committer, self._news, self._metering, self._tree, self._samples, self._pinging
-        )
+        self._progressing = Progressing(world, lambda told: self._news.progress(told, self._clock.now().wall_s))
+        known = (self._clock, self._committer, self._news, self._metering, self._tree, self._samples, self._pinging)
+        self._showing = Showing(world, *known, lambda: self.boot.config, self._progressing)
         self._desk = Desk(self._order, self._showing.by_name())
         self._outgoing = Outgoing(self._hub, lambda: self.boot.config)
         self._control = Hub(self._context, endpoint(boot.runtime_dir, "control"), "control", self._desk.receive)
         self._desk.open(self._control)
         self._asking = Asking(self._hub, self._store, self._readings, self._decide)
         self._fresh = Fresh(self._hub, world, self._clock.now, self._desk.answer, self._readings)
+        self._cancelling = Stopping(self._hub, world, self._desk.answer)
         self._history = History(self._store, world, self._clock.now, self._desk.answer)
         self._rounds = Rounds(partial(self._decide, e.Round()), self._came_round, self.alarm)
         self._reporting = Reporting(self._store, self._clock.now, self._desk.answer)
@@ -290,6 +293,8 @@ class HealerWorker(Worker):
                 self._fresh.ask_for_step(frame.id, target_id, partial(self._hub.answer, source, frame))
             case m.FetchMetrics():
                 self._hub.answer(source, frame, m.MetricsFound(self._showing.families()))
+            case m.AtWork():
+                self._progressing.hear(frame.body)
             case m.Listening():
                 self._metering.listening = frame.body
             case m.Hello(name):  # the bus has already sent what waited for it; the tree says who is who
@@ -388,4 +393,8 @@ class HealerWorker(Worker):
             look_up(self._store, request, partial(self._desk.answer, token))
             return
         actor = request.actor[:ACTOR_CHARS_MAX]
-        self._decide(e.Order(token, request.action, request.args, actor, secrets.token_hex(16)))
+        order = e.Order(token, request.action, request.args, actor, secrets.token_hex(16))
+        if request.action == "cancel" and not agents.limited(self._engine.world, actor):
+            self._cancelling.ask(token, request.args, actor, partial(self._decide, order))
+        else:
+            self._decide(order)

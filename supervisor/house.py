@@ -14,17 +14,18 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from supervisor import __version__, clock, zones
-from supervisor.config import Config
+from supervisor.config import ChannelSection, Config
 from supervisor.incidents import drill, own, views
 from supervisor.incidents import events as e
 from supervisor.incidents.judge import size
-from supervisor.incidents.model import AnomalyType
+from supervisor.incidents.model import AnomalyType, Channel
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.quiet_hours import QuietHours
 from supervisor.incidents.readings import DatabaseData, HealthReading, Integrity
 from supervisor.incidents.world import World
 from supervisor.messages import Listening, Reloaded, StoreStatus
-from supervisor.targets import METRICS, families
+from supervisor.plugins import Piece
+from supervisor.targets import METRICS, channels, families
 from supervisor.units import OFF, parse_hours
 
 WAITING = "decisions"  # the limit on those that are not yet durable
@@ -65,7 +66,12 @@ def policy_of(config: Config) -> Policy:
         drill_timeout_s=float(config.drill.timeout),
         drill_zone=_zone(config) if config.drill.at else None,
         undelivered_after_s=float(config.escalation.undelivered_after),
+        channels=tuple((Channel(name), _from_tier(config, name)) for name in channels(config)),
     )
+
+
+def _from_tier(config: Config, name: str) -> int:
+    return config.notify.channel.get(name, ChannelSection()).from_tier
 
 
 def _zone(config: Config) -> tzinfo:
@@ -84,7 +90,7 @@ def _quiet_hours(config: Config) -> QuietHours | None:
 
 def beginning(world: World, config: Config) -> list[e.Event]:
     """What the engine hears first. A worker that another configuration had will not say that it is well again."""
-    children = {*CORE, *families(config), *([METRICS] if config.metrics.listen != OFF else [])}
+    children = {*CORE, *families(config), *channels(config), *([METRICS] if config.metrics.listen != OFF else [])}
     events: list[e.Event] = [e.Started(), e.NotifierIsBack()]
     for anomaly, name in world.by_key:
         kind, _, child = name.partition(":")
@@ -176,6 +182,7 @@ def tree_view(
     wall_s: float,
     reloaded: Reloaded | None,
     listening: Listening | None,
+    pieces: Iterable[Piece] = (),
 ) -> dict[str, Any]:
     """What `healctl status` shows."""
     return {
@@ -192,6 +199,7 @@ def tree_view(
         "drill": drill.last(world),
         "last_reload": reload_json(reloaded),
         "metrics": {"address": listening.address, "error": listening.error or None} if listening else None,
+        "plugins": msgspec.to_builtins(list(pieces)),
     }
 
 

@@ -66,6 +66,8 @@ from supervisor.wire import Hello as Hello
 from supervisor.wire import Nack as Nack
 from supervisor.wire import Reply as Reply
 from supervisor.wire import Request as Request
+from supervisor.working import AtWork as AtWork
+from supervisor.working import Cancel as Cancel
 
 # --- probes <-> healer ---------------------------------------------------------------------------------------------
 
@@ -322,6 +324,8 @@ Body = (
     | GuardedWrite
     | Settle
     | Settled
+    | Cancel
+    | AtWork
     | PlanRequest
     | PlanAnswer
     | Deliver

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 class NewsDesk:
     """Publishes; `seq` is the number of the newest event.
 
-    Kinds: incident, trail, execution, message, metric, tree, reload.
+    Kinds: incident, trail, execution, message, metric, tree, reload, progress.
     """
 
     def __init__(self, publisher: Publisher) -> None:
@@ -66,6 +66,9 @@ class NewsDesk:
 
     def reloaded(self, news: Reloaded) -> None:
         self._publish("reload", reload_json(news) or {}, news.at_wall_s)
+
+    def progress(self, told: dict[str, Any], wall_s: float) -> None:
+        self._publish("progress", told, wall_s)
 
     def close(self) -> None:
         self._publisher.close()

@@ -202,8 +202,10 @@ class Reader:
 
     def _word_of(self, kind: type[StrEnum], found: Any, key: Key) -> Any:
         words = [str(word) for word in kind]
-        if isinstance(found, str) and found in words:
-            return kind(found)
+        try:
+            return kind(found)  # which may know more names than it lists
+        except ValueError:
+            pass
         hint = near(found, words) if isinstance(found, str) else ""
         return self._wrong(key, found, "one of " + ", ".join(words), hint)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from supervisor.clock import SteadyClock
 from supervisor.committer import Committer
+from supervisor.config import Config
 from supervisor.house import tree_view
 from supervisor.incidents import views
 from supervisor.incidents.world import World
@@ -17,6 +18,7 @@ from supervisor.messages import Family, Reloaded, StoreStatus
 from supervisor.metering import Metering
 from supervisor.newsdesk import NewsDesk
 from supervisor.pinging import Pinging
+from supervisor.progressing import Progressing
 from supervisor.samples import Samples
 from supervisor.treetable import TreeTable
 
@@ -34,6 +36,8 @@ class Showing:
         tree: TreeTable,
         samples: Samples,
         pinging: Pinging,
+        config: Callable[[], Config],
+        progressing: Progressing,
     ) -> None:
         self.store: StoreStatus | None = None
         self.reloaded: Reloaded | None = None
@@ -45,10 +49,17 @@ class Showing:
         self._tree = tree
         self._samples = samples
         self._pinging = pinging
+        self._config = config
+        self._progressing = progressing
 
     def by_name(self) -> dict[str, Callable[[], dict[str, Any]]]:
         """The views that the desk answers."""
-        return {"tree": self._tree_view, "snapshot": self._snapshot, "targets": self._targets}
+        return {
+            "status": self._status,
+            "tree": self._tree_view,
+            "snapshot": self._snapshot,
+            "targets": self._targets,
+        }
 
     def families(self) -> tuple[Family, ...]:
         return (*self._metering.families(*self._standing()), *self._pinging.families())
@@ -57,12 +68,17 @@ class Showing:
         return self._world, self._tree.rows(), self.store, self._committer.trouble, self._clock.now().wall_s
 
     def _tree_view(self) -> dict[str, Any]:
-        shown = tree_view(*self._standing(), self.reloaded, self._metering.listening)
-        return shown | {"dead_man": self._pinging.view()}
+        pieces = self._config().piece.values()
+        shown = tree_view(*self._standing(), self.reloaded, self._metering.listening, pieces)
+        return shown | {"dead_man": self._pinging.view(), "at_work": self._progressing.at_work()}
 
     def _targets(self) -> dict[str, Any]:
         return self._samples.view(self._world)
 
     def _snapshot(self) -> dict[str, Any]:
         """The state that the feed continues from: `seq` is the last event it contains."""
-        return {"seq": self._news.seq, **views.status(self._world), "children": self._tree.rows()}
+        return {"seq": self._news.seq, **self._status(), "children": self._tree.rows()}
+
+    def _status(self) -> dict[str, Any]:
+        """FR-007 `status`, and how far it is with what takes long, which the engine does not know."""
+        return views.status(self._world) | {"at_work": self._progressing.at_work()}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from supervisor.bus import Handler
 from supervisor.clock import monotonic_s
+from supervisor.inbox import Handler
 from supervisor.messages import Frame
 
 SLICE_S = 0.05

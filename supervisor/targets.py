@@ -21,6 +21,7 @@ from supervisor.config import (
 )
 from supervisor.incidents import drill_run
 from supervisor.incidents.model import Recipe, Target
+from supervisor.plugins import Part
 
 SYSTEMCTL = "systemctl"
 PM2 = "pm2"
@@ -43,7 +44,16 @@ def families(config: Config) -> tuple[str, ...]:
         "database": True,  # our own, at least
         "logs": config.logs,
     }
-    return tuple(name for name in FAMILIES if watched[name])
+    return (*(name for name in FAMILIES if watched[name]), *_brought(config, Part.PROBE))
+
+
+def channels(config: Config) -> tuple[str, ...]:
+    """The plugins' channels; each has a worker of its own name."""
+    return _brought(config, Part.CHANNEL)
+
+
+def _brought(config: Config, part: Part) -> tuple[str, ...]:
+    return tuple(piece.name for piece in config.piece.values() if piece.part is part)
 
 
 def worker_of(family: str) -> str:
@@ -60,23 +70,24 @@ def watched(config: Config) -> tuple[str, ...]:
     words += ["this host's disks and memory" if config.disk.mounts else "this host's memory"]
     words += [f"databases ({', '.join(databases(config))})"]
     words += [f"log files ({', '.join(config.logs)})"] if config.logs else []
+    words += [f"{name} (by a plugin)" for name in _brought(config, Part.PROBE)]
     return tuple(words)
 
 
 def open_families(config: Config) -> frozenset[str]:
-    """Those whose targets a probe finds by itself: mounts, tasks, hosts of a file."""
-    return frozenset(families(config)) & {"host", "pipeline", "fleet"}
+    """Those whose targets a probe finds by itself: mounts, tasks, hosts of a file, whatever a plugin's watches."""
+    return frozenset(families(config)) & {"host", "pipeline", "fleet", *_brought(config, Part.PROBE)}
 
 
 def source_target(config: Config, source_id: str) -> Target | None:
     """The one target that a source of readings from outside speaks of, by its own id or the site's name for it; None
     when it is unknown, or speaks of many (`source_family`)."""
-    from supervisor.incidents.world import OPEN_FAMILIES
+    from supervisor.incidents.world import open_family
 
     name, dot, kind = source_id.rpartition(".")
     if dot and kind == SIGNALS and name in config.trading:
         source_id = f"{name}-signals"
-    family = OPEN_FAMILIES.get(source_id.partition(":")[0]) if ":" in source_id else None
+    family = open_family(source_id)
     if family in open_families(config):
         return Target(source_id, family)
     return next((target for target in targets(config) if target.target_id == source_id), None)

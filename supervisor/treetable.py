@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -31,12 +32,16 @@ class _Row(msgspec.Struct):
     incarnation: str = ""
     restarts: int = 0
     last_exit: str = ""
+    last_words: str = ""
     since_wall_s: float = 0.0
 
 
 class TreeTable:
-    def __init__(self) -> None:
+    """`delivers`: is this the name of a worker that delivers messages?"""
+
+    def __init__(self, delivers: Callable[[str], bool] = lambda name: name == "notifier") -> None:
         self._rows: dict[str, _Row] = {}
+        self._delivers = delivers
 
     def observe(self, event: TreeEvent) -> list[e.Event]:
         """Notes the event; returns what the engine has to hear of it."""
@@ -53,7 +58,7 @@ class TreeTable:
         row.restarts = event.restarts
         row.since_wall_s = event.at_wall_s
         if event.exit_text:
-            row.last_exit = event.exit_text
+            row.last_exit, row.last_words = event.exit_text, event.last_words
         return self._reactions(event)
 
     def _reactions(self, event: TreeEvent) -> list[e.Event]:
@@ -69,7 +74,7 @@ class TreeTable:
                 ]
             case TreeKind.READY, "executor":
                 return [e.OwnPart(part, AnomalyType.WORKER_QUARANTINED, False, ""), e.ExecutorIs(event.incarnation)]
-            case TreeKind.READY, "notifier":
+            case TreeKind.READY, name if self._delivers(name):
                 return [e.OwnPart(part, AnomalyType.WORKER_QUARANTINED, False, ""), e.NotifierIsBack()]
             case TreeKind.READY, _:
                 return [e.OwnPart(part, AnomalyType.WORKER_QUARANTINED, False, "")]
@@ -100,6 +105,7 @@ class TreeTable:
                 "pid": row.pid,
                 "restarts": row.restarts,
                 "last_exit": row.last_exit or None,
+                "last_words": row.last_words or None,
                 "since": views.stamp(row.since_wall_s),
             }
             for name, row in self._rows.items()

@@ -5,6 +5,8 @@ Read-only: none of them is taken. What cannot be taken back is confirmed by typi
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ Json = dict[str, Any]
 
 ACT_S = 120.0
 PLAN_S = 30.0
+EVERY = "every target"
 
 
 class Subject:
@@ -41,6 +44,10 @@ class Acting(App[None]):
     def subject(self) -> Subject:
         raise NotImplementedError
 
+    def take_lost(self) -> str | None:
+        """What was under the cursor until news took it away, so that a key may be meant for it; told only once."""
+        raise NotImplementedError
+
     def ask(
         self,
         action: str,
@@ -49,7 +56,7 @@ class Acting(App[None]):
         failed: Callable[[HealError], None] | None = None,
         deadline_s: float = 10.0,
     ) -> None:
-        """In a thread, so that the screen never waits; `done` or `failed` is called on the screen's side."""
+        """In a thread that nobody waits for, not even at the end; `done` or `failed` is called on the screen's side."""
 
         def work() -> None:
             try:
@@ -59,14 +66,14 @@ class Acting(App[None]):
             else:
                 self._back(done, answer)
 
-        self.run_worker(work, thread=True, group="ask")
+        threading.Thread(target=work, name=f"ask {action}", daemon=True).start()
 
     def _back(self, call: Callable[[Any], None], value: Any) -> None:
-        if self.is_running:
-            self.call_from_thread(call, value)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the screen that asked is gone
+            self.call_later(call, value)
 
     def refused(self, error: HealError) -> None:
-        hint = f"\n{error.hint}" if error.hint else ""
+        hint = f"\n{look.plain(error.hint)}" if error.hint else ""
         self.notify(f"{look.plain(error.message)}{hint}", severity="error", markup=False, timeout=8)
 
     def told(self, words: str) -> None:
@@ -79,10 +86,20 @@ class Acting(App[None]):
         if on is None:
             return
 
+        def approve(more: Json) -> None:
+            args = {"runbook_id": on.runbook_id} | more
+            self.ask("approve", args, lambda it: self.told(f"{it['runbook_id']} is now {it['mode']}"))
+
+        def every(word: str | None) -> None:
+            if word is not None:
+                approve({})
+
         def said(target: str | None) -> None:
-            if target is not None:
-                args = {"runbook_id": on.runbook_id} | ({"target_id": target} if target else {})
-                self.ask("approve", args, lambda it: self.told(f"{it['runbook_id']} is now {it['mode']}"))
+            if target:
+                approve({"target_id": target})
+            elif target is not None:
+                text = f"{on.runbook_id} then runs by itself for every target that it suits, and for those to come."
+                self.push_screen(Question("Approve for every target", text, must=EVERY), every)
 
         text = (
             f"{on.runbook_id} then runs by itself for this target (empty: for every one), and now if one waits for it."
@@ -105,7 +122,7 @@ class Acting(App[None]):
             self.push_screen(Question("Dry run", f"What would {on.runbook_id} do? For which target?"), said)
 
     def _show_plan(self, answer: Json) -> None:
-        text = Text("Nothing has been changed. It would:\n", "green")
+        text = look.words("Nothing has been changed. It would:\n", "green")
         for number, step in enumerate(answer["steps"], 1):
             text.append(f"  {number}. {look.plain(step['description'])}\n")
         text.append(f"Clears the trouble: {'yes' if answer.get('predicts_clear') else 'not foreseen'}\n", "bold")
@@ -165,7 +182,8 @@ class Acting(App[None]):
                     "dismiss", args, lambda it: self.told(f"dismissed until {look.clock_text(it['dismiss_until'])}")
                 )
 
-        self.push_screen(Question("Dismiss", f"Why is {on.target_id} not worth acting on? (kept in its trail)"), said)
+        about = f"{on.target_id}: {on.incident['anomaly_type']}"
+        self.push_screen(Question("Dismiss", f"Why is this not worth acting on? (kept in its trail)\n{about}"), said)
 
     def action_undo(self) -> None:
         on = self._may("incident")
@@ -199,8 +217,15 @@ class Acting(App[None]):
         self.push_screen(Question("Pause", text, value="1h"), said)
 
     def action_resume(self) -> None:
-        if (on := self._may("target_id")) is not None:
-            self.ask("resume", {"target_id": on.target_id}, lambda _: self.told(f"{on.target_id} is no longer paused"))
+        on = self._may("target_id")
+        if on is None:
+            return
+
+        def said(target: str | None) -> None:
+            if target is not None:
+                self.ask("resume", {"target_id": target}, lambda _: self.told(f"{target} is no longer paused"))
+
+        self.push_screen(Question("Resume", "healctl may change this target again:", value=on.target_id), said)
 
     def _may(self, needs: str) -> Subject | None:
         if self.read_only:
@@ -209,6 +234,9 @@ class Acting(App[None]):
         return self._subject(needs)
 
     def _subject(self, needs: str) -> Subject | None:
+        if (lost := self.take_lost()) is not None:
+            self.told(f"{lost} has just left the list: nothing was done. Press again for what is under the cursor now")
+            return None
         on = self.subject()
         if not getattr(on, needs):
             what = {"runbook_id": "a runbook", "incident": "an incident", "target_id": "a target"}[needs]

@@ -2,68 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import os
+import signal
+import termios
+import threading
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult, SystemCommand
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import VerticalScroll
 from textual.screen import Screen
-from textual.widgets import Footer, Input, Static, TabbedContent, TabPane
+from textual.widgets import Input, Static, TabbedContent, TabPane
 
 from supervisor import clock
-from tui import look, panes, usage
+from supervisor.cli.item import Item
+from supervisor.errors import HealError
+from tui import keys, look, panes, usage
 from tui.acting import Acting, Subject
 from tui.detail import Detail
 from tui.dialogs import Reader
+from tui.keys import TABS
 from tui.model import SORTS, Model
-from tui.report import report_text
+from tui.report import DEADLINE_S, SINCE_S, report_text
 from tui.rows import Rows
 from tui.source import Source
 
 Json = dict[str, Any]
 
 DRAIN_S = 0.1
+DRAW_SHARE = 6.0  # news may take this part of the time, so that keys have the rest of it
 TICK_S = 1.0  # ages
 ASK_S = 2.0  # runbooks, targets, processes: of the tab that is seen
 ABOUT_MAX = 20_000
-TABS = ("incidents", "tree", "runbooks", "targets", "report")
+ENDED_AFTER_S = 3.0  # a terminal that takes nothing any more must not keep the process
+MISSED_MAX = 50  # incidents that ended while nobody listened, and are asked about
 
 
 class Board(Acting):
     TITLE = "healctl"
     ENABLE_COMMAND_PALETTE = True
     CSS = """
-    #top { height: 1; padding: 0 1; background: $panel; }
-    #trouble { height: 1; padding: 0 1; display: none; }
+    #top { height: 1; padding: 0 1; background: $panel; text-wrap: nowrap; text-overflow: ellipsis; }
+    #trouble { height: auto; max-height: 4; padding: 0 1; display: none; }
     #trouble.shown { display: block; }
     Screen { overflow: hidden; }
     TabbedContent { height: 1fr; }
     TabPane { padding: 0; }
     .below { height: 4; padding: 0 1; border-top: solid $primary; }
+    .foot { dock: bottom; height: 1; background: $panel; text-wrap: nowrap; }
+    .-low .below, .-low .foot, .-low ToastRack { display: none; }
+    .-low Tabs { height: 1; } .-low Underline { display: none; }
     #report-text { padding: 0 1; }
     #filter { display: none; border: none; height: 1; }
     #filter.shown { display: block; }
     """
-    BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(str(n), f"tab('{tab}')", tab.title(), show=False) for n, tab in enumerate(TABS, 1)),
-        Binding("a", "approve", "Approve"),
-        Binding("d", "dry_run", "Dry run"),
-        Binding("x", "execute", "Execute"),
-        Binding("k", "acknowledge", "Ack"),
-        Binding("i", "dismiss", "Dismiss"),
-        Binding("u", "undo", "Undo"),
-        Binding("p", "pause", "Pause"),
-        Binding("r", "resume", "Resume", show=False),
-        Binding("slash", "filter", "Filter", key_display="/"),
-        Binding("s", "sort", "Sort", show=False),
-        Binding("S", "reverse", "Reverse the order", show=False),
-        Binding("e", "ended", "Show those that are over", show=False),
-        Binding("t", "theme", "Light or dark", show=False),
-        Binding("question_mark", "help", "Help", key_display="?"),
-        Binding("q", "quit", "Quit"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = list(keys.BINDINGS)
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (16, "-tall")]  # noqa: RUF012, textual declares it as an instance's
 
     def __init__(self, source: Source, *, read_only: bool = False, sixteen: bool = False) -> None:
         super().__init__()
@@ -73,7 +70,9 @@ class Board(Acting):
         self.about: dict[str, int] = {}
         self._sixteen = sixteen
         self._order, self._reverse, self._ended = "severity", False, False
-        self._drawn = -1
+        self._drawn, self._draw_from_s = -1, 0.0
+        self._said: dict[Static, Text] = {}
+        self._unanswered: set[str] = set()
         self._runbooks: dict[str, Json] = {}
         self._targets: dict[str, Json] = {}
         self._usage = usage.Usage()
@@ -84,7 +83,7 @@ class Board(Acting):
         self._below = {tab: Static(classes="below") for tab in ("incidents", "tree", "targets")}
         self._tabs = TabbedContent(initial="incidents")
         self._rows = {
-            "incidents": Rows(panes.INCIDENTS, self._incident_cells, "incidents-rows", "No incidents."),
+            "incidents": Rows(panes.INCIDENTS, self._incident_cells, "incidents-rows", "Nothing to show."),
             "tree": Rows(panes.TREE, self._child_cells, "tree-rows", "Nothing is known of the tree yet."),
             "runbooks": Rows(panes.RUNBOOKS, self._runbook_cells, "runbooks-rows", "No runbooks."),
             "targets": Rows(panes.TARGETS, self._target_cells, "targets-rows", "Nothing has been read yet."),
@@ -105,11 +104,13 @@ class Board(Acting):
                     if tab == "report":
                         with VerticalScroll():
                             yield self._report
-        yield Footer()
+        yield Static(keys.foot(), classes="foot")
 
     def on_mount(self) -> None:
         self.theme = self._theme(dark=True)
-        self.source.start()
+        if threading.current_thread() is threading.main_thread() and not self.is_headless:
+            self._end_with(signal.SIGTERM, signal.SIGHUP)
+        self.call_after_refresh(self.source.start)
         self.set_interval(DRAIN_S, self._drain)
         self.set_interval(TICK_S, self._tick)
         self.set_interval(ASK_S, self._look)
@@ -118,6 +119,25 @@ class Board(Acting):
 
     def on_unmount(self) -> None:
         self.source.close()
+
+    def _end_with(self, *signals: signal.Signals) -> None:
+        """These end it, and leave the terminal as it was found: at the latest after ENDED_AFTER_S, if that is gone or
+        takes nothing more, so that our last words would wait for ever."""
+        was = termios.tcgetattr(0)
+
+        def at_last(number: int) -> None:
+            with contextlib.suppress(termios.error):
+                termios.tcsetattr(0, termios.TCSANOW, was)
+            os._exit(128 + number)
+
+        def end(number: int, _: object) -> None:
+            late = threading.Timer(ENDED_AFTER_S, at_last, (number,))
+            late.daemon = True
+            late.start()
+            self.call_later(self.exit, return_code=128 + number)
+
+        for number in signals:
+            signal.signal(number, end)
 
     # -- what comes --
 
@@ -129,57 +149,51 @@ class Board(Acting):
                 self.about[incident_id] = self.about.get(incident_id, 0) + 1
         if len(self.about) > ABOUT_MAX:
             self.about.clear()
+        for incident_id in self.model.missed[:MISSED_MAX]:
+            self.ask("incident", {"incident_id": incident_id}, self._show_missed, self._quiet)
+        self.model.missed = []
         trouble = self.source.trouble()
         self._bar.set_class(bool(trouble), "shown")
         if trouble:
-            self._bar.update(
-                Text(f"No news from healctl: {look.plain(trouble)}. What is shown is from before.", "bold yellow")
-            )
-        if self.model.version != self._drawn:
+            more = ". Shown is what was known." if self.model.known else ""
+            self._bar.update(look.words(f"No news from healctl: {look.plain(trouble)}{more}", "bold yellow"))
+        began_s = clock.monotonic_s()
+        if self.model.version != self._drawn and began_s >= self._draw_from_s:
             self._drawn = self.model.version
             self._draw()
+            self._draw_from_s = began_s + DRAW_SHARE * (clock.monotonic_s() - began_s)
 
-    def _draw(self) -> None:
+    def _show_missed(self, answer: Json) -> None:
+        self.model.apply(Item(0, "incident", clock.wall_s(), answer["incident"]))
+
+    def _draw(self, *, by_person: bool = False) -> None:
         """The keys of the lists; what their rows say is asked for when they are drawn."""
         words = self._filter.value
         found = self.model.select(self._order, reverse=self._reverse, words=words, ended=self._ended)
-        self._rows["incidents"].show(found)
+        self._rows["incidents"].show(found, by_person=by_person)
         self._rows["tree"].show(list(self.model.children))
         self._draw_top()
         self._draw_below()
 
     def _draw_top(self) -> None:
-        counts = self.model.counts()
-        text = Text()
-        text.append("read-only  " if self.read_only else "", "yellow")
-        total = len(self.model.incidents)
-        text.append(f"{total} open", "bold red" if total else "bold green")
-        for word, (symbol, style) in look.SEVERITY.items():
-            if counts[word]:
-                text.append(f"  {symbol.strip()} {counts[word]} {word}", style)
-        if counts["waiting"]:
-            text.append(f"  @ {counts['waiting']} wait for you", "bold yellow")
-        for halt in self.model.halted:
-            text.append(f"  {look.plain(halt['database'])} is halted", "bold red")
-        if self.model.paused:
-            text.append(f"  {len(self.model.paused)} paused", "yellow")
         order = (
             f"by {self._order}" + (", reversed" if self._reverse else "") + (", with those over" if self._ended else "")
         )
-        text.append(f"  {order}", "dim")
-        self._top.update(text)
+        self._say(self._top, panes.top(self.model, order, read_only=self.read_only))
+
+    def _say(self, where: Static, text: Text) -> None:
+        """Only what is new, and without a new layout, which takes longer than all the rest: it is as high as it is."""
+        if self._said.get(where) != text:
+            self._said[where] = text
+            where.update(text, layout=False)
 
     def _draw_below(self) -> None:
         incident = self.model.get(self._rows["incidents"].key or "")
-        self._below["incidents"].update(panes.below(incident))
+        self._say(self._below["incidents"], panes.below(incident, self.model))
         child = self.model.children.get(self._rows["tree"].key or "", {})
-        words = (
-            look.plain(child.get("last_words")) if child.get("last_words") else "it has not crashed while we looked on"
-        )
-        self._below["tree"].update(Text(f"Last exit: {look.plain(child.get('last_exit'))}\n{words}"))
-        target = self._targets.get(self._rows["targets"].key or "", {})
-        said = target.get("error") or target.get("anomaly")
-        self._below["targets"].update(Text(look.plain(said) if said else ""))
+        self._say(self._below["tree"], panes.below_child(child))
+        target = self._targets.get(self._rows["targets"].key or "")
+        self._say(self._below["targets"], panes.below_target(target))
 
     def _tick(self) -> None:
         """Ages move although nothing happens."""
@@ -188,14 +202,32 @@ class Board(Acting):
     def _look(self) -> None:
         match self._tabs.active:
             case "runbooks":
-                self.ask("list_runbooks", {}, self._show_runbooks, self._quiet)
+                self._ask_again("list_runbooks", {}, self._show_runbooks, self._quiet)
             case "targets" | "incidents":
-                self.ask("targets", {}, self._show_targets, self._quiet)
+                self._ask_again("targets", {}, self._show_targets, self._quiet)
             case "tree":
                 pids = [row.get("pid") or 0 for row in self.model.children.values()]
                 self.run_worker(lambda: self._usage.look(pids), thread=True, group="usage", exclusive=True)
             case "report":
-                self.ask("report", {}, self._show_report, self._no_report, deadline_s=60.0)
+                self._ask_again("report", {"since_s": SINCE_S}, self._show_report, self._no_report, DEADLINE_S)
+
+    def _ask_again(
+        self,
+        action: str,
+        args: Json,
+        done: Callable[[Json], None],
+        failed: Callable[[HealError], None],
+        deadline_s: float = 10.0,
+    ) -> None:
+        """What is asked every two seconds, unless the last time is not answered yet."""
+
+        def answered(call: Callable[[Any], None], value: Any) -> None:
+            self._unanswered.discard(action)
+            call(value)
+
+        if action not in self._unanswered:
+            self._unanswered.add(action)
+            self.ask(action, args, lambda it: answered(done, it), lambda it: answered(failed, it), deadline_s)
 
     def _quiet(self, error: Exception) -> None:
         """A question that is asked again in two seconds; that nobody answers is shown already."""
@@ -213,7 +245,7 @@ class Board(Acting):
         self._report.update(report_text(answer))
 
     def _no_report(self, error: Exception) -> None:
-        self._report.update(Text(look.plain(error), "yellow"))
+        self._report.update(look.words(look.plain(error), "yellow"))
 
     # -- rows --
 
@@ -245,13 +277,13 @@ class Board(Acting):
             case "incidents-rows":
                 self.push_screen(Detail(self, event.key))
             case "runbooks-rows":
-                self.push_screen(Reader(event.key, panes.runbook_text(self._runbooks[event.key])))
+                if (runbook := self._runbooks.get(event.key)) is not None:
+                    self.push_screen(Reader(event.key, panes.runbook_text(runbook)))
             case "targets-rows":
-                mine = [key for key, it in self.model.incidents.items() if it["target_id"] == event.key]
-                if mine:
-                    self.push_screen(Detail(self, mine[0]))
+                if mine := self.model.about_target(event.key):
+                    self.push_screen(Detail(self, mine[0]["id"]))
             case "tree-rows":
-                words = self.model.children[event.key].get("last_words") or "It has not crashed while we looked on."
+                words = self.model.children.get(event.key, {}).get("last_words") or panes.NO_LAST_WORDS
                 lines = "\n".join(look.plain(line) for line in str(words).splitlines())
                 self.push_screen(Reader(f"{event.key}: its last words", Text(lines)))
 
@@ -267,10 +299,15 @@ class Board(Acting):
             case "runbooks":
                 return Subject(None, "", key)
             case "targets":
-                mine = next((it for it in self.model.incidents.values() if it["target_id"] == key), None)
-                return _of_incident(mine) if mine is not None else Subject(None, key, "")
+                mine = self.model.about_target(key)
+                return _of_incident(mine[0]) if len(mine) == 1 else Subject(None, key, "")
             case _:
                 return Subject(None, "", "")
+
+    def take_lost(self) -> str | None:
+        if isinstance(self.screen, Detail) or (lost := self._shown().take_lost()) is None:
+            return None
+        return str((self.model.get(lost) or {}).get("target_id", lost))
 
     # -- keys --
 
@@ -290,7 +327,7 @@ class Board(Acting):
 
     def on_input_changed(self, event: Input.Changed) -> None:
         if event.input.id == "filter":
-            self._draw()
+            self._draw(by_person=True)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         if event.input.id == "filter":
@@ -309,15 +346,15 @@ class Board(Acting):
     def action_sort(self) -> None:
         orders = list(SORTS)
         self._order = orders[(orders.index(self._order) + 1) % len(orders)]
-        self._draw()
+        self._draw(by_person=True)
 
     def action_reverse(self) -> None:
         self._reverse = not self._reverse
-        self._draw()
+        self._draw(by_person=True)
 
     def action_ended(self) -> None:
         self._ended = not self._ended
-        self._draw()
+        self._draw(by_person=True)
 
     def action_theme(self) -> None:
         self.theme = self._theme(dark=not self.current_theme.dark)
@@ -327,44 +364,18 @@ class Board(Acting):
         return f"{kind}-{'dark' if dark else 'light'}"
 
     def action_help(self) -> None:
-        text = keys_text(
-            [
-                *((it.key_display or it.key, it.description) for it in self.BINDINGS if isinstance(it, Binding)),
-                ("Enter", "Open what is under the cursor"),
-                ("Ctrl+P", "Command palette"),
-            ]
-        )
-        for name, table in (("Severity", look.SEVERITY), ("State", look.STATE)):
-            text.append(f"{name}: ", "dim")
-            for word, (symbol, style) in table.items():
-                text.append(f"{symbol.strip()} {word}  ", style)
-            text.append("\n")
-        self.push_screen(Reader("Keys and symbols", text))
+        self.push_screen(Reader("Keys and symbols", keys.page()))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         for tab in TABS:
             yield SystemCommand(tab.title(), f"Show {tab}", lambda tab=tab: self.action_tab(tab))
-        for binding in self.BINDINGS:
-            if isinstance(binding, Binding) and not binding.key.isdigit():
+        for binding in keys.told():
+            if not binding.key.isdigit():
                 action = binding.action
                 yield SystemCommand(binding.description, f"Key {binding.key}", lambda it=action: self._run(it))
 
     def _run(self, action: str) -> None:
         self.call_later(self.run_action, action)
-
-
-def keys_text(keys: list[tuple[str, str]]) -> Text:
-    """Keys and what they do, in two columns, so that a small terminal shows them all at once."""
-    text, half = Text(), (len(keys) + 1) // 2
-    width = max(len(words) for _, words in keys[:half]) + 4
-    for left in range(half):
-        for key, words in keys[left::half]:
-            text.append(f"{key:>6}  ", "bold")
-            text.append(f"{words:<{width}}")
-        text.rstrip()
-        text.append("\n")
-    text.append("\n")
-    return text
 
 
 def _of_incident(incident: Json | None) -> Subject:

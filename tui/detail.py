@@ -9,9 +9,9 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
-from tui import look
+from tui import keys, look
 
 if TYPE_CHECKING:
     from tui.app import Board
@@ -26,7 +26,7 @@ _VERIFIED = {True: "verified", False: "not verified", None: "nothing to verify y
 class Detail(Screen[None]):
     """Asks for all of the incident when it is opened, and again whenever the daemon says something about it."""
 
-    DEFAULT_CSS = "Detail Static { width: 1fr; height: auto; padding: 0 1; }"
+    DEFAULT_CSS = "Detail #file, Detail #progress { width: 1fr; height: auto; padding: 0 1; }"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "app.pop_screen", "Back")]  # the orders are the app's
 
     def __init__(self, board: Board, incident_id: str) -> None:
@@ -34,12 +34,14 @@ class Detail(Screen[None]):
         self.incident_id = incident_id
         self._board = board
         self._seen = -1
+        self._trend: list[float] = []
         self.file: Json | None = None
 
     def compose(self) -> ComposeResult:
         with VerticalScroll():
-            yield Static(Text("asking the daemon ...", "dim"), id="file")
-        yield Footer()
+            yield Static(id="progress")
+            yield Static(look.words("asking the daemon ...", "dim"), id="file")
+        yield Static(keys.foot(("esc", "Back")), classes="foot")
 
     def on_mount(self) -> None:
         self.query_one(VerticalScroll).focus()
@@ -47,22 +49,32 @@ class Detail(Screen[None]):
         self.look()
 
     def look(self) -> None:
-        """Asks anew when something about this incident has come since."""
+        """Asks anew when something about this incident has come since; how far it is is known without asking."""
+        incident = self._board.model.get(self.incident_id)
+        told = self._board.model.progress(incident) if incident is not None else None
+        line = self.query_one("#progress", Static)
+        line.display = told is not None
+        if told is not None:
+            from supervisor.cli.output import working  # most of it is not the dashboard's, whose first screen waits
+
+            line.update(Text(f"At work: {working(told)}", "bold"))
         version = self._board.about.get(self.incident_id, 0)
         if version != self._seen:
             self._seen = version
             self._board.ask("incident", {"incident_id": self.incident_id}, self._show, self._failed)
+        elif self.file is not None and self._trend != self._board.trend(self.file["incident"]["target_id"]):
+            self._show(self.file)
 
     def _show(self, answer: Json) -> None:
         self.file = answer
         if self.is_mounted:
-            trend = self._board.trend(answer["incident"]["target_id"])
-            self.query_one("#file", Static).update(describe(answer, trend))
+            self._trend = self._board.trend(answer["incident"]["target_id"])
+            self.query_one("#file", Static).update(describe(answer, self._trend))
 
     def _failed(self, error: Exception) -> None:
         self._seen = -1  # once more at the next look
         if self.is_mounted and self.file is None:
-            self.query_one("#file", Static).update(Text(f"{error}", "yellow"))
+            self.query_one("#file", Static).update(look.words(look.plain(error), "yellow"))
 
 
 def describe(answer: Json, trend: list[float]) -> Text:

@@ -11,6 +11,9 @@ from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
+from supervisor.redact import visible
+from tui import look
+
 _CSS = """
 {name} {{ align: center middle; }}
 {name} > Vertical {{
@@ -19,6 +22,7 @@ _CSS = """
 }}
 {name} VerticalScroll {{ height: auto; max-height: 18; }}
 {name} .hint {{ color: $text-muted; }}
+{name}.-low > Vertical {{ border: none; width: 100%; max-height: 100%; }}
 """
 
 
@@ -34,7 +38,7 @@ class Reader(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         with Vertical():
-            yield Static(Text(self._title, "bold"))
+            yield Static(Text(visible(self._title), "bold"))
             with VerticalScroll():
                 yield Static(self._text)
             yield Static("Esc closes", classes="hint")
@@ -47,9 +51,15 @@ class Reader(ModalScreen[None]):
 
 
 class Question(ModalScreen[str | None]):
-    """One line of text, or None when it is given up. `must`: only this very text is taken (a typed confirmation)."""
+    """One line of text, or None when it is given up. `must`: only this very text is taken (a typed confirmation).
 
-    DEFAULT_CSS = _CSS.format(name="Question")
+    What cannot be typed is shown, and taken, as its escape: `value` and `must` come back as they were given."""
+
+    DEFAULT_CSS = (
+        _CSS.format(name="Question")
+        + "Question.-low #title { display: none; } Question.-low #text { max-height: 2; }\n"
+        + "Question.-low Input { border: none; height: 1; }\n"
+    )
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "give_up", "Cancel")]
 
     def __init__(self, title: str, text: str, *, value: str = "", must: str = "", needed: bool = True) -> None:
@@ -58,9 +68,9 @@ class Question(ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical():
-            yield Static(Text(self._title, "bold"))
-            yield Static(Text(self._text))
-            yield Input(self._value, placeholder=f"type {self._must}" if self._must else "")
+            yield Static(Text(visible(self._title), "bold"), id="title")
+            yield Static(Text("\n".join(visible(line) for line in self._text.split("\n"))), id="text")
+            yield Input(visible(self._value), placeholder=f"type {visible(self._must)}" if self._must else "")
             yield Static("Enter confirms, Esc cancels", classes="hint", id="hint")
 
     def on_mount(self) -> None:
@@ -68,16 +78,17 @@ class Question(ModalScreen[str | None]):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         said = event.value.strip()
-        if self._must and said != self._must:
-            self._object(f"That is not {self._must}: nothing is done. Esc cancels")
+        if self._must and said != visible(self._must).strip():
+            self._object(f"That is not {visible(self._must)}: nothing is done. Esc cancels")
             return
         if self._needed and not said:
             self._object("Something must stand here. Esc cancels")
             return
-        self.dismiss(said)
+        known = self._must or self._value
+        self.dismiss(known if said == visible(known).strip() else said)
 
     def _object(self, words: str) -> None:
-        self.query_one("#hint", Static).update(Text(words, "red"))
+        self.query_one("#hint", Static).update(look.words(words, "red"))
 
     def action_give_up(self) -> None:
         self.dismiss(None)

@@ -59,6 +59,11 @@ def plain(value: object) -> str:
     return visible("-" if value is None or value == "" else str(value))
 
 
+def words(text: str, style: str) -> Text:
+    """For a widget: the style of a whole Text would be taken as a CSS colour there, not as one of the terminal's."""
+    return Text.assemble((text, style))
+
+
 def wall_s(stamp: str | None) -> float | None:
     """The time that a stamp of the daemon (RFC 3339) names; None for none."""
     if not stamp:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from supervisor.cli.feed import SNAPSHOT, Item
+from supervisor.cli.item import SNAPSHOT, Item
 from supervisor.incidents.model import Severity, State
 from tui.look import wall_s
 
 Json = dict[str, Any]
 
+STANDING = "standing"  # an item that is no event: what `healctl status` shows
 OVER_MAX = 500  # incidents that ended while we looked on
-MESSAGES_MAX = 200
 _GRAVEST = [Severity.CRITICAL, Severity.HIGH, Severity.MEDIUM]
+_RANK = {severity.value: n for n, severity in enumerate(_GRAVEST)}  # words, not members: thousands are sorted by them
+_ESCALATED = State.ESCALATED.value
 _ENDED = frozenset({State.RESOLVED.value, State.SELF_RESOLVED.value, State.DISMISSED.value})
 
 SORTS: dict[str, Callable[[Json], Any]] = {
@@ -27,7 +29,7 @@ SORTS: dict[str, Callable[[Json], Any]] = {
 
 
 def rank(severity: str) -> int:
-    return _GRAVEST.index(Severity(severity)) if severity in _GRAVEST else len(_GRAVEST)
+    return _RANK.get(severity, len(_RANK))
 
 
 class Model:
@@ -37,9 +39,10 @@ class Model:
         self.incidents: dict[str, Json] = {}
         self.over: OrderedDict[str, Json] = OrderedDict()
         self.children: dict[str, Json] = {}
-        self.messages: deque[Json] = deque(maxlen=MESSAGES_MAX)
         self.halted: list[Json] = []
         self.paused: list[Json] = []
+        self.missed: list[str] = []  # were open at the snapshot before the last, and ended when nobody listened
+        self.at_work: dict[str, Json] = {}  # execution, or target of a check -> how far it is
         self.known = False  # a snapshot has come
         self.version = 0
 
@@ -55,8 +58,14 @@ class Model:
                 known = self.incidents.get(data["incident_id"]) or self.over.get(data["incident_id"])
                 if known is not None:
                     known["note"] = data["note"]
-            case "message":
-                self.messages.append(data)
+            case _ if item.kind == STANDING:
+                before = self.halted, self.paused
+                self.halted, self.paused = data["halted"], data["pauses"]
+                self.version -= before == (self.halted, self.paused)
+            case "progress":
+                self._progress(data)
+            case "execution" if data["execution_id"] in self.at_work and data["state"] != "claimed":
+                del self.at_work[data["execution_id"]]
             case "tree":
                 self._tree(data, item.at_wall_s)
             case _:
@@ -65,12 +74,26 @@ class Model:
     def _replace(self, data: Json) -> None:
         self.known = True
         self.halted, self.paused = data["halted"], data["paused"]
-        self.incidents = {}
+        before, self.incidents = self.incidents, {}
+        self.at_work = {}
+        for told in data["at_work"]:
+            self._progress(told)
         for incident in data["open_incidents"]:
             trail = incident.pop("audit_trail", None) or [{}]
             self.incidents[incident["id"]] = incident | {"note": trail[-1].get("note", "")}
-        words = {name: row.get("last_words") for name, row in self.children.items()}
-        self.children = {row["name"]: row | {"last_words": words.get(row["name"])} for row in data["children"]}
+        self.missed = [id for id in before if id not in self.incidents][-OVER_MAX:]
+        self.children = {row["name"]: row for row in data["children"]}
+
+    def _progress(self, data: Json) -> None:
+        key = data["execution_id"] or data["target_id"]
+        if data["over"]:
+            self.at_work.pop(key, None)
+        else:
+            self.at_work[key] = data
+
+    def progress(self, incident: Json) -> Json | None:
+        """How far it is with what is at work about this incident, or on its target."""
+        return self.at_work.get(incident["execution_id"] or "") or self.at_work.get(incident["target_id"])
 
     def _incident(self, data: Json) -> None:
         known = self.incidents.pop(data["id"], None) or self.over.pop(data["id"], None) or {}
@@ -108,12 +131,16 @@ class Model:
     def get(self, incident_id: str) -> Json | None:
         return self.incidents.get(incident_id) or self.over.get(incident_id)
 
+    def about_target(self, target_id: str) -> list[Json]:
+        """What is open of it."""
+        return [it for it in self.incidents.values() if it["target_id"] == target_id]
+
     def counts(self) -> dict[str, int]:
         """Open incidents by severity; those that wait for a person under `waiting`."""
         found = dict.fromkeys([*map(str, _GRAVEST), "waiting"], 0)
         for incident in self.incidents.values():
             found[incident["severity"]] = found.get(incident["severity"], 0) + 1
-            found["waiting"] += incident["state"] == State.ESCALATED
+            found["waiting"] += incident["state"] == _ESCALATED
         return found
 
 

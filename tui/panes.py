@@ -54,6 +54,8 @@ TARGETS = (
     Column("FULL IN", 7, from_width=90),
 )
 
+NO_LAST_WORDS = "It left no last words."
+
 
 def incident(row: Json, now_wall_s: float) -> Cells:
     tier = row.get("escalation_tier")
@@ -69,15 +71,57 @@ def incident(row: Json, now_wall_s: float) -> Cells:
     )
 
 
-def below(row: Json | None) -> Text:
+def top(known: model.Model, order: str, *, read_only: bool) -> Text:
+    """One line: how much is open, what waits for a person, what is held back; `order` is that of the list."""
+    text = Text()
+    text.append("read-only  " if read_only else "", "yellow")
+    if not known.known:
+        text.append("nothing is known yet", "bold yellow")
+        return text
+    counts = known.counts()
+    total = len(known.incidents)
+    text.append(f"{total} open", "bold red" if total else "bold green")
+    for word, (symbol, style) in look.SEVERITY.items():
+        if counts[word]:
+            text.append(f"  {symbol.strip()} {counts[word]} {word}", style)
+    if counts["waiting"]:
+        text.append(f"  @ {counts['waiting']} wait for you", "bold yellow")
+    for halt in known.halted:
+        text.append(f"  {look.plain(halt['database'])} is halted", "bold red")
+    if known.paused:
+        text.append(f"  {len(known.paused)} paused", "yellow")
+    text.append(f"  {order}", "dim")
+    return text
+
+
+def below(row: Json | None, known: model.Model) -> Text:
     """What there is to know of the incident under the cursor, in three lines."""
     if row is None:
-        return Text("Nothing is broken, as far as healctl can see.", "green")
+        if not known.known:
+            return look.words("Whether anything is broken is not known yet.", "yellow")
+        return look.words("" if known.incidents else "Nothing is broken, as far as healctl can see.", "green")
     text = Text()
     text.append(look.plain(row.get("evidence") or row.get("note")), "bold")
     text.append("\n" + look.plain(row.get("note")))
     waits = row.get("waiting_for") or row.get("hint")
     text.append("\n" + (look.plain(waits) if waits else ""), "yellow")
+    return text
+
+
+def below_child(row: Json) -> Text:
+    """How it ended last, and what it said then."""
+    words = row.get("last_words")
+    return Text(f"Last exit: {look.plain(row.get('last_exit'))}\n{look.plain(words) if words else NO_LAST_WORDS}")
+
+
+def below_target(row: Json | None) -> Text:
+    """What is wrong with it, and when it is full, for which a narrow screen has no column."""
+    if row is None:
+        return Text("")
+    said = row["error"] or row["anomaly"]
+    text = look.words(look.plain(said) if said else "", "yellow")
+    if row["full_in_s"] is not None:
+        text.append(f"\nfull in {look.span(row['full_in_s'])}, if it goes on like this")
     return text
 
 

@@ -8,6 +8,9 @@ from rich.text import Text
 
 from tui import look
 
+SINCE_S = 30 * 86_400.0  # as `healctl report` does
+DEADLINE_S = 120.0
+
 
 def report_text(answer: dict[str, Any]) -> Text:
     """Every figure of `healctl report`: what belongs together on one line, what is nested deeper indented."""

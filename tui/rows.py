@@ -11,12 +11,15 @@ from rich.style import Style
 from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.events import Click
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from supervisor import clock
+
 GAP = 1
+LOST_S = 10.0  # until a person has seen, over a slow line too, that another row is under the cursor
 
 
 class Column(NamedTuple):
@@ -60,6 +63,10 @@ class Rows(ScrollView, can_focus=True):
         self._empty = empty
         self._keys: list[str] = []
         self._at = 0
+        self._lost: str | None = None
+        self._lost_at_s = 0.0
+        self._base = Style.null()
+        self._shown: list[tuple[int, int]] = []
 
     @property
     def key(self) -> str | None:
@@ -70,13 +77,25 @@ class Rows(ScrollView, can_focus=True):
     def keys(self) -> Sequence[str]:
         return self._keys
 
-    def show(self, keys: list[str]) -> None:
+    def take_lost(self) -> str | None:
+        """The row that news just took away from under the cursor, if the person has not moved it since; told once."""
+        lost, self._lost = self._lost, None
+        return lost if clock.monotonic_s() - self._lost_at_s < LOST_S else None
+
+    def show(self, keys: list[str], *, by_person: bool = False) -> None:
+        """`by_person`: they asked for other rows themselves, so they know that the cursor is elsewhere."""
         before = self.key
         if keys != self._keys:
+            in_sight = 0 <= self._at - self.scroll_offset.y < self._seen()
             self._keys = keys
             if before is not None and (self._at >= len(keys) or keys[self._at] != before):
-                self._at = keys.index(before) if before in keys else max(0, min(self._at, len(keys) - 1))
+                stays = before in keys
+                self._at = keys.index(before) if stays else max(0, min(self._at, len(keys) - 1))
+                if not stays:
+                    self._lost, self._lost_at_s = None if by_person else before, clock.monotonic_s()
             self.virtual_size = Size(0, len(keys) + 1)
+            if in_sight:
+                self.call_after_refresh(self._reveal)  # it can be scrolled so far once it is laid out
         self.refresh()
         if self.key != before:
             self.post_message(self.Moved())
@@ -85,7 +104,7 @@ class Rows(ScrollView, can_focus=True):
         self._go(self._at + by)
 
     def action_page(self, by: int) -> None:
-        self._go(self._at + by * max(1, self.size.height - 2))
+        self._go(self._at + by * max(1, self._seen() - 1))
 
     def action_edge(self, last: int) -> None:
         self._go(len(self._keys) - 1 if last else 0)
@@ -106,16 +125,22 @@ class Rows(ScrollView, can_focus=True):
         if not self._keys:
             return
         row = max(0, min(row, len(self._keys) - 1))
-        moved, self._at = row != self._at, row
-        seen = max(1, self.size.height - 1)
-        top = self.scroll_offset.y
-        if row < top:
-            self.scroll_to(y=row, animate=False)
-        elif row >= top + seen:
-            self.scroll_to(y=row - seen + 1, animate=False)
+        moved, self._at, self._lost = row != self._at, row, None
+        self._reveal()
         self.refresh()
         if moved:
             self.post_message(self.Moved())
+
+    def _seen(self) -> int:
+        """How many rows fit below the header."""
+        return max(1, self.size.height - 1)
+
+    def _reveal(self) -> None:
+        top = self.scroll_offset.y
+        if self._at < top:
+            self.scroll_to(y=self._at, animate=False, force=True)
+        elif self._at >= top + self._seen():
+            self.scroll_to(y=self._at - self._seen() + 1, animate=False, force=True)
 
     # -- drawing --
 
@@ -127,10 +152,14 @@ class Rows(ScrollView, can_focus=True):
         loose = sum(1 for _, column in shown if column.width == 0) or 1
         return [(n, column.width or max(8, left // loose)) for n, column in shown]
 
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """What is the same for each line is found out once: it takes longer than a line."""
+        self._base, self._shown = self.rich_style, self._widths()
+        return super().render_lines(crop)
+
     def render_line(self, y: int) -> Strip:
         """The header stays; below it the rows from the scroll offset on."""
-        widths = self._widths()
-        base = self.rich_style
+        widths, base = self._shown, self._base
         if y == 0:
             titles = [Text(self._columns[n].title) for n, _ in widths]
             return self._line(titles, [width for _, width in widths], base + Style(bold=True, underline=True))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import psutil
+if TYPE_CHECKING:
+    import psutil
 
 
 class Usage:
@@ -15,6 +17,8 @@ class Usage:
         self._processes: dict[int, psutil.Process] = {}
 
     def look(self, pids: Iterable[int]) -> None:
+        import psutil  # not before somebody looks: the first screen does without
+
         found: dict[int, tuple[int, float]] = {}
         kept: dict[int, psutil.Process] = {}
         for pid in pids:

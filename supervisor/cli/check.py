@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # What the families find by themselves has no name in the configuration.
 FOUND = {"host": "disks: found at run time", "pipeline": "tasks: found at run time", "fleet": "hosts of its file"}
+FOUND_BY_PLUGIN = "targets: found at run time, by a plugin"
 WELL = ("clear", "unknown")
 
 EPILOG = """\b
@@ -31,6 +32,7 @@ Examples:
 \b
 JSON: {ok, file, targets: [ID], families: {FAMILY: [ID]}, found_at_run_time: [FAMILY],
   runbooks: [{id, label, author, version, applies_to, targets}] (your own),
+  plugins: [{name, part, distribution, version, entry, anomalies}] (part: probe, step or channel),
   transports: [{transport, kind, ok, says}] (ok: its program is found, too)}; with --live
   {ok, file, took_ms, targets: [{target_id, family, outcome, says, available, reason, error, captured_at, took_ms,
   freshness_ms, data, anomalies: [{anomaly_type, status, severity, evidence, hint}]}]}, where outcome is
@@ -78,13 +80,17 @@ def _configured(loaded: Config, file: Path | None, *, json: bool) -> None:
             for book in loaded.runbook.values()
         ]  # fmt: skip
         more = {"families": names, "found_at_run_time": found, "runbooks": own, "transports": _transports(loaded)}
-        output.show_json(msgspec.json.encode({**body, **more}))
+        output.show_json(msgspec.json.encode({**body, **more, "plugins": list(loaded.piece.values())}))
         return
     output.say(f"{file or 'built-in defaults'}: ok, {len(every)} targets")
-    told = {family: [*group, FOUND[family]] if family in found else group for family, group in names.items()}
+    told = {
+        family: [*group, FOUND.get(family, FOUND_BY_PLUGIN)] if family in found else group
+        for family, group in names.items()
+    }
     rows = [(family, ", ".join(group)) for family, group in told.items()]
     if loaded.runbook:
         rows.append(("runbooks", ", ".join(f"{book.id} ({book.version()})" for book in loaded.runbook.values())))
+    rows += [("plugin", piece.words) for piece in loaded.piece.values()]
     if ways := _transports(loaded):
         rows.append(("signal", ", ".join(f"{way['transport']} ({way['says']})" for way in ways)))
     width = max(len(family) for family, _ in rows)

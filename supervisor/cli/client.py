@@ -75,8 +75,9 @@ class Control:
             body = self._receive(frame_id, wait_s)
             if body is not None:
                 return body
-            if attempt == 0 and not is_running(self._runtime_dir):
-                raise not_running(self._runtime_dir)  # the socket file of one that was killed
+            # At first for the socket file of one that was killed, later for who waits long.
+            if (attempt == 0 or waited_s > DEADLINE_S) and not is_running(self._runtime_dir):
+                raise not_running(self._runtime_dir)
             waited_s += wait_s
             attempt += 1
         raise NoAnswer(

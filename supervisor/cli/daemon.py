@@ -53,7 +53,7 @@ def start(detach: bool) -> int:
             f"healctl is already running in {where.runtime_dir}, pid {other.pid}",
             "healctl status shows it, healctl stop ends it; another one needs its own runtime_dir",
         )
-    config.make_state_dir(where.state_dir)
+    lock.make_state_dir(where.state_dir)
     file = places.locate(chosen.config_path, os.environ)
     _introduce(loaded, where, file, _speaker(loaded, detach))
     from supervisor.tree import serve
@@ -194,6 +194,8 @@ def _show_tree(answer: dict[str, Any]) -> None:
         output.say(output.drill(drill))
     if (dead_man := answer.get("dead_man")) is not None:
         _show_dead_man(dead_man)
+    for piece in answer.get("plugins", ()):
+        output.say(output.plain(f"Plugin {piece['distribution']} {piece['version']}: {piece['part']} {piece['name']}"))
     outbox = answer["outbox"]
     line = f"Outbox: {outbox['pending']} pending"
     if outbox["pending"]:
@@ -214,6 +216,8 @@ def _show_tree(answer: dict[str, Any]) -> None:
         output.say(f"Metrics: {told if metrics['error'] else well}")
     for halt in answer.get("halted", ()):
         output.say(output.halted(halt))
+    for told in answer.get("at_work", ()):
+        output.say(f"At work: {output.working(told)}")
     for breaker in answer["breakers"]:
         where = f"{output.plain(breaker['runbook_id'])} on {output.plain(breaker['resource'])}"
         output.say(f"Breaker {breaker['state']}: {where} since {output.local_time(breaker['opened_at'])}")
@@ -244,7 +248,7 @@ def _show_what_waits(outbox: dict[str, Any]) -> None:
 @click.command(epilog="\b\nExample:\n  healctl status --json | jq .children")
 @with_output
 def status() -> None:
-    """Show the daemon's own workers, its store, what waits to be sent, halted databases, breakers and pauses."""
+    """Show the daemon's own workers, its store, what waits to be sent or is at work, halts, breakers and pauses."""
     from supervisor.cli.heal import ask
 
     ask("tree", None, _show_tree, STATUS_S)

@@ -7,10 +7,7 @@ database itself.
 from __future__ import annotations
 
 import os
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +17,6 @@ import msgspec
 from supervisor.cli import output
 from supervisor.cli.options import settings, with_output
 
-WORK_S = 3 * 3600.0  # a large database: its copy, its check, and the check of what was restored
-LOOK_S = 0.25  # between two looks at the progress
 PLAN_S = 30.0
 
 Answer = dict[str, Any]
@@ -210,14 +205,11 @@ def restore(name: str | None, dry_run: bool, confirm: bool) -> int:
 
 
 def _execute(runbook: str, name: str | None) -> int:
-    from supervisor import backups
-    from supervisor.cli.heal import ask
+    from supervisor.cli.heal import ACT_S, ask
 
-    known = names()
-    target = known.one(name)
+    target = names().one(name)
     args = {"runbook_id": runbook, "target_id": target, "confirm": True}
-    with _progress(backups.folder(known.state_dir, target)):
-        answer = ask("execute", args, _show, WORK_S)
+    answer = ask("execute", args, _show, ACT_S, works_on=target)
     return 0 if answer["success"] else 1
 
 
@@ -227,31 +219,3 @@ def _show(answer: Answer) -> None:
         output.say(f"{word} in {step['duration_ms'] / 1000:.1f} s: {output.plain(step['output'])}")
     if answer["verification_passed"] is not None:
         output.say(f"A fresh check of it {'is clear' if answer['verification_passed'] else 'is NOT clear'}.")
-
-
-@contextmanager
-def _progress(where: Path) -> Iterator[None]:
-    """Shows on stderr how far the program is: a line that is written over on a terminal, else one for each stage."""
-    over = threading.Event()
-    terminal = sys.stderr.isatty()
-
-    def show() -> None:
-        last = ""
-        while not over.wait(LOOK_S):
-            word = _at_work(where)
-            if not terminal and word.endswith("%"):
-                word = word.rpartition(" ")[0]
-            if word and word != last:
-                sys.stderr.write(f"\r{word}\x1b[K" if terminal else f"{word} ...\n")
-                sys.stderr.flush()
-                last = word
-        if terminal and last:
-            sys.stderr.write("\r\x1b[K")
-
-    thread = threading.Thread(target=show, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(1.0)

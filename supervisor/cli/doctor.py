@@ -25,22 +25,16 @@ Exit codes: 0 nothing bad (warnings allowed), 1 something will not work, 78 the 
 )
 @with_output
 def doctor() -> int:
-    """Look for what would bite: permissions, linger, kernel features, clock, SQLite, ports, stale sockets, PrivateTmp.
+    """Look for what would bite: permissions, linger, kernel features, clock, SQLite, ports, stale sockets, PrivateTmp,
+    and a unit that was installed for another configuration.
 
     Says how to mend each. Changes nothing; run it as the user who runs healctl.
     """
-    import pwd
-
     from supervisor import doctor as rooms
+    from supervisor import places
 
     chosen = settings()
-    loaded = chosen.load()
-    euid = os.geteuid()
-    try:
-        user = pwd.getpwuid(euid).pw_name
-    except KeyError:
-        user = str(euid)
-    found = rooms.examine(rooms.Host(loaded, dict(os.environ), euid, user))
+    found = rooms.examine(rooms.this_host(chosen.load(), places.locate(chosen.config_path, os.environ)))
     bad = any(it.level is rooms.Level.BAD for it in found)
     if chosen.json:
         output.show_json(msgspec.json.encode({"ok": not bad, "findings": found}))

@@ -25,7 +25,8 @@ LOOK_MS = 500
 def events(follow: bool) -> None:
     """Show the open incidents; with --follow then one line for each event, until Ctrl-C.
 
-    As JSON each line is {seq, kind, at, data}; kinds: snapshot, incident, trail, execution, message, metric, tree.
+    As JSON each line is {seq, kind, at, data}; kinds: snapshot, incident, trail, execution, message, metric,
+    tree, reload, and progress, of work that takes long.
     """
     chosen = settings()
     runtime_dir = chosen.dirs().runtime_dir

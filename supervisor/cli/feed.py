@@ -7,7 +7,6 @@ daemon may be restarted underneath: the feed goes on with the next one.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import zmq
@@ -15,26 +14,13 @@ import zmq
 from supervisor import clock
 from supervisor.cli import output
 from supervisor.cli.client import Control
+from supervisor.cli.item import SNAPSHOT as SNAPSHOT
+from supervisor.cli.item import Item as Item
 from supervisor.errors import HealError
 from supervisor.sockets import endpoint, new_context, open_socket
 from supervisor.wire import Event, decode
 
-SNAPSHOT = "snapshot"
 INCIDENTS_KNOWN_MAX = 10_000
-
-
-class Item(msgspec.Struct, frozen=True):
-    """One event, or (`kind` "snapshot") all that is open. `data` has the field names of `heal status`."""
-
-    seq: int
-    kind: str
-    at_wall_s: float
-    data: dict[str, Any]
-
-    def line(self) -> str:
-        """As one line of JSON, for programs."""
-        shown = {"seq": self.seq, "kind": self.kind, "at": clock.rfc3339(self.at_wall_s), "data": self.data}
-        return msgspec.json.encode(shown).decode()
 
 
 class Feed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import click
@@ -12,18 +13,27 @@ from supervisor.cli import output
 from supervisor.cli.options import duration_s, settings, with_output
 
 HISTORY_S = 60.0
-ACT_S = 120.0  # an execution's steps and its verification take as long as their own limits allow
+ACT_S = 3 * 3600.0  # an execution's steps and its verification take as long as their own limits allow
 PLAN_S = 30.0
 
 Answer = dict[str, Any]
 
 
-def ask(action: str, args: dict[str, Any] | None, show: Callable[[Answer], None], deadline_s: float = 10.0) -> Answer:
-    """Asks the daemon and shows the answer, as JSON or by `show`."""
+def ask(
+    action: str,
+    args: dict[str, Any] | None,
+    show: Callable[[Answer], None],
+    deadline_s: float = 10.0,
+    works_on: str | None = None,
+) -> Answer:
+    """Asks the daemon and shows the answer, as JSON or by `show`. `works_on`: it works for that long on this target
+    (empty: on one that only it knows), and how far it is is shown meanwhile."""
     from supervisor.cli.client import Control
+    from supervisor.cli.waiting import waiting
 
     chosen = settings()
-    with Control(chosen.dirs().runtime_dir) as control:
+    runtime_dir = chosen.dirs().runtime_dir
+    with Control(runtime_dir) as control, nullcontext() if works_on is None else waiting(runtime_dir, works_on):
         body = control.ask(action, args, deadline_s, chosen.actor)
     answer: Answer = msgspec.json.decode(body)
     if chosen.json:
@@ -72,6 +82,8 @@ def _show_status(answer: Answer) -> None:
         output.say(output.halted(halt))
     for pause in answer.get("paused", ()):
         output.say(output.paused(pause))
+    for told in answer.get("at_work", ()):
+        output.say(f"At work: {output.working(told)}")
     summary = answer["runbook_summary"]
     output.say(f"Runbooks: {summary['total']} ({summary['auto_execute']} auto_execute, {summary['dry_run']} dry_run)")
 
@@ -210,7 +222,7 @@ def _show_execution(answer: Answer) -> None:
 def execute(runbook: str, target: str, confirm: bool) -> int:
     """Run RUNBOOK now, anomaly or not: it may end a live process first. Exit 1 unless it was verified."""
     args = {"runbook_id": runbook, "target_id": target, "confirm": confirm}
-    return 0 if ask("execute", args, _show_execution, ACT_S)["success"] else 1
+    return 0 if ask("execute", args, _show_execution, ACT_S, works_on=target)["success"] else 1
 
 
 def which(answer: Answer) -> str:
@@ -249,7 +261,35 @@ def undo(execution: str) -> int:
     Each step looks first whether what is there is still what it had left; if not, nothing is touched. The runbook then
     runs for this target by itself no more, until you approve it again.
     """
-    return 0 if ask("undo", {"execution_id": execution}, _show_execution, ACT_S)["success"] else 1
+    return 0 if ask("undo", {"execution_id": execution}, _show_execution, ACT_S, works_on="")["success"] else 1
+
+
+def _show_cancelled(answer: Answer) -> None:
+    text = f"{output.plain(answer['what'])} on {output.plain(answer['target_id'])} is being stopped."
+    output.say(f"{text} What it has done is told by `healctl heal status` and in its trail.")
+
+
+@heal.command(
+    epilog="""\b
+Examples:
+  healctl heal cancel disk:/var
+  healctl heal cancel exe_3f2a91c0d4e7
+  healctl heal cancel brain-db        # its integrity check, when no repair is at work on it
+
+\b
+Exit codes: 0 it was told to stop; 1 it cannot be stopped (any more), or nothing is at work; 4 nothing has that name.
+"""
+)
+@click.argument("what", metavar="ID")
+@with_output
+def cancel(what: str) -> None:
+    """Stop what is at work: ID is an execution, an incident or a target.
+
+    The step ends where nothing is half done, removes what it had begun, and says what it has done. Its incident is then
+    yours, as after a step that failed; nothing else is tried by itself. What is all or nothing goes on: a service's
+    restart, and a restore once it has begun to write. An integrity check begins again by its schedule.
+    """
+    ask("cancel", {"id": what}, _show_cancelled)
 
 
 def _show_marked(answer: Answer) -> None:
@@ -329,4 +369,4 @@ def _show_confirmed(answer: Answer) -> None:
 @with_output
 def confirm(code: str) -> int:
     """Do what an agent has asked for under CODE: good once, for a day, and for that version of the runbook."""
-    return 0 if ask("confirm", {"code": code}, _show_confirmed, ACT_S)["success"] else 1
+    return 0 if ask("confirm", {"code": code}, _show_confirmed, ACT_S, works_on="")["success"] else 1

@@ -22,7 +22,7 @@ HEAD = """\
 # Written by `healctl init` after a look at this host. healctl watches what is named here, asks and tells. Of what
 # changes anything only rb-rotate-logs and rb-gc-trigger run by themselves. Remove the # before an auto_restart when
 # you have read what is above it: that is your written review. etc/healctl.toml of the source shows every key.
-# Then: healctl check --live, healctl start.
+# Then: healctl check --live, healctl install (or healctl start).
 """
 
 
@@ -65,28 +65,12 @@ def init(only_print: bool, force: bool) -> None:
 
 def put(file: Path, text: str) -> None:
     """In one rename; what was there is kept beside it. Raises HealError."""
-    new = file.with_name(file.name + ".new")
+    from supervisor.install.files import place
+
     try:
-        file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        if file.exists():
-            os.link(file, _beside(file))
-        new.replace(file)
-    except OSError as error:
-        raise HealError(
-            f"{error.filename or file}: {error.strerror}", "nothing was changed; -c FILE says where to"
-        ) from error
-
-
-def _beside(file: Path) -> Path:
-    """A name that is free: what was kept before is kept on."""
-    number = 0
-    while (kept := file.with_name(f"{file.name}.before{number or ''}")).exists():
-        number += 1
-    return kept
+        place([(file, text.encode())], mode=0o600, keep=lambda path: True, kept=".before")
+    except HealError as error:
+        raise HealError(error.message, f"{error.hint}; -c FILE says where to") from error
 
 
 def written(found: Survey) -> str:

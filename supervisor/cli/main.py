@@ -25,6 +25,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "status": ("daemon", "status", "Show the daemon's own workers, store and outbox."),
     "init": ("init", "init", "Look at this host and write a configuration to begin with."),
     "doctor": ("doctor", "doctor", "Look for what would bite on this host, and say how to mend it."),
+    "install": ("install", "install", "Install it as a unit of systemd, with completions and manual pages."),
+    "uninstall": ("install", "uninstall", "Stop it and remove what install has written; state stays."),
     "check": ("check", "check", "Check the configuration, and what each target reads now (--live)."),
     "probe": ("probe", "probe", "Read one target now."),
     "feed": ("feed_in", "feed", "Hand in readings and insights of other programs."),
@@ -43,12 +45,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "events": ("events", "events", "Show open incidents, or follow what happens."),
     "drill": ("drill", "drill", "Send a made-up incident all the way to a receipt, and time each stage."),
     "replay": ("replay", "replay", "Decide again what a recording holds, and compare."),
-    "demo": ("demo", "demo", "Watch a toy service be killed and healed, in a sandbox."),
+    "demo": ("demo", "demo", "Watch a service, a disk and a database be broken and healed, in a sandbox."),
 }
 
 EPILOG = """\b
 Examples:
-  healctl demo                    see it work: about 20 seconds, nothing installed
+  healctl demo                    see it work: about 15 seconds, nothing installed
   healctl start                   run in the foreground with the configuration found
   healctl heal status             what is broken right now
   healctl events --follow         what happens, as it happens

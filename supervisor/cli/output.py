@@ -104,6 +104,22 @@ def paused(pause: dict[str, Any]) -> str:
     return f"Paused: {what}{until}, by {plain(pause['by'])} since {local_time(pause['since'])}{why}"
 
 
+def working(told: dict[str, Any]) -> str:
+    """One line on work that takes long: how far it is, how fast, and how long it will take at that pace."""
+    text = f"{plain(told['what'])} on {plain(told['target_id'])}: {plain(told['stage'])}"
+    if told["total"]:
+        text += f" {told['done'] / told['total']:.0%} of {_amount(told['total'], told['unit'])}"
+    if told["rate_per_s"]:
+        text += f", {_amount(told['rate_per_s'], told['unit'])}/s"
+    if told["left_s"]:
+        text += f", {told['left_s']:.0f} s left"
+    return text + ("" if told["can_be_cancelled"] else ", no longer to be cancelled")
+
+
+def _amount(count: float, unit: str) -> str:
+    return f"{count / 1024**2:.1f} MiB" if unit == "bytes" else f"{count:.0f} {unit}".strip()
+
+
 def drill(found: dict[str, Any]) -> str:
     """One line on the last drill, and the schedule of the next."""
     ended = "passed" if found["passed"] else "FAILED"

@@ -10,7 +10,7 @@ import click
 from supervisor.cli.options import settings, with_config
 from supervisor.errors import UsageError
 
-FEW_COLOURS = ("linux", "xterm", "screen", "vt100", "ansi")  # terminals that promise sixteen at most
+MANY_COLOURS = ("256color", "direct", "kitty")  # how the names of terminals end that promise more than sixteen
 
 
 @click.command(epilog="\b\nExamples:\n  healctl tui\n  healctl tui --read-only\n  ssh -t host healctl tui --colours 16")
@@ -24,15 +24,17 @@ def tui(read_only: bool, colours: str) -> None:
 
     It goes on over restarts of the daemon, and never holds it up. Press ? for its keys.
     """
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    name = os.environ.get("TERM", "dumb")
+    if not (sys.stdin.isatty() and sys.stdout.isatty()) or name == "dumb":
         raise UsageError("tui needs a terminal", "for scripts: healctl events --follow --json")
     from tui.app import Board
     from tui.source import Daemon
 
-    few = os.environ.get("COLORTERM", "") not in ("truecolor", "24bit") and os.environ.get("TERM", "") in FEW_COLOURS
+    few = os.environ.get("COLORTERM", "") not in ("truecolor", "24bit") and not name.endswith(MANY_COLOURS)
     board = Board(
         Daemon(settings().dirs().runtime_dir),
         read_only=read_only,
         sixteen=few if colours == "auto" else colours == "16",
     )
     board.run()
+    sys.exit(board.return_code)

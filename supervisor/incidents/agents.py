@@ -19,7 +19,7 @@ from supervisor.incidents.plain_text import clean
 from supervisor.incidents.views import Json, stamp
 
 if TYPE_CHECKING:
-    from supervisor.incidents.world import Turn
+    from supervisor.incidents.world import Turn, World
 
 FREE = frozenset({"status", "list_runbooks", "dry_run", "record_fix", "dismiss", "stats", "captured"})
 ASKED = frozenset({"approve", "execute"})  # become requests; everything else is a person's alone
@@ -31,13 +31,13 @@ class ConfirmArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     code: str
 
 
-def limited(turn: Turn, actor: str) -> bool:
-    return actor.startswith(AGENT) and not turn.world.policy.agents_trusted
+def limited(world: World, actor: str) -> bool:
+    return actor.startswith(AGENT) and not world.policy.agents_trusted
 
 
 def check(turn: Turn, action: str, actor: str) -> None:
     """Raises Refused for what an agent may not even ask for."""
-    if limited(turn, actor) and action not in FREE and action not in ASKED:
+    if limited(turn.world, actor) and action not in FREE and action not in ASKED:
         raise Refused(f"{action} is a person's to order, not an agent's", "see [mcp] trusted")
 
 

@@ -19,7 +19,7 @@ from supervisor.incidents.model import (
     Tier,
     TierReason,
 )
-from supervisor.incidents.phrases import MANY, NAME_CHARS_MAX, WELL, did, do
+from supervisor.incidents.phrases import MANY, NAME_CHARS_MAX, did, do, well_again
 from supervisor.incidents.plain_text import QUOTE_CHARS_MAX, capital, clean, cut, ended, sentence, units
 from supervisor.incidents.policy import changes
 from supervisor.incidents.world import World
@@ -73,7 +73,7 @@ def tried(world: World, incident: Incident, now_wall_s: float) -> Part:
 
 
 def _ended(incident: Incident, execution: Execution | None) -> Part:
-    well = WELL[incident.anomaly]
+    well = well_again(incident)
     if incident.state is State.DISMISSED:
         return Part("It was dismissed.")
     if incident.acted_by is ActedBy.PERSON and (execution is None or not execution.verified):
@@ -107,6 +107,8 @@ def _outcome(world: World, incident: Incident, execution: Execution) -> Part:
         return Part(f"healctl is trying to {to_do}, and has not finished yet.")
     if incident.state is State.VERIFYING and execution.verified is None:
         return Part(f"healctl {done}. Whether that helped is not known yet.")
+    if last is not None and last.cancelled_by:
+        return Part(f"healctl began to {to_do}, and was stopped:", last.output)
     if last is not None and not last.success:
         return Part(f"healctl tried to {to_do}{times}. It failed:", last.output)
     if last is not None and execution.state is ExecutionState.SUCCEEDED and not execution.runbook.verifies:

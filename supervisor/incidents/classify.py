@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from supervisor.incidents import drill_run, resources, services
+from supervisor.incidents import drill_run, foreign, resources, services
 from supervisor.incidents.judge import Judge
 from supervisor.incidents.model import AnomalyType, Severity, Status, Verdict
 from supervisor.incidents.readings import (
+    CheckData,
     DatabaseData,
     DiskData,
     DrillData,
@@ -61,6 +62,7 @@ RULES: dict[type, Callable[..., tuple[Verdict, ...]]] = {
     DatabaseData: resources.database,
     LogsData: resources.logs,
     DrillData: drill_run.rule,
+    CheckData: foreign.rule,
 }
 
 

@@ -16,6 +16,7 @@ from supervisor.errors import HealError, NeedsConfirm, Refused, UsageError
 from supervisor.incidents import (
     agents,
     approvals,
+    cancelling,
     drill,
     dryruns,
     learning,
@@ -93,7 +94,7 @@ def handle(turn: Turn, token: str, action: str, args: bytes, actor: str, secret:
             raise UsageError(f"{action}: {error}") from error
         agents.check(turn, action, actor)
         body: views.Json | None
-        if action in agents.ASKED and agents.limited(turn, actor):
+        if action in agents.ASKED and agents.limited(turn.world, actor):
             body = _ask_person(turn, action, parsed, actor, secret)
         else:
             body = run(turn, token, parsed, actor)
@@ -247,7 +248,7 @@ def _quiet_s(turn: Turn, for_s: float | None, actor: str) -> float:
     window_s = turn.world.policy.dismiss_window_s
     if for_s is None:
         return window_s
-    longest_s = window_s if agents.limited(turn, actor) else DISMISS_S_MAX
+    longest_s = window_s if agents.limited(turn.world, actor) else DISMISS_S_MAX
     if not DISMISS_S_MIN <= for_s <= longest_s:
         raise UsageError(f"dismissed for {for_s:g} s", f"from {DISMISS_S_MIN:g} s to {longest_s / 3600:g} hours")
     return for_s
@@ -271,7 +272,7 @@ def _named(incident: Incident) -> views.Json:
 
 # What changes something, and so leaves a line in the audit, whatever came of it.
 AUDITED = frozenset(
-    {"approve", "execute", "dismiss", "ack", "pause", "resume", "undo", "confirm", "record_fix", "drill"}
+    {"approve", "execute", "dismiss", "ack", "pause", "resume", "undo", "confirm", "record_fix", "drill", "cancel"}
 )
 
 _Run = Callable[[Turn, str, Any, str], views.Json | None]
@@ -290,6 +291,7 @@ TABLE: Mapping[str, tuple[type, _Run]] = {
     "requests": (NoArgs, _requests),
     "confirm": (agents.ConfirmArgs, _confirm),
     "undo": (undoing.UndoArgs, undoing.order),
+    "cancel": (cancelling.CancelArgs, cancelling.order),
     "mark": (MarkArgs, marks.order),
     "stats": (NoArgs, _stats),
     "drill": (drill.DrillArgs, drill.order),

@@ -12,7 +12,10 @@ from enum import IntEnum, StrEnum
 
 import msgspec
 
+from supervisor.incidents import open_names
 from supervisor.incidents.readings import HealthReading, ProcessRef
+from supervisor.incidents.readings import Severity as Severity
+from supervisor.incidents.readings import Status as Status
 
 
 class Instant(msgspec.Struct, frozen=True):
@@ -27,7 +30,14 @@ class Instant(msgspec.Struct, frozen=True):
 
 
 class AnomalyType(StrEnum):
-    """What can be wrong with a target: FR-002's thirteen, then those of our own house."""
+    """What can be wrong with a target: FR-002's thirteen, then those of our own house. A plugin's are called
+    `FAMILY.NAME`, and are members like any other (`open_names`)."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> AnomalyType | None:
+        member = open_names.opened(cls, value, open_names.ANOMALY)
+        assert member is None or isinstance(member, AnomalyType)
+        return member
 
     PROCESS_DEAD = "process_dead"
     PROCESS_ZOMBIE = "process_zombie"
@@ -55,12 +65,6 @@ class AnomalyType(StrEnum):
     DEAD_MAN_FAILING = "dead_man_failing"  # our pings of the watcher outside do not arrive
     DRILL = "drill"  # made up: nothing is wrong (`drill_run`)
     DRILL_FAILED = "drill_failed"
-
-
-class Severity(StrEnum):
-    MEDIUM = "medium"
-    HIGH = "high"
-    CRITICAL = "critical"
 
 
 class State(StrEnum):
@@ -103,13 +107,6 @@ class Mode(StrEnum):
 
     DRY_RUN = "dry_run"
     AUTO_EXECUTE = "auto_execute"
-
-
-class Status(StrEnum):
-    FIRING = "firing"
-    CLEAR = "clear"
-    PENDING = "pending"  # abnormal, but not yet long or often enough to be the anomaly
-    UNKNOWN = "unknown"  # the reading says nothing about it
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -196,6 +193,7 @@ class StageEntry(msgspec.Struct, frozen=True):
 
 AGENT = "agent:"  # begins the name of an actor that is none of a person's
 MANUAL = "manual"  # the kind of step that only a person can do
+PLUGIN = "plugin"  # the kind of every step that a plugin brings; which one stands in its parameters
 SHIPPED = "healctl"  # the author of the runbooks that come with it
 
 ParamValue = str | int | float | bool | tuple[str, ...]
@@ -255,6 +253,11 @@ class Runbook(msgspec.Struct, frozen=True, omit_defaults=True):
     def by_hand(self) -> bool:
         """Not all of it can be run: it is a note for people."""
         return any(step.kind == MANUAL for step in self.steps)
+
+    @property
+    def foreign(self) -> bool:
+        """A plugin's code acts in it: it never runs by itself before a person has approved it."""
+        return any(step.kind == PLUGIN for step in self.steps)
 
     def is_for(self, target_id: str) -> bool:
         return not self.targets or target_id in self.targets
@@ -433,6 +436,7 @@ class StepResult(msgspec.Struct, frozen=True):
     process: ProcessRef | None = None  # what the step started
     undo: str = ""  # what the step's undo needs, as JSON of its own (R15); empty: there is nothing to undo
     cleared: bool = False  # a fresh reading that the step asked for says that the anomaly is over
+    cancelled_by: str = ""  # who had it stopped; then it is no success, and no failure of the runbook's
 
 
 class Execution(msgspec.Struct, frozen=True):
@@ -500,8 +504,19 @@ def is_over(execution: Execution) -> bool:
 
 
 class Channel(StrEnum):
+    """Ours; a plugin's is called by its name, and is a member like any other (`open_names`)."""
+
     SYNAPSE = "synapse"
     SIGNAL = "signal"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Channel | None:
+        member = open_names.opened(cls, value, open_names.NAME)
+        assert member is None or isinstance(member, Channel)
+        return member
+
+
+OURS = frozenset(Channel)  # any other is a plugin's
 
 
 class OutboxState(StrEnum):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from supervisor.incidents import own, views
 from supervisor.incidents.effects import DeliverRow
-from supervisor.incidents.model import AnomalyType, Channel, OutboxRow, Tier, TimerKind
+from supervisor.incidents.model import OURS, AnomalyType, Channel, OutboxRow, Tier, TimerKind
 from supervisor.incidents.plain_text import clean
 from supervisor.incidents.posting import notice
 from supervisor.incidents.world import Turn, World
@@ -23,7 +23,7 @@ FAR_S = 100 * 366 * 86400.0
 GRACE_S = 60.0  # after our own start: what waited while we were not there is tried first
 KIND = "outage"
 # A page among pages, so that it does not wait behind them; on Synapse nobody has to do anything about it.
-TIERS = {Channel.SIGNAL: Tier.PAGE, Channel.SYNAPSE: Tier.INFORM}
+TIERS = {Channel.SIGNAL: Tier.PAGE}  # any other: INFORM
 
 
 def look(turn: Turn) -> None:
@@ -31,7 +31,7 @@ def look(turn: Turn) -> None:
     handed = [effect.row.channel for effect in turn.effects if isinstance(effect, DeliverRow)]
     if not handed:  # after most events
         return
-    for channel in Channel:
+    for channel in turn.world.policy.every_channel:
         if channel in handed and _watched(turn.world, channel) and not _known(turn.world, channel):
             turn.set_timer(TimerKind.OWN, QUIET + channel, turn.world.policy.undelivered_after_s)
 
@@ -52,19 +52,28 @@ def delivered(turn: Turn, row: OutboxRow) -> None:
     mark = turn.world.timers.get((TimerKind.OWN, OUT + channel))
     if channel is Channel.SYNAPSE:
         turn.world.last_synapse_wall_s = turn.now.wall_s
+    elif channel not in OURS:
+        turn.world.last_receipts[channel] = turn.now.wall_s
     if mark is None:
         return
     turn.drop_timer(TimerKind.OWN, OUT + channel)
     since_wall_s = turn.now.wall_s - (turn.now.steady_s - (mark.due_steady_s - FAR_S))
     waited = [row, *_waiting(turn.world, channel)]
     _works(turn, channel, "a message was delivered")
-    notice(turn, channel, TIERS[channel], KIND, *_words(channel, since_wall_s, turn.now.wall_s, len(waited)))
+    notice(
+        turn,
+        channel,
+        TIERS.get(channel, Tier.INFORM),
+        KIND,
+        *_words(channel, since_wall_s, turn.now.wall_s, len(waited)),
+    )
 
 
 def reconfigured(turn: Turn) -> None:
     """Nobody is to be paged any more: that is no outage, and its end is none either."""
-    for channel in Channel:
-        if not _watched(turn.world, channel):
+    for _, subject in [key for key in turn.world.timers if key[0] is TimerKind.OWN]:
+        kind, _, name = subject.partition(":")
+        if f"{kind}:" in (QUIET, OUT) and not _watched(turn.world, channel := Channel(name)):
             turn.drop_timer(TimerKind.OWN, QUIET + channel)
             turn.drop_timer(TimerKind.OWN, OUT + channel)
 
@@ -97,7 +106,7 @@ def _works(turn: Turn, channel: Channel, why: str) -> None:
 
 def _watched(world: World, channel: Channel) -> bool:
     """Nobody configured is no failure (it stands in `status`)."""
-    return channel is not Channel.SIGNAL or world.policy.pages
+    return channel in world.policy.every_channel and (channel is not Channel.SIGNAL or world.policy.pages)
 
 
 def _known(world: World, channel: Channel) -> bool:
@@ -110,7 +119,8 @@ def _waiting(world: World, channel: Channel) -> list[OutboxRow]:
 
 
 def _last_receipt(world: World, channel: Channel) -> float | None:
-    return world.last_signal_wall_s if channel is Channel.SIGNAL else world.last_synapse_wall_s
+    ours = {Channel.SIGNAL: world.last_signal_wall_s, Channel.SYNAPSE: world.last_synapse_wall_s}
+    return ours[channel] if channel in ours else world.last_receipts.get(channel)
 
 
 def _words(channel: Channel, since_wall_s: float, until_wall_s: float, count: int) -> tuple[str, str]:

@@ -120,9 +120,11 @@ def unsettled(turn: Turn, execution: Execution) -> None:
 
 
 def give_up(turn: Turn, execution: Execution, reason: TierReason, note: str) -> None:
-    """remediation_failed, then a person (FR-004). The breaker, the canaries and the runbook's record hear of it."""
+    """remediation_failed, then a person (FR-004). The breaker, the canaries and the runbook's record hear of it; what
+    was cancelled is no failure in that record, and nothing else is tried by itself."""
     turn.drop_timer(TimerKind.VERIFY, execution.id)
-    if not execution.undoes:
+    cancelled = any(result.cancelled_by for result in execution.results)
+    if not execution.undoes and not cancelled:
         _count(turn, execution, success=False)
     by_itself = execution.authority is not Authority.PERSON
     breaker = remedy.after_failure(turn, execution) if by_itself else None
@@ -138,7 +140,8 @@ def give_up(turn: Turn, execution: Execution, reason: TierReason, note: str) -> 
         reason = TierReason.BREAKER_OPEN if breaker is not None else reason
         incident = remedy.spend(turn, incident, execution.runbook.id)
         incident = escalation.escalate(turn, incident, reason, why, grouped=grouped)
-        remedy.climb(turn, incident)
+        if not cancelled:  # a person has said stop: what comes next is his to say, too
+            remedy.climb(turn, incident)
     answer(turn, execution)
     remedy.release(turn, execution.target.family)
 

@@ -10,6 +10,7 @@ from supervisor.incidents.effects import DeliverRow
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.matching import Meaning
 from supervisor.incidents.model import (
+    OURS,
     AnomalyType,
     Channel,
     ExecutionState,
@@ -82,9 +83,21 @@ def reconfigured(
         turn.records.append(PutRunbook(runbook, runbook.version()))
     graduation.refit(turn)
     quiet.look_again(turn)
+    withdraw(turn)
     for incident in list(world.incidents.values()):  # a recipe or a runbook may be new, as after a restart
         if incident.family != detect.OWN_FAMILY and ladder.goes_on(world, incident):
             turn.want_run(incident)
+
+
+def withdraw(turn: Turn) -> None:
+    """What waits for a channel of a plugin that is no more waits for nothing, and that it did not work is over."""
+    known = turn.world.policy.every_channel
+    for row in [row for row in turn.world.outbox.values() if row.channel not in known]:
+        turn.put_row(row, state=OutboxState.QUARANTINED, last_error="withdrawn: no plugin brings this channel any more")
+    for anomaly, name in list(turn.world.by_key):
+        kind, _, channel = name.partition(":")
+        if f"{kind}:" == MESSAGES and channel not in known:
+            part(turn, name, anomaly, "no plugin brings this channel any more", firing=False)
 
 
 def dismiss_gone(turn: Turn) -> None:
@@ -105,6 +118,7 @@ def dismiss_gone(turn: Turn) -> None:
 def started(turn: Turn) -> None:
     """The engine has just been rebuilt. Which items are set aside, the root tells again, if it is still the same."""
     dismiss_gone(turn)
+    withdraw(turn)
     if any(anomaly is AnomalyType.ITEM_QUARANTINED for anomaly, _ in turn.world.by_key):
         turn.set_timer(TimerKind.OWN, ITEMS, TOLD_WITHIN_S)
 
@@ -221,6 +235,8 @@ def delivered(turn: Turn, channel: Channel) -> None:
     if channel is Channel.SYNAPSE:
         part(turn, SYNAPSE, AnomalyType.DELIVERY_FAILING, "a message was delivered", firing=False)
         turn.drop_timer(TimerKind.OWN, SYNAPSE)
+        return
+    if channel not in OURS:  # a plugin's: `outage` looks after it
         return
     part(turn, PAGES, AnomalyType.DELIVERY_FAILING, "a message was delivered", firing=False)
     turn.drop_timer(TimerKind.OWN, PAGES)

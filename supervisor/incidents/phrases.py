@@ -181,13 +181,23 @@ def title_of(target_id: str) -> str:
 
 def what(incident: Incident) -> str:
     """What is, or was, wrong: one clause."""
-    words = WHAT if incident.open else WAS
-    return words[incident.anomaly].format(name=name_of(incident.target_id))
+    return _words(incident).format(name=name_of(incident.target_id))
+
+
+def _words(incident: Incident) -> str:
+    """A plugin's anomaly is called by its name."""
+    table = WHAT if incident.open else WAS
+    _, _, found = incident.anomaly.partition(".")
+    return table.get(incident.anomaly) or f"{{name}} {'has' if incident.open else 'had'} {found.replace('_', ' ')}"
+
+
+def well_again(incident: Incident) -> str:
+    return WELL.get(incident.anomaly, "that is over")
 
 
 def opening(incident: Incident) -> str:
     """The same at the beginning of a sentence: a name has no capital there."""
-    words = (WHAT if incident.open else WAS)[incident.anomaly]
+    words = _words(incident)
     return what(incident) if words.startswith("{name}") else capital(what(incident))
 
 

@@ -12,6 +12,7 @@ from supervisor.incidents.model import (
     AGENT,
     AnomalyType,
     Authority,
+    Channel,
     Effect,
     Mode,
     Runbook,
@@ -49,6 +50,7 @@ class Policy(msgspec.Struct, frozen=True):
     agents_trusted: bool = False  # R15: an agent's orders are a person's
     pages: bool = False  # somebody is configured to be paged
     undelivered_after_s: float = 600.0  # nothing arrives over a channel for so long: it is out
+    channels: tuple[tuple[Channel, int], ...] = ()  # the plugins', each from which tier on it is told
     approvers: tuple[str, ...] = ()  # whose Signal replies are carried out
     intent_expires_s: float = 60.0  # DESIGN §2.3
     graduation_count: int = 3  # R4
@@ -63,6 +65,11 @@ class Policy(msgspec.Struct, frozen=True):
     drill_timeout_s: float = 60.0
     drill_zone: tzinfo | None = None
     repeats_s: tuple[float, ...] = (3600.0, 4 * 3600.0, 86400.0)  # R2, the last one for ever
+
+    @property
+    def every_channel(self) -> tuple[Channel, ...]:
+        """Ours, and the plugins'."""
+        return (*Channel, *(channel for channel, _ in self.channels))
 
 
 # R6: what is of the fleet, the gateway, or memory may come and go by itself.
@@ -110,9 +117,10 @@ def destroys(runbook: Runbook) -> bool:
 
 
 def may_graduate(runbook: Runbook) -> bool:
-    """R4: what a person has written, and what destroys nothing. One that is approved for an incident never does."""
+    """R4: what a person has written, and what destroys nothing. One that is approved for an incident never does, nor
+    one with a plugin's step, whose dry run is the plugin's own word."""
     by_person = runbook.author != "" and AGENT not in runbook.author
-    return by_person and not destroys(runbook) and not runbook.once
+    return by_person and not destroys(runbook) and not runbook.once and not runbook.foreign
 
 
 def undecided(runbook: Runbook, target_id: str) -> RunbookState:
@@ -138,7 +146,7 @@ def permission(
         return Permission(Authority.HARMLESS, "it only observes or protects")
     if state is not None and state.taken_back:
         return Permission(None, "a person has undone its last run for this target")
-    if runbook.id in policy.auto_execute:
+    if runbook.id in policy.auto_execute and not runbook.foreign:
         return Permission(Authority.WHITELIST, "it is on the whitelist")
     if runbook.starts_service and target is not None and target.auto_restart and target.recipe is not None:
         if not_running:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from supervisor.incidents import offers, quiet, wording
+from supervisor.incidents import copies, offers, quiet, wording
 from supervisor.incidents.effects import DeliverRow
 from supervisor.incidents.model import Channel, Incident, OutboxRow, Tier
 from supervisor.incidents.world import Turn
@@ -81,4 +81,5 @@ def post(
         return quiet.keep(turn, row)
     turn.put_row(row)
     turn.effects.append(DeliverRow(row))
+    copies.post(turn, row)
     return row

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from supervisor.incidents import wording
+from supervisor.incidents import copies, wording
 from supervisor.incidents.effects import DeliverRow
 from supervisor.incidents.model import Channel, Incident, OutboxRow, Tier, TimerKind
 from supervisor.incidents.world import Turn
@@ -75,7 +75,9 @@ def _release(turn: Turn, row: OutboxRow) -> None:
     if incident is not None and row.kind in OUT_OF_DATE:
         asks = incident.tier is Tier.ASK
         row = _told(turn, row, incident, "approval" if asks else "summary", Tier.ASK if asks else Tier.INFORM)
-    turn.effects.append(DeliverRow(turn.put_row(row, held=False, created_wall_s=turn.now.wall_s)))
+    row = turn.put_row(row, held=False, created_wall_s=turn.now.wall_s)
+    turn.effects.append(DeliverRow(row))
+    copies.post(turn, row)
 
 
 def _told(turn: Turn, row: OutboxRow, incident: Incident, kind: str, tier: Tier) -> OutboxRow:

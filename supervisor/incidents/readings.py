@@ -21,6 +21,19 @@ class ProcessRef(msgspec.Struct, frozen=True):
     start_ticks: int
 
 
+class Severity(StrEnum):
+    MEDIUM = "medium"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+
+class Status(StrEnum):
+    FIRING = "firing"
+    CLEAR = "clear"
+    PENDING = "pending"  # abnormal, but not yet long or often enough to be the anomaly
+    UNKNOWN = "unknown"  # the reading says nothing about it
+
+
 class PidFile(StrEnum):
     """What the pid file says, against the process table. Only OK names a live service."""
 
@@ -279,6 +292,26 @@ class DrillData(msgspec.Struct, frozen=True, tag="drill"):
     detail: str = ""
 
 
+class Finding(msgspec.Struct, frozen=True):
+    """What a plugin's probe says of one of the anomalies that it declares. `severity` is the declared one: it is put in
+    where the reading is checked. `evidence` and `hint` are plain words for people."""
+
+    anomaly: str
+    status: Status
+    evidence: str = ""
+    hint: str = ""
+    severity: Severity = Severity.HIGH
+
+
+class CheckData(msgspec.Struct, frozen=True, tag="check"):
+    """A reading of a plugin's probe: one finding for each anomaly that it declares, judged in its own process, since
+    nothing of a plugin runs in the engine's. `figures` is what it saw, for people and programs that look."""
+
+    findings: tuple[Finding, ...]
+    figures: dict[str, str | int | float | bool | None] = {}
+    detail: str = ""
+
+
 ReadingData = (
     ProcessData
     | DiskData
@@ -291,6 +324,7 @@ ReadingData = (
     | DatabaseData
     | LogsData
     | DrillData
+    | CheckData
 )
 
 

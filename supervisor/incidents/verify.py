@@ -69,7 +69,7 @@ def on_step(turn: Turn, execution_id: str, index: int, result: StepResult, *, la
         turn.drop_timer(TimerKind.EXPIRE, execution_id)
     incident = outcome.incident_of(turn, execution)
     if incident is not None:
-        word = "done" if result.success else "failed"
+        word = "done" if result.success else "cancelled" if result.cancelled_by else "failed"
         incident = turn.note(incident, "executor", f"step {result.step_id} {word}", result, execution_id=execution_id)
     bad = next((result for result in execution.results if not result.success), None)
     if not last:

@@ -173,6 +173,7 @@ def execution_answer(execution: Execution) -> Json:
                 "output": result.output,
                 "artifacts": list(result.artifacts),
                 "duration_ms": result.duration_ms,
+                "cancelled_by": result.cancelled_by or None,
             }
             for result in execution.results
         ],

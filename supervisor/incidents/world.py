@@ -23,6 +23,7 @@ from supervisor.incidents.matching import Meaning
 from supervisor.incidents.model import (
     AnomalyType,
     Breaker,
+    Channel,
     Execution,
     FamilyPause,
     Halt,
@@ -62,6 +63,15 @@ HISTORY_MAX = 10_000  # executions remembered for the breakers
 
 # Targets that a probe finds by itself, by the first part of their ids, and the family that does.
 OPEN_FAMILIES = {"disk": "host", "pipeline": "pipeline", "fleet": "fleet"}
+
+
+def open_family(target_id: str) -> str:
+    """The family whose probe finds a target of this id by itself; of `FAMILY:NAME` that of a plugin; "" for none."""
+    prefix, colon, _ = target_id.partition(":")
+    if not colon:
+        return ""
+    return OPEN_FAMILIES.get(prefix, "" if prefix in OPEN_FAMILIES.values() else prefix)
+
 
 Key = tuple[AnomalyType, str]
 
@@ -153,6 +163,9 @@ class World:
     last_escalation_wall_s: float | None = None
     last_signal_wall_s: float | None = None
     last_synapse_wall_s: float | None = None
+    last_receipts: dict[Channel, float] = field(
+        default_factory=dict
+    )  # wall_s, of the plugins' channels; since the start
     started_steady_s: float = 0.0  # when this engine began
 
     def arm(self, timer: Timer) -> None:
@@ -175,8 +188,8 @@ class World:
         if target_id == drill_run.TARGET:
             found = Target(target_id, drill_run.FAMILY)
         elif found is None:
-            family = OPEN_FAMILIES.get(target_id.partition(":")[0])
-            if family in self.open_families and ":" in target_id:
+            family = open_family(target_id)
+            if family in self.open_families:
                 found = Target(target_id, family)
         return found
 

@@ -7,9 +7,12 @@ a receipt for something that was not accepted in so many words by the other side
 from __future__ import annotations
 
 import re
-from typing import NewType, Protocol
+from abc import ABC, abstractmethod
+from typing import ClassVar, NewType
 
-from supervisor import http
+import msgspec
+
+from supervisor import http, plugins
 from supervisor.incidents.model import OutboxRow
 
 ATTEMPT_S = 10.0  # DESIGN §5: the deadline of one attempt, over all its transports
@@ -43,11 +46,20 @@ class Permanent(DeliveryError):
     """Somebody has to change something first: tried again only at the longest interval, since nothing is dropped."""
 
 
-class Channel(Protocol):
-    async def deliver(self, row: OutboxRow) -> Receipt:
-        """One attempt. Raises Retryable or Permanent."""
+class Channel(ABC):
+    """One way to people. A plugin's is made of the configuration (`__init__(self, config: Config)`), and says its name
+    (`channel`), the `api`, and the struct of its own table (`Section`, read by `plugins.section`)."""
 
-    async def close(self) -> None:
+    channel: ClassVar[str]
+    api: ClassVar[int]
+    Section: ClassVar[type[msgspec.Struct]] = plugins.Nothing
+
+    @abstractmethod
+    async def deliver(self, row: OutboxRow) -> Receipt:
+        """One attempt, over within ATTEMPT_S. Raises Retryable or Permanent. May be called for a row that was delivered
+        before, when its receipt was lost: `row.id` is the same then."""
+
+    async def close(self) -> None:  # noqa: B027 - not every way has one
         """Let go of every connection."""
 
 

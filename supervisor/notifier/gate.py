@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -20,8 +20,8 @@ from supervisor.incidents.model import Channel, Tier
 class Gate:
     def __init__(self, slots: int) -> None:
         self._slots = slots
-        self._running: dict[Channel, int] = dict.fromkeys(Channel, 0)
-        self._waiting: dict[Channel, list[tuple[int, int, asyncio.Future[None]]]] = {name: [] for name in Channel}
+        self._running: defaultdict[Channel, int] = defaultdict(int)
+        self._waiting: defaultdict[Channel, list[tuple[int, int, asyncio.Future[None]]]] = defaultdict(list)
         self._suspects: deque[tuple[Channel, asyncio.Future[None]]] = deque()
         self._alone = False  # a suspect is in work
         self._suspect_next = True
@@ -55,7 +55,7 @@ class Gate:
         while self._suspects and self._suspects[0][1].cancelled():
             self._suspects.popleft()
         if not (self._suspects and self._suspect_next):
-            for channel in Channel:
+            for channel in tuple(self._waiting):
                 self._admit_ordinary(channel)
             self._suspect_next = True
         if self._suspects and not any(self._running.values()):

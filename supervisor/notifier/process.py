@@ -13,6 +13,7 @@ import logging
 import socket
 
 from supervisor import bus, crashpoint
+from supervisor.config import SignalSection
 from supervisor.incidents.model import Channel, OutboxRow
 from supervisor.messages import Ack, Body, Deliver, DeliveryReport, Frame, Nack, PingNow
 from supervisor.notifier import backoff, flights
@@ -21,6 +22,7 @@ from supervisor.notifier.channel import DeliveryError, Permanent, Receipt
 from supervisor.notifier.dead_man import DeadMan
 from supervisor.notifier.flights import Flights
 from supervisor.notifier.gate import Gate
+from supervisor.notifier.plugin import PluginChannel
 from supervisor.notifier.replies import Replies
 from supervisor.notifier.signal_cli import NO_TRANSPORT, SignalCli
 from supervisor.notifier.synapse_rest import SynapseRest
@@ -47,7 +49,8 @@ class _Work:
 
 
 class NotifierWorker(Worker):
-    """`Link` to the healer under the name that the tree gave it."""
+    """`Link` to the healer under the name that the tree gave it: `notifier`, or that of a plugin's channel, over which
+    alone such a worker delivers."""
 
     def __init__(self, boot: Boot, uplink: socket.socket) -> None:
         super().__init__(boot, uplink)
@@ -61,18 +64,26 @@ class NotifierWorker(Worker):
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._gate = Gate(SLOTS)
-        notify = self.boot.config.notify
-        self._flights = Flights(self.boot.state_dir / flights.FILE)
+        plugin = self.boot.name in self.boot.config.piece
+        self._flights = Flights(None if plugin else self.boot.state_dir / flights.FILE)
         self._kept = self._flights.receipts()  # an earlier notifier got them, and may not have been heard
-        self._outlets[Channel.SIGNAL] = SignalCli(notify.signal, flights=self._flights)
-        if notify.synapse.transport.startswith("http"):
-            self._outlets[Channel.SYNAPSE] = SynapseRest(notify.synapse)
+        if plugin:
+            self._outlets[Channel(self.boot.name)] = PluginChannel(self.boot.name, self.boot.config)
+        else:
+            self._open_ours()
         self._context = bus.new_context()
         address = bus.endpoint(self.boot.runtime_dir, "healer")
         self._link = bus.Link(self._context, address, self.boot.name, self._on_frames, self.boot.incarnation)
         self._dead_man = DeadMan(lambda: self.boot.config.escalation.dead_man_url, self._link.post)
-        self._replies = Replies(notify.signal, self._link.ask)
+        signal = SignalSection() if plugin else self.boot.config.notify.signal
+        self._replies = Replies(signal, self._link.ask)
         self._replies.start(self.fail)
+
+    def _open_ours(self) -> None:
+        notify = self.boot.config.notify
+        self._outlets[Channel.SIGNAL] = SignalCli(notify.signal, flights=self._flights)
+        if notify.synapse.transport.startswith("http"):
+            self._outlets[Channel.SYNAPSE] = SynapseRest(notify.synapse)
 
     async def stop(self) -> None:
         """Attempts in work are ended well within the deadline, their receipts acknowledged; waiting rows just stop."""

@@ -28,7 +28,16 @@ import asyncio
 from supervisor.config import SignalSection
 from supervisor.incidents.model import OutboxRow
 from supervisor.notifier import backoff, signal_rpc
-from supervisor.notifier.channel import ATTEMPT_S, DeliveryError, Permanent, Receipt, Retryable, Unreachable, Unsure
+from supervisor.notifier.channel import (
+    ATTEMPT_S,
+    Channel,
+    DeliveryError,
+    Permanent,
+    Receipt,
+    Retryable,
+    Unreachable,
+    Unsure,
+)
 from supervisor.notifier.flights import Flights
 from supervisor.notifier.ways import Message, Way, ways
 from supervisor.transports import Kind
@@ -105,7 +114,7 @@ class _Call:
         return self._task
 
 
-class SignalCli:
+class SignalCli(Channel):
     """`[notify.signal]`: its transports in their order, but the daemon that was good last comes first."""
 
     def __init__(self, config: SignalSection, attempt_s: float = ATTEMPT_S, flights: Flights | None = None) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from supervisor import http
 from supervisor.config import SynapseSection
 from supervisor.incidents.model import OutboxRow
-from supervisor.notifier.channel import ATTEMPT_S, Permanent, Receipt, of_http, of_status, quote
+from supervisor.notifier.channel import ATTEMPT_S, Channel, Permanent, Receipt, of_http, of_status, quote
 from supervisor.synapse_ids import thread_id
 from supervisor.synapse_text import harmless
 
@@ -29,7 +29,7 @@ class _Send(msgspec.Struct, frozen=True):
     thread: str
 
 
-class SynapseRest:
+class SynapseRest(Channel):
     """`notify.synapse.transport = "http://..."`."""
 
     def __init__(self, config: SynapseSection, attempt_s: float = ATTEMPT_S) -> None:
@@ -61,9 +61,6 @@ class SynapseRest:
         if not 200 <= response.status < 300:
             raise of_status(url, "Synapse's REST interface", response)
         return Receipt(f"synapse:{_message_id(url, response)}")
-
-    async def close(self) -> None:
-        """Nothing outlives a `deliver`."""
 
 
 def _message_id(url: str, response: http.Response) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from supervisor import backups, clock, crashpoint
+from supervisor import at_work, backups, clock, crashpoint
 from supervisor.backups import Manifest
 from supervisor.errors import HealError, StoreError
 from supervisor.store import copies, sqlite
@@ -70,7 +70,7 @@ def good_copy(folder: Folder, source: Path) -> Manifest:
     stamp = folder.fresh_stamp(clock.wall_s())
     part = folder.part(f"{stamp}.db")
     try:
-        copy_pages(source, part, lambda done, total: folder.tell("copy", done, total))
+        copy_pages(source, part, lambda done, total: folder.tell("copy", done, total, "pages"))
         crashpoint.reach("backup.copied")
         integrity, rows = examine(part, folder)
         if integrity != "ok":
@@ -83,7 +83,7 @@ def good_copy(folder: Folder, source: Path) -> Manifest:
             at=clock.rfc3339(clock.wall_s()),
             bytes=size,
             pages=size // (_page_size(part) or 1),
-            sha256=copies.sha256_of(part, lambda done: folder.tell("checksum", done, size)),
+            sha256=copies.sha256_of(part, lambda done: folder.tell("checksum", done, size, "bytes")),
             integrity=integrity,
             took_s=round(clock.monotonic_s() - began_s, 3),
             sqlite=sqlite.VERSION,
@@ -168,11 +168,12 @@ def examine(path: Path, folder: Folder) -> tuple[str, dict[str, int]]:
     """What the integrity check says ("ok" or its first findings), and the rows of each table. For a file of ours."""
     copy = sqlite.open_unchanging(path)
     try:
-        folder.tell("check", 0, 1)
-        lines = [str(row[0]) for row in copy.execute("PRAGMA integrity_check(10)")]
-        if lines != ["ok"]:
-            return "; ".join(lines), {}
-        return "ok", rows_of(copy)
+        folder.tell("check", 0, 0)
+        with at_work.interruptible(copy):
+            lines = [str(row[0]) for row in copy.execute("PRAGMA integrity_check(10)")]
+            if lines != ["ok"]:
+                return "; ".join(lines), {}
+            return "ok", rows_of(copy)
     except sqlite3.DatabaseError as error:
         return sqlite.describe(error), {}
     finally:
@@ -208,7 +209,7 @@ def verify(folder: Folder) -> Report:
         raise StoreError(f"there is no good copy of {folder.name}", f"healctl db backup {folder.name} makes one")
     newest = kept[0]
     size = newest.manifest.bytes
-    found = copies.sha256_of(newest.path, lambda done: folder.tell("checksum", done, size))
+    found = copies.sha256_of(newest.path, lambda done: folder.tell("checksum", done, size, "bytes"))
     if found != newest.manifest.sha256:
         raise NotGood(
             f"{newest.path} is not what was written: its checksum differs",
@@ -262,6 +263,7 @@ def back_up(folder: Folder, source: Path, *, raw: bool) -> Report:
 
 def run(argv: Sequence[str], work: Callable[[argparse.Namespace], Report], parser: argparse.ArgumentParser) -> int:
     """Does the work and prints its report; 0 when it was done, 1 when not."""
+    at_work.heed()
     began_s = clock.monotonic_s()
     try:
         report = work(parser.parse_args(argv))

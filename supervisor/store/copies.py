@@ -15,9 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import msgspec
-
-from supervisor import backups, crashpoint
+from supervisor import at_work, backups, crashpoint
 from supervisor.clock import monotonic_s
 from supervisor.errors import StoreError
 from supervisor.store import openers
@@ -27,7 +25,6 @@ BESIDE = ("", "-wal", "-shm", "-journal")
 CHUNK_BYTES = 1024 * 1024
 SECTOR_BYTES = 4096  # what is lost around a place that the device cannot read
 SPARE_BYTES = 16 * 1024 * 1024  # free space that stays free: the ledger lives on this disk, too
-TELL_S = 0.2
 LOCK_WITHIN_S = 20.0  # for others' locks: a writer at work, or the hold of a halt that is let go meanwhile
 UNSEEN = 0o077
 
@@ -38,7 +35,7 @@ class Folder:
     def __init__(self, path: Path, name: str) -> None:
         self.path = path
         self.name = name
-        self._told_at_s = 0.0
+        self._teller = at_work.Teller(path / backups.PROGRESS)
 
     def part(self, name: str) -> Path:
         """A path for what is not finished; whatever an earlier program left there has been removed."""
@@ -62,16 +59,19 @@ class Folder:
                 "make room on that disk, or move state_dir",
             )
 
-    def tell(self, stage: str, done: int, total: int) -> None:
-        """Says how far we are, at most a few times a second; not being able to say so is no reason to stop."""
-        now_s = monotonic_s()
-        if now_s - self._told_at_s < TELL_S and done < total:
-            return
-        self._told_at_s = now_s
-        part = self.part(backups.PROGRESS)
-        with suppress(OSError):
-            part.write_bytes(msgspec.json.encode(backups.Progress(os.getpid(), stage, done, total)))
-            part.replace(self.path / backups.PROGRESS)
+    def tell(self, stage: str, done: int, total: int, unit: str = "") -> None:
+        """Says how far we are, and is a boundary: who tells has nothing half done but what is swept. Raises
+        Stopped."""
+        at_work.boundary()
+        self._teller.tell(stage, done, total, unit)
+
+    def no_return(self, stage: str) -> None:
+        """From here on it goes on to its end. Raises Stopped."""
+        at_work.no_return()
+        self._teller.tell(stage, 0, 0)
+
+    def quiet(self) -> None:
+        self._teller.over()
 
     def retain(self) -> tuple[str, ...]:
         """Removes what is beyond the numbers kept; never the newest good copy. Returns the names."""
@@ -133,9 +133,11 @@ def opened(path: Path, name: str) -> Iterator[Folder]:
         folder.sweep()
         try:
             yield folder
+        except at_work.Stopped:
+            folder.sweep()  # what it had begun: nobody may come for it soon
+            raise
         finally:
-            with suppress(FileNotFoundError):
-                (path / backups.PROGRESS).unlink()
+            folder.quiet()
     finally:
         os.close(fd)
 
@@ -180,7 +182,7 @@ def raw_copies(folder: Folder, source: Path, wall_s: float) -> tuple[Path, int]:
         if not origin.is_file():
             continue
         copy = part / origin.name
-        lost = _copy(origin, copy, lambda done, total: folder.tell("raw copy", done, total))
+        lost = _copy(origin, copy, lambda done, total: folder.tell("raw copy", done, total, "bytes"))
         unreadable += lost
         sums.append(f"{sha256_of(copy)}  {copy.name}\n")
         crashpoint.reach("raw.file")

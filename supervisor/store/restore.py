@@ -28,7 +28,7 @@ from pathlib import Path
 
 import msgspec
 
-from supervisor import backups, clock, crashpoint
+from supervisor import at_work, backups, clock, crashpoint
 from supervisor.errors import StoreError
 from supervisor.store import backup, copies, openers, pages, rescue, sqlite
 from supervisor.store.backup import Report
@@ -86,11 +86,14 @@ def _unwritten(folder: Folder, live: Path, work: Callable[[Sentry | None], Repor
         try:
             if not live.is_file():
                 return work(None)
+            folder.tell("wait for the write lock", 0, 0)
             with posted(live) as sentry:
                 return work(sentry)
-        except _Written:
+        except (_Written, at_work.Stopped) as error:
             for one in set(backups.damaged(folder.path)).difference(kept):
                 shutil.rmtree(one)  # it is not what will be replaced, and would push out what must be kept
+            if isinstance(error, at_work.Stopped):
+                raise
     who = openers.words(one for one in openers.of_file(live).found if not one.ours)
     raise StoreError(f"{live} was not restored: it is written again and again: {who}", "stop it, and restore again")
 
@@ -178,7 +181,7 @@ def _salvaged(folder: Folder, original: Path, work: Path, like: Path | None) -> 
     folder.need(2 * size)
     copy, new = _copied(original, work), work / "salvaged.db"
     try:
-        found = rescue.rescue(copy, new, like, lambda done, total: folder.tell("salvage", done, total))
+        found = rescue.rescue(copy, new, like, lambda done, total: folder.tell("salvage", done, total, "pages"))
     except (StoreError, sqlite3.Error) as error:
         if isinstance(error, sqlite3.Error) and sqlite.fault_of(error) in sqlite.DISK_FAULTS:
             raise  # it could hold more than the good copy: with room, or on a disk that is well, that can be told
@@ -216,8 +219,9 @@ def _workplace(folder: Folder) -> Iterator[Path]:
 
 
 def put(copy: Path, live: Path, folder: Folder, sentry: Sentry | None, *, legible: bool = True) -> str:
-    """Puts `copy` in the place of `live`; how, in words. Raises StoreError when nobody may, and names who is in the
-    way; _Written."""
+    """Puts `copy` in the place of `live`; how, in words. Nobody stops it any more. Raises StoreError when nobody may,
+    and names who is in the way; _Written; Stopped."""
+    folder.no_return("restore")
     if sentry is None:
         if live.exists() and not live.is_file():
             raise StoreError(f"{live} is no file", "move away what is there, and restore again")
@@ -245,7 +249,7 @@ def _put_through_sqlite(copy: Path, live: Path, folder: Folder, sentry: Sentry) 
                 locked = True
                 if sentry.moved():
                     raise _Written
-            folder.tell("restore", total - left, total)
+            folder.tell("restore", total - left, total, "pages")
             if left:  # else it is committed already
                 crashpoint.reach("restore.page")
 

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 import setproctitle
 
+from supervisor import at_work
 from supervisor.store import sqlite
 from supervisor.store.copies import Patience
 from supervisor.store.hold import BUSY_S, Lock
@@ -33,7 +34,7 @@ class Sentry:
     """The write lock of `path` until `let_go`; whether anybody has written it since `mark`.
 
     Where nobody can have the lock (a file system that is read only, say), nobody can write either, and it goes on.
-    Raises StoreError when another program keeps the lock.
+    Raises StoreError when another program keeps the lock; Stopped.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,6 +50,7 @@ class Sentry:
         patience = Patience(path)
         try:
             while not select.select([heard], [], [], LOOK_S)[0]:
+                at_work.boundary()
                 patience.step(sqlite3.SQLITE_BUSY)
             os.read(heard, len(HELD))
         except BaseException:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from supervisor import clock, proc
-from supervisor.errors import AlreadyRunning, Refused
+from supervisor.errors import AlreadyRunning, ConfigError, Refused
 from supervisor.incidents.readings import ProcessRef
 
 NAME = "healctl.lock"
@@ -141,3 +141,17 @@ def holder(runtime_dir: Path) -> ProcessRef | None:
     ref = ProcessRef(boot_id=words[2], pid=int(words[0]), start_ticks=int(words[1]))
     found = proc.same(ref)
     return ref if found is not None and found.live else None
+
+
+def make_state_dir(path: Path) -> None:
+    """Creates it 0700. Raises ConfigError when it cannot be made, is not ours, or others may write it."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.stat()
+    except OSError as error:
+        hint = "set state_dir in [healctl] to a directory that you may write"
+        raise ConfigError(f"{path} cannot be used as state_dir: {error.strerror}", hint) from error
+    if found.st_uid != os.geteuid():
+        raise ConfigError(f"{path} belongs to user {found.st_uid}", "set state_dir in [healctl] to one of your own")
+    if found.st_mode & 0o022:
+        raise ConfigError(f"{path} can be written by others (mode {found.st_mode & 0o7777:04o})", f"chmod 700 {path}")

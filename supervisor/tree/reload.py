@@ -22,6 +22,7 @@ from supervisor import places
 from supervisor.config import Accepted, Config
 from supervisor.errors import ConfigError, HealError
 from supervisor.messages import Refusal, Reloaded, encode
+from supervisor.plugins import Part
 from supervisor.tree import spec
 from supervisor.tree.model import TreeSpec
 from supervisor.worker import PACKET_BYTES_MAX, Factory, settle_in
@@ -36,7 +37,7 @@ ERROR_CHARS_MAX = 4_000
 HINT = "nothing was changed; correct the file and reload again, or restart healctl"
 # What a worker keeps for its whole life, so that it starts anew when it changes.
 READ_ONCE: tuple[tuple[str, Callable[[Config], object]], ...] = (
-    ("notifier", lambda config: config.notify),
+    ("notifier", lambda config: (config.notify.signal, config.notify.synapse)),
     ("metrics", lambda config: config.metrics),
     ("healer", lambda config: config.healctl.record),
     ("store", lambda config: (config.notify.synapse, config.policy.auto_execute)),
@@ -86,8 +87,19 @@ def fit(old: Config, new: Config, name: str, holds: tuple[str, ...] = ()) -> Fit
     if moved:
         raise ConfigError(f"{name}: {', '.join(moved)} cannot change while healctl runs: this needs a restart")
     tree = spec.healctl_tree(new, holds)
-    again = frozenset(child for child, read in READ_ONCE if read(old) != read(new))
+    again = frozenset(child for child, read in READ_ONCE if read(old) != read(new)) | _other_plugins(old, new)
     return Fitting(new, tree, spec.preload(tree), again, changes(old, new))
+
+
+def _other_plugins(old: Config, new: Config) -> frozenset[str]:
+    """Those of another version, whose module a process that lives has imported already, and channels, which are made
+    once for each life."""
+    return frozenset(
+        name
+        for name, piece in new.piece.items()
+        if (name in old.piece and old.piece[name] != piece)
+        or (piece.part is Part.CHANNEL and old.plugin.get(name) != new.plugin.get(name))
+    )
 
 
 def changes(old: Config, new: Config) -> tuple[str, ...]:
@@ -117,7 +129,8 @@ def main(source: Source, old: Config, runtime_dir: Path, root_pid: int, uplink: 
         settle_in(NAME, root_pid, uplink.fileno(), output, old.healctl.log_level)
         new, text, name = source.read()
         fit(old, new, name)
-        write(runtime_dir / ACCEPTED, msgspec.json.encode(Accepted(text, tuple(new.runbook.values()))))
+        accepted = Accepted(text, tuple(new.runbook.values()), tuple(new.piece.values()))
+        write(runtime_dir / ACCEPTED, msgspec.json.encode(accepted))
         code = 0
     except HealError as error:
         uplink.send(encode(Refusal(str(error)[:ERROR_CHARS_MAX])))

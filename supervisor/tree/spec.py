@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from supervisor.config import Config, TreeSection
 from supervisor.errors import ConfigError
-from supervisor.targets import METRICS, families, written
+from supervisor.targets import FAMILIES, METRICS, channels, families, written
 from supervisor.tree.kernel import backoff_s
 from supervisor.tree.model import Backoff, ChildSpec, GroupSpec, OnTrip, TreeSpec
 from supervisor.units import OFF
@@ -25,6 +25,7 @@ HOLD, HOLD_WORKER = "hold:", "supervisor.store.hold:HoldWorker"
 SOCKETS = {"store": ("store.sock",), LISTENER: ("healer.sock", "control.sock", "events.sock", "feed.sock")}
 _NAME = re.compile(r"[A-Za-z0-9:._-]+")
 PROBE_WORKER = "probes.runner:ProbeWorker"
+NOTIFIER = "supervisor.notifier.process:NotifierWorker"
 
 
 def healctl_tree(config: Config, holds: tuple[str, ...] = ()) -> TreeSpec:
@@ -37,12 +38,16 @@ def healctl_tree(config: Config, holds: tuple[str, ...] = ()) -> TreeSpec:
         (LISTENER, "supervisor.healer:HealerWorker", "core"),
         *((f"{HOLD}{name}", HOLD_WORKER, "hands") for name in holds if name in written(config)),
         ("executor", "remediators.executor:ExecutorWorker", "hands"),
-        ("notifier", "supervisor.notifier.process:NotifierWorker", "hands"),
+        ("notifier", NOTIFIER, "hands"),
     ]
-    workers += [(family, PROBE_WORKER, "probes") for family in families(config)]
+    workers += [(family, PROBE_WORKER, "probes") for family in families(config) if family in FAMILIES]
     if config.metrics.listen != OFF:
         # Nothing that it has in work could be poison: like a probe family, it is counted and set aside alone.
         workers.append((METRICS, "supervisor.scrape.process:MetricsWorker", "probes"))
+    # Plugins come last: of ours nobody waits for one that does not get ready. What a channel of theirs does delays no
+    # page, and each is counted and set aside alone.
+    workers += [(family, PROBE_WORKER, "probes") for family in families(config) if family not in FAMILIES]
+    workers += [(name, NOTIFIER, "probes") for name in channels(config)]
     return tree_of(config.tree, workers, listener=LISTENER)
 
 
@@ -85,9 +90,10 @@ def tree_of(section: TreeSection, workers: list[tuple[str, str, str]], *, listen
 
 
 def _modules(name: str, factory: str) -> tuple[str, ...]:
-    """What is imported before the fork: a family's own module; with the store, what a halt in its midst will need."""
+    """What is imported before the fork: a family's own module, but nothing of a plugin's; with the store, what a halt
+    in its midst will need."""
     if factory == PROBE_WORKER:
-        return (f"probes.{name}",)
+        return (f"probes.{name}",) if name in FAMILIES else ()
     return (HOLD_WORKER.partition(":")[0],) if name == "store" else ()
 
 

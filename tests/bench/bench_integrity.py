@@ -52,6 +52,9 @@ class Wishes(Events):
     def read_soon(self, target_id: str, in_s: float) -> None:
         self.soon.set()
 
+    def tell(self, work: object) -> None:
+        pass
+
     def sources_changed(self) -> None:
         pass
 

@@ -12,14 +12,20 @@ import time
 from textual.app import App, ComposeResult
 from textual.widgets import Static
 
-from supervisor.cli.feed import Item
+from supervisor.cli.item import Item
 from tests.tui.recorded import NOW_S, Recorded, incident, snapshot
 from tui.app import Board
 
 
 class Bare(App[None]):
+    pressed = 0
+
     def compose(self) -> ComposeResult:
-        yield Static("healctl Incidents")
+        yield Static("healctl Incidents: no process of 0", id="line")
+
+    def on_key(self) -> None:
+        self.pressed += 1
+        self.query_one("#line", Static).update(f"healctl Incidents: no process of {self.pressed}", layout=False)
 
 
 def stream(source: Recorded, per_s: int, incidents: int) -> None:

@@ -131,6 +131,7 @@ class Daemon:
         self.runtime_dir = folder / "run"
         self.config_file = folder / "healctl.toml"
         self.config_file.write_text(self.text(config))
+        self.more_workers: set[str] = set()  # of plugins, which the file alone does not tell
         self.process: subprocess.Popen[bytes] | None = None
         self.program = [str(HEALCTL)]
         self.log = folder / "daemon.log"
@@ -172,7 +173,7 @@ class Daemon:
         with contextlib.suppress(HealError):
             children = self.ask("tree", deadline_s=1.0)["children"]
             config = parse(self.config_file.read_text(), str(self.config_file))
-            expected = {"store", "healer", "executor", "notifier", *families(config)}
+            expected = {"store", "healer", "executor", "notifier", *families(config), *self.more_workers}
             expected |= {METRICS} if config.metrics.listen != OFF else set()
             return {
                 child["name"]
@@ -189,7 +190,7 @@ class Daemon:
     def cli(self, *words: str) -> tuple[int, Any]:
         """Runs the command line with JSON output; (exit code, what it printed on stdout, decoded)."""
         done = subprocess.run(
-            [str(HEALCTL), "-c", str(self.config_file), *words], capture_output=True, timeout=60, check=False
+            [*self.program, "-c", str(self.config_file), *words], capture_output=True, timeout=60, check=False
         )
         return done.returncode, msgspec.json.decode(done.stdout) if done.stdout else None
 

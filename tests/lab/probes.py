@@ -26,6 +26,9 @@ class Told:
         self.wishes.append((target_id, in_s))
         self._news.set()
 
+    def tell(self, work: object) -> None:
+        pass
+
     def sources_changed(self) -> None:
         self.changes += 1
         self._news.set()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.bus import ANSWER, BATCH_MAX, Hub, Link, endpoint, new_context
-from supervisor.messages import Frame, Hello, ProbeNow
+from supervisor.messages import Ack, Frame, Hello, ProbeNow
 
 COUNT = 3_000
 
@@ -54,6 +54,43 @@ def test_thousands_acknowledged_by_one_message_are_told_in_many_turns_of_the_loo
             hub.close()
             context.destroy(linger=0)
         assert max(turns) <= BATCH_MAX // ANSWER + 1
+
+    with tempfile.TemporaryDirectory(prefix="hc") as directory:
+        asyncio.run(script(Path(directory)))
+
+
+@pytest.mark.req("NFR-003")
+def test_what_is_sent_again_while_it_waits_is_handled_once() -> None:
+    """Else a healer that is slow for a while is given ever more to do, the slower it is."""
+
+    async def script(directory: Path) -> None:
+        context = new_context()
+        handled: list[str] = []
+        release = asyncio.Event()
+
+        async def serve(batch: list[tuple[str, Frame]]) -> None:
+            for source, frame in batch:
+                if isinstance(frame.body, ProbeNow):
+                    handled.append(frame.id)
+                    await release.wait()
+                    hub.answer(source, frame, Ack())
+
+        hub = Hub(context, endpoint(directory, "healer"), "healer", serve)
+        link = Link(context, endpoint(directory, "healer"), "host", lambda batch: None, "test.1")
+        asked = link.ask(ProbeNow("one"))
+        (pending,) = link._pending.values()
+        try:
+            async with asyncio.timeout(20):
+                while pending.attempt < 4:
+                    await asyncio.sleep(0.01)
+                release.set()
+                assert isinstance(await asked, Ack)
+                await link.ask(ProbeNow("two"))
+        finally:
+            link.close()
+            hub.close()
+            context.destroy(linger=0)
+        assert len(handled) == len(set(handled)) == 2
 
     with tempfile.TemporaryDirectory(prefix="hc") as directory:
         asyncio.run(script(Path(directory)))

@@ -11,7 +11,7 @@ from supervisor.bus import PENDING_MAX, Hub, Link, endpoint, new_context
 from supervisor.config import Config
 from supervisor.incidents.model import Channel, OutboxRow, Tier
 from supervisor.messages import Ack, Deliver, Frame
-from supervisor.outgoing import AT_ONCE_MAX, Outgoing
+from supervisor.outgoing import AT_ONCE_MAX, PLUGINS_AT_ONCE_MAX, Outgoing
 
 ROWS = PENDING_MAX + 5_000
 
@@ -52,3 +52,20 @@ def test_more_rows_than_the_bus_takes_all_arrive_and_pages_first(tmp_path: Path)
     asyncio.run(test())
     assert set(got) == {f"out_{number}" for number in range(ROWS + 1)}
     assert got.index(f"out_{ROWS}") <= AT_ONCE_MAX
+
+
+@pytest.mark.req("FR-005", "AC-011")
+def test_a_plugins_channel_that_takes_nothing_holds_up_nobody_and_fills_no_bus(tmp_path: Path) -> None:
+    async def test() -> None:
+        context = new_context()
+        hub = Hub(context, endpoint(tmp_path, "healer"), "healer", lambda batch: None)
+        outgoing = Outgoing(hub, Config)
+        for number in range(AT_ONCE_MAX + 1):
+            outgoing.add(row(number, Tier.PAGE, Channel("hook")))
+        assert hub.waiting == PLUGINS_AT_ONCE_MAX
+        outgoing.add(row(ROWS, Tier.PAGE))
+        assert hub.waiting == PLUGINS_AT_ONCE_MAX + 1
+        hub.close()
+        context.destroy(linger=0)
+
+    asyncio.run(test())

@@ -20,6 +20,7 @@ from supervisor.incidents.judge import Judge
 from supervisor.incidents.model import Instant, Severity, Status
 from supervisor.incidents.readings import DatabaseData, HealthReading, Integrity, Unavailable
 from supervisor.incidents.resources import database as rule
+from supervisor.messages import AtWork
 from tests.lab import mounts
 from tests.lab.databases import (
     change_index_key,
@@ -42,10 +43,14 @@ class Wishes(Events):
 
     def __init__(self) -> None:
         self.soon = asyncio.Event()
+        self.told: list[AtWork] = []
 
     def read_soon(self, target_id: str, in_s: float) -> None:
         assert in_s in (0, EMPTIED_AGAIN_S)
         self.soon.set()
+
+    def tell(self, work: AtWork) -> None:
+        self.told.append(work)
 
     def sources_changed(self) -> None:
         raise AssertionError("its sources are configured")
@@ -332,6 +337,35 @@ def _endless(monkeypatch: pytest.MonkeyPatch, during: Callable[[], None]) -> Non
         return real(db, check)
 
     monkeypatch.setattr(integrity, "_rows", rows)
+
+
+@pytest.mark.req("R9", "R15", "FR-001")
+def test_a_check_tells_how_far_it_is_and_is_cancelled_until_its_next_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make(tmp_path / "a.db")
+    _endless(monkeypatch, lambda: None)
+
+    async def test(lab: Lab) -> None:
+        assert data(await lab.read("a")).verdict is Integrity.UNKNOWN
+        async with asyncio.timeout(WITHIN_S):
+            while not lab.wishes.told:
+                await asyncio.sleep(0.01)
+        told = lab.wishes.told[0]
+        assert (told.target_id, told.stage, told.unit, told.over) == ("a", "quick_check", "bytes", False)
+        assert 0 <= told.done < told.total == made.stat().st_size
+        assert lab.probe.cancel("a", "anna") == ""
+        async with asyncio.timeout(WITHIN_S):
+            await lab.wishes.soon.wait()
+            while not lab.wishes.told[-1].over:
+                await asyncio.sleep(0.01)
+        cut = await lab.read("a")
+        assert (cut.available, cut.reason) == (False, Unavailable.ERROR)
+        assert "its check was cancelled by anna" in cut.error
+        assert lab.probe.cancel("a", "anna") == "no integrity check of a is running"
+        assert data(await lab.told("a")).verdict is Integrity.OK, "the next poll begins another"
+
+    lab(test, tmp_path, made)
 
 
 @pytest.mark.req("R9")

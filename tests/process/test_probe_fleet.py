@@ -54,6 +54,9 @@ class Wishes:
         self.soon.append(target_id)
         self.news.set()
 
+    def tell(self, work: object) -> None:
+        pass
+
     def sources_changed(self) -> None:
         self.changes += 1
         self.news.set()

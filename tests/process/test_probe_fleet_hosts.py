@@ -127,6 +127,9 @@ class Wishes:
     def read_soon(self, target_id: str, in_s: float) -> None:
         del target_id, in_s
 
+    def tell(self, work: object) -> None:
+        pass
+
     def sources_changed(self) -> None:
         self.news.set()
 

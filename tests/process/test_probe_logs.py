@@ -34,6 +34,9 @@ class Wishes(Events):
     def read_soon(self, target_id: str, in_s: float) -> None:
         self.soon.append(in_s)
 
+    def tell(self, work: object) -> None:
+        pass
+
     def sources_changed(self) -> None:
         raise AssertionError("its sources are configured")
 

@@ -80,7 +80,7 @@ def test_an_archive_that_another_one_exchanged_is_never_taken_for_the_whole(tmp_
     write(tmp_path / "app.log", content)
     part = tmp_path / ".archive" / f".app.log.gz{PART}"
 
-    def exchange() -> None:
+    def exchange(_: int) -> None:
         part.unlink()
         part.write_bytes(b"half of another")
 
@@ -104,7 +104,7 @@ def test_a_log_that_was_cut_off_and_written_anew_while_it_was_read_is_left_alone
     write(log, old)
     part = tmp_path / ".archive" / f".app.log.gz{PART}"
 
-    def cut_off() -> None:
+    def cut_off(_: int) -> None:
         if log.stat().st_size == size and part.stat().st_size > MIB // 20:  # the first member stands in it
             write(log, new)
 

@@ -119,6 +119,7 @@ class Watched:
         self._step, self._watch = step, watch
         self.spec, self.plan = step.spec, step.plan
         self.needs_evidence, self.leaves_running = step.needs_evidence, step.leaves_running
+        self.stops, self.progress = step.stops, step.progress
 
     async def run(self, ctx: Context) -> Outcome:
         return await self._watched(ctx, self._step.run(ctx), undo=False)

@@ -38,6 +38,7 @@ from supervisor.notifier.gate import Gate
 from supervisor.notifier.process import SLOTS, NotifierWorker
 from supervisor.outgoing import Outgoing
 from supervisor.pinging import Pinging
+from supervisor.progressing import Progressing
 from supervisor.rounds import Rounds
 from supervisor.showing import Showing
 from supervisor.store.process import HEALER, StoreWorker
@@ -142,9 +143,9 @@ class SimHealer(_Mixin, HealerWorker):
         self._news = _News()  # type: ignore[assignment]
         self._hub = Hub(net, "healer", _each(self._from_worker))  # type: ignore[assignment]
         self._pinging = Pinging(self._hub, lambda: self.boot.config, world, self._decide, monotonic_s())
-        self._showing = Showing(
-            world, self._clock, self._committer, self._news, self._metering, self._tree, self._samples, self._pinging
-        )
+        self._progressing = Progressing(world, _nothing)
+        known = (self._clock, self._committer, self._news, self._metering, self._tree, self._samples, self._pinging)
+        self._showing = Showing(world, *known, lambda: self.boot.config, self._progressing)
         self._desk = Desk(self._order, self._showing.by_name())
         self._outgoing = Outgoing(self._hub, lambda: self.boot.config)
         self._control = Hub(net, "control", self._desk.receive)  # type: ignore[assignment]

@@ -29,6 +29,8 @@ from supervisor.incidents.model import (
     Incident,
     Mode,
     OutboxRow,
+    OutboxState,
+    RunbookState,
     Severity,
     State,
     Tier,
@@ -58,13 +60,10 @@ COMES_AND_GOES = frozenset(  # R6
 # Between two marks they count as ill; what a reading from outside opened ends at the upper one.
 LEVELS = frozenset(
     {
-        AnomalyType.DISK_PRESSURE,
-        AnomalyType.DISK_CRITICAL,
-        AnomalyType.MEMORY_PRESSURE,
-        AnomalyType.MEMORY_CRITICAL,
+        AnomalyType.DISK_PRESSURE, AnomalyType.DISK_CRITICAL, AnomalyType.MEMORY_PRESSURE, AnomalyType.MEMORY_CRITICAL,
         AnomalyType.LOG_BLOAT,
     }
-)
+)  # fmt: skip
 # The records that `Watch.durable` looks at; most others are timers and counters.
 HEARD = frozenset(
     {
@@ -104,6 +103,7 @@ class Watch:
         self.incidents: dict[str, Incident] = {}
         self.open: dict[tuple[AnomalyType, str], str] = {}
         self.opened_s: dict[str, float] = {}
+        self.seen_s: dict[str, float] = {}  # incident -> when the reading was taken that opened it (monotonic)
         self.trail: dict[str, int] = {}
         self.steps_told: set[tuple[str, str]] = set()
         self.executions: dict[str, Execution] = {}
@@ -120,7 +120,7 @@ class Watch:
         self.phone: Counter[str] = Counter()
         self.pauses: dict[str, Any] = {}
         self.family_pauses: set[str] = set()
-        self.states: dict[tuple[str, str], Mode] = {}
+        self.states: dict[tuple[str, str], RunbookState] = {}
         self.dry_clear: defaultdict[tuple[str, str], set[str]] = defaultdict(set)  # runbook, target -> incidents
         self.projected: set[str] = set()
         self.notifier_deaths = 0
@@ -223,7 +223,7 @@ class Watch:
     def _read_well(self, old: Incident | None, it: Incident) -> None:
         """The readings that can have reached the engine by now: one of the newest of them was clear."""
         seen = self.world.seen_ill[it.target_id]
-        recent = [at_s for at_s in seen if at_s >= self.opened_s[it.id] - GROUNDS_S]
+        recent = [at_s for at_s in seen if at_s > self.seen_s.get(it.id, self.opened_s[it.id] - GROUNDS_S)]
         clear = [at_s for at_s in recent if it.anomaly not in seen[at_s]]
         if not clear and old is not None and old.outside and it.anomaly in LEVELS:
             return
@@ -241,14 +241,16 @@ class Watch:
         if entry.n != n:
             self.fail("the trail is whole", f"{entry.incident_id}: entry {entry.n} after {n - 1}")
         self.trail[entry.incident_id] = n + 1
+        if n == 0 and entry.reading is not None:
+            self.seen_s[entry.incident_id] = entry.reading.taken_mono_s
         if entry.step_id is not None and entry.execution_id is not None:
             self.steps_told.add((entry.execution_id, entry.step_id))
 
     def _put_state(self, it: Any, commit: Commit) -> None:
         """R3 (d), R4: it runs by itself once a person approved it, or three dry runs foresaw the cure."""
-        before = self.states.get((it.runbook_id, it.target_id), Mode.DRY_RUN)
-        self.states[it.runbook_id, it.target_id] = it.mode
-        if it.mode is not Mode.AUTO_EXECUTE or before is Mode.AUTO_EXECUTE:
+        before = self.states.get((it.runbook_id, it.target_id))
+        self.states[it.runbook_id, it.target_id] = it
+        if it.mode is not Mode.AUTO_EXECUTE or (before is not None and before.mode is Mode.AUTO_EXECUTE):
             return
         ordered = any(
             isinstance(one, r.AddAudit) and one.entry.action in ("approve", "confirm") for one in commit.records
@@ -299,8 +301,9 @@ class Watch:
             case Authority.NOT_RUNNING:
                 allowed = target.auto_restart and target.recipe is not None and it.runbook.starts_service
             case _:
-                scopes = (self.states.get((it.runbook.id, scope)) for scope in (target.target_id, "*"))
-                allowed = Mode.AUTO_EXECUTE in scopes
+                own, every = (self.states.get((it.runbook.id, scope)) for scope in (target.target_id, "*"))
+                demoted = own is not None and own.demoted and own.mode is not Mode.AUTO_EXECUTE
+                allowed = not demoted and any(one is not None and one.mode is Mode.AUTO_EXECUTE for one in (own, every))
         if not allowed:
             self.fail("nothing runs that R3 forbids", f"{it.runbook.id} for {target.target_id}: {it.authority}")
 
@@ -359,6 +362,9 @@ class Watch:
     def claimed(self, it: Execution, incarnation: str) -> None:
         if self.claims.setdefault(it.id, incarnation) != incarnation:
             self.fail("no duplicate executions", f"{it.id} was claimed by {self.claims[it.id]} and {incarnation}")
+        incident = self.incidents.get(it.incident_id or "")
+        if incident is not None and not incident.open and not it.undoes:
+            self.fail("nothing begins for what is over", f"{it.id}: {incident.id} is {incident.state}")
 
     def executor_died(self, incarnation: str) -> None:
         for execution_id, mine in list(self.at_work.items()):
@@ -440,6 +446,7 @@ class Watch:
             return
         if ends_live and it.authority is not Authority.APPROVED:
             self.fail("no false action", f"{it.id} ({it.authority}) ends a live process: {what} {target_id}")
+        self.more.acts(it)
         # A safeguard (R3 a) acts on the verdict at hand, however long its check took (R7), and is no change.
         if index == 0 and it.incident_id is not None and it.authority is not Authority.HARMLESS:
             self._false_action(it, what, target_id)
@@ -475,6 +482,9 @@ class Watch:
     def _put_row(self, row: OutboxRow) -> None:
         old = self.rows.get(row.id)
         self.rows[row.id] = row
+        arrived = row.receipt and (row.channel is not Channel.SIGNAL or self.phone[row.id])
+        if row.state is OutboxState.DELIVERED and not arrived:
+            self.fail("nothing is marked sent without a receipt", f"{row.id} ({row.kind})")
         if old is not None:
             if old.state == "delivered" and row.state != "delivered":
                 self.fail("a message is never lost", f"{row.id} was delivered and is {row.state}")
@@ -531,12 +541,8 @@ class Watch:
             if row.state == "pending"
         ]
         found += [f"family {family} is paused" for family in sorted(self.family_pauses)]
-        found += [  # a storm's message is made out when it leaves, minutes later
-            f"{i.id}: its message {row_id} is still gathered"
-            for i in self.incidents.values()
-            for row_id in (i.page_id, i.told_in)
-            if row_id and row_id not in self.rows
-        ]
+        gathered = ((i, row_id) for i in self.incidents.values() for row_id in (i.page_id, i.told_in) if row_id)
+        found += [f"{i.id} is told of in {row_id}, which waits" for i, row_id in gathered if row_id not in self.rows]
         return found
 
     def final(self) -> None:
@@ -554,6 +560,7 @@ class Watch:
             if execution.state is ExecutionState.SUCCEEDED and execution_id not in self.died_at_work:
                 self.fail("every step is in the ledger", f"step {index} of {execution_id}")
         self._trails()
+        self.more.closed_with_a_word()
 
     def _arrived(self, row_id: str) -> bool:
         row = self.rows[row_id]

@@ -18,10 +18,12 @@ from supervisor.incidents.model import (
     Incident,
     Mode,
     OutboxRow,
+    OutboxState,
     Severity,
     State,
 )
-from supervisor.messages import Commit
+from supervisor.incidents.readings import ProcessData
+from supervisor.messages import Body, Commit, DeliveryReport, StepReport
 from tests.sim.loop import MONO_START_S, WALL_START_S
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ STEADY_AHEAD_S = WALL_START_S - MONO_START_S
 HOLD_S = 60.0  # R2
 REPEAT_S = (3_600.0, 4 * 3_600.0, 86_400.0)  # R2
 SLACK_S = 1.5
-HEARD = frozenset({r.AddAudit, r.PutExecution, r.PutIncident, r.PutHalt, r.DropHalt})
+SETTLE_S, VERIFIED_WITHIN_S = 1.0, 30.0  # R6
+HEARD = frozenset({r.AddAudit, r.PutExecution, r.PutIncident, r.PutHalt, r.DropHalt, r.PutRunbookState})
 
 
 class More:
@@ -42,6 +45,8 @@ class More:
         self._dismissed: dict[tuple[AnomalyType, str], float] = {}  # key -> until when (steady)
         self._undone: set[tuple[str, str]] = set()  # runbook, target: a person has taken it back
         self._halted: dict[str, str] = {}  # path -> database
+        self._over_s: dict[str, float] = {}  # incident -> when it ended
+        self._row_s: dict[str, float] = {}  # row -> when it was written
         self.calm = lambda: True  # no fault has hit yet
 
     def _now_steady_s(self) -> float:
@@ -65,8 +70,17 @@ class More:
                     self._halted[it.path] = it.database
                 case r.DropHalt(database):
                     self._halted = {path: name for path, name in self._halted.items() if name != database}
+                case r.PutRunbookState(it):
+                    self._record(it)
+                case r.PutIncident(it) if it.state is State.RESOLVED:
+                    self._said(it, commit)
 
     def _execution(self, it: Execution, commit: Commit, orders: list[Any]) -> None:
+        if defects := [result.output for result in it.results if "a defect of healctl" in result.output]:
+            self.watch.fail("no part of healctl fails by itself", f"{it.id}: {defects[0]}")
+        told = [result.step_id for result in it.results]
+        if told != [step.step_id for step in it.steps][: len(told)]:
+            self.watch.fail("each step is told once", f"{it.id}: {told}")
         new = self.watch.intended_s.get(it.id) == self.watch.loop.time() and it.state is ExecutionState.INTENDED
         key = (it.runbook.id, it.target.target_id)
         if new and it.authority is Authority.PERSON and not it.undoes:
@@ -93,11 +107,41 @@ class More:
         if ours and not it.outside and not halted:
             self.watch.fail("a damaged database is halted at once", f"{it.target_id}: {it.id}")
 
+        paged = any(isinstance(one, r.PutIncident) and one.incident.page_id is not None for one in commit.records)
+        if it.anomaly is AnomalyType.DISK_CRITICAL and not it.outside and not paged:
+            self.watch.fail("a full disk is paged at once", f"{it.target_id}: {it.id}")
+
+    def _record(self, it: Any) -> None:
+        """R4, R5: what counts as a success of a runbook is a run of it that its probe has verified; no dry run does."""
+        runs = (e for e in self.watch.executions.values() if e.runbook.id == it.runbook_id and e.verified)
+        if it.successes > sum(e.target.target_id == it.target_id for e in runs):
+            self.watch.fail("a success was verified", f"{it.runbook_id} for {it.target_id}: {it.successes}")
+
+    def _said(self, it: Incident, commit: Commit) -> None:
+        """R1, tier 0: R3 let it run, it was verified, and it is not critical: that is nobody's business."""
+        run = self.watch.executions.get(it.execution_id or "")
+        if it.severity is Severity.CRITICAL or it.escalated_wall_s is not None or it.page_id is not None:
+            return
+        rows = [one.row for one in commit.records if isinstance(one, r.PutOutbox)]
+        if run is not None and not run.runbook.summary and any(it.id in row.covers for row in rows):
+            self.watch.fail("a silent repair says nothing", f"{it.id} ({it.anomaly} of {it.target_id})")
+
     def moved(self, old: Incident | None, new: Incident) -> None:
+        if not new.open:
+            self._over_s[new.id] = self.watch.loop.time()
         if new.state is State.DISMISSED and new.dismiss_until_steady_s is not None:
             self._dismissed[new.anomaly, new.target_id] = new.dismiss_until_steady_s
         if old is not None and old.state is State.VERIFYING and new.state is State.RESOLVED:
             self._proved(new)
+        if old is not None and old.state is State.VERIFYING and new.state is not State.DISMISSED:
+            self._judged_in_time(new)
+
+    def _judged_in_time(self, it: Incident) -> None:
+        """R6: what is not well 30 s after the last step has failed; a database's check may take longer (R9)."""
+        ended_s = self.step_ended_s.get(it.execution_id or "", float("inf"))
+        late = self.watch.loop.time() - ended_s > VERIFIED_WITHIN_S + 2 * SLACK_S
+        if late and not it.intermittent and it.family != "database" and self.calm():
+            self.watch.fail("a repair is judged in time", f"{it.id} ({it.anomaly} of {it.target_id})")
 
     def _proved(self, it: Incident) -> None:
         """R6: a look that began after the last step found it well."""
@@ -106,12 +150,37 @@ class More:
         clear = [at_s for at_s, ills in world.seen_ill.get(it.target_id, {}).items() if it.anomaly not in ills]
         if it.target_id in world.checks:
             clear = [began_s for began_s, found in (world.checks[it.target_id],) if not found]
-        if ended_s is not None and not any(at_s >= ended_s - 0.001 for at_s in clear):
+        since = [at_s for at_s in clear if ended_s is not None and at_s >= ended_s - 0.001]
+        if ended_s is not None and not since:
             self.watch.fail("a repair is proved by its probe", f"{it.id} ({it.anomaly} of {it.target_id})")
+        elif since and it.anomaly is AnomalyType.PROCESS_DEAD and max(since) - min(since) < SETTLE_S - 0.01:
+            self.watch.fail("what was started has settled", f"{it.id} ({it.anomaly} of {it.target_id})")
+
+    # -- what is done, and what is taken for done --
+
+    def acts(self, it: Execution) -> None:
+        """R8: whoever has a service manager is left to it for so long (as the grounds have it, which are not ours)."""
+        data = it.reading.data if it.reading is not None else None
+        if isinstance(data, ProcessData) and data.alive is False and data.dead_for_s < data.act_after_s - 0.01:
+            self.watch.fail("a manager is given its time", f"{it.id}: {data.dead_for_s:.1f} s after the death")
+
+    def acknowledged(self, body: Body) -> None:
+        """Whatever brought a report hears that it was taken only when it is written down (DESIGN §2.1)."""
+        match body:
+            case StepReport(execution_id, index):
+                run = self.watch.executions.get(execution_id)
+                under_way = run is not None and run.state in (ExecutionState.INTENDED, ExecutionState.CLAIMED)
+                if run is not None and under_way and len(run.results) <= index:
+                    self.watch.fail("a report is taken when it is written", f"step {index} of {execution_id}")
+            case DeliveryReport(row_id, receipt=receipt) if receipt:
+                row = self.watch.rows.get(row_id)
+                if row is not None and row.state is OutboxState.PENDING:
+                    self.watch.fail("a report is taken when it is written", f"the receipt of {row_id}")
 
     # -- messages --
 
     def new_row(self, row: OutboxRow) -> None:
+        self._row_s[row.id] = self.watch.loop.time()
         if row.channel is not Channel.SIGNAL or row.kind not in ("page", "outcome", "grouped", "repeat"):
             return
         now_s = self.watch.loop.time()
@@ -119,16 +188,17 @@ class More:
             before, incident = self._told_s[incident_id], self.watch.incidents.get(incident_id)
             if row.kind == "repeat" and incident is not None:
                 self._repeat(incident, before, now_s)
-            elif incident is not None and row.kind == "page":
+            elif incident is not None and row.kind in ("page", "outcome"):
                 self._in_time(incident, row, now_s)
             before.append(now_s)
 
     def _in_time(self, incident: Incident, row: OutboxRow, now_s: float) -> None:
-        """R2, AC-004, AC-005: a critical one that nobody could judge so far is paged when its hold is over."""
+        """R2, AC-004, AC-005: a critical one that nobody could judge so far is paged when its hold is over; in a storm
+        its message is gathered then (DESIGN §5), and is its page from that moment on."""
         hold_s = {AnomalyType.DISK_CRITICAL: 1.0, AnomalyType.DB_CORRUPTION: 10.0}.get(incident.anomaly, HOLD_S)
         late = now_s - self.watch.opened_s[incident.id] > hold_s + SLACK_S
         waited = incident.severity is Severity.CRITICAL and incident.escalated_wall_s is None and not incident.outside
-        if late and waited and self.calm():
+        if late and waited and incident.page_id != row.id and self.calm():
             self.watch.fail("a page comes in time", f"{row.id} for {incident.id} ({incident.anomaly})")
 
     def _repeat(self, incident: Incident, before: list[float], now_s: float) -> None:
@@ -138,6 +208,22 @@ class More:
         if before and now_s - before[-1] < REPEAT_S[0] - SLACK_S:
             text = f"{incident.id} after {now_s - before[-1]:.0f} s"
             self.watch.fail("a page is repeated after an hour at the earliest", text)
+
+    def closed_with_a_word(self) -> None:
+        """R2: one short closing message if the page left before the end; of a page for many, when the last is over."""
+        by_page: defaultdict[str, list[Incident]] = defaultdict(list)
+        for incident in self.watch.incidents.values():
+            if incident.page_id in self._row_s:
+                by_page[incident.page_id].append(incident)
+        for page_id, told in by_page.items():
+            last = max(told, key=lambda it: self._over_s.get(it.id, float("inf")))
+            over_s = self._over_s.get(last.id)
+            if over_s is None or last.state is State.DISMISSED or self._row_s[page_id] >= over_s:
+                continue
+            later = (row for row in self.watch.rows.values() if row.id != page_id and last.id in row.covers)
+            words = (row for row in later if row.channel is Channel.SIGNAL and row.kind in ("closing", "grouped"))
+            if not any(self._row_s[row.id] >= over_s for row in words):
+                self.watch.fail("what was paged is said to be over", f"{last.id} ({last.anomaly} of {last.target_id})")
 
     # -- halts --
 

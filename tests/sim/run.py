@@ -72,6 +72,7 @@ class Simulation:
         self.world = World(self.loop, self.config)
         self.watch = Watch(self.world, self.coverage, self._broken)
         self.net.seen = self.watch.leaves
+        self.net.acknowledged = self.watch.more.acknowledged
         self.watch.more.calm = lambda: self.fates.hits == 0
         self.hands = Hands(self.world, self.watch)
         self.world.acting = self._acting

@@ -12,15 +12,14 @@ import msgspec
 import pytest
 
 from supervisor.messages import Commit
+from tests.mutants.edit import edited
+from tests.mutants.table import MUTANTS
 from tests.sim import __main__ as cli
 from tests.sim.coverage import UNREACHABLE, expected, missing
 from tests.sim.invariants import Watch
-from tests.sim.mutants import MUTANTS
 from tests.sim.run import run_plan, run_seed
 from tests.sim.schedule import FAULTS, Event, Plan, generate
 from tests.sim.shrink import Shrinker, decode, encode
-
-SEEDS_MAX = 60  # within so many a mutant must be found out
 
 
 @pytest.mark.req("NFR-001", "NFR-002", "R2", "R3", "R6", "R7", "R15")
@@ -57,34 +56,20 @@ def test_the_same_seed_is_the_same_history_and_so_it_is_on_the_real_ledger(
     assert model == history(real=True)
 
 
-@pytest.mark.req("NFR-001", "NFR-002", "R3")
-@pytest.mark.parametrize("name", MUTANTS)
-def test_what_is_wrong_is_found_out(name: str) -> None:
-    mutant = MUTANTS[name]
-    plans = (generate(seed, real_every=SEEDS_MAX) for seed in range(1, SEEDS_MAX))
-    broken: Counter[str] = Counter()
-    for plan in (Plan(1, "services", False, mutant.events),) if mutant.events else plans:
-        outcome = run_plan(plan, mutant.hook())
-        broken[outcome.broken] += 1
-        if outcome.broken in mutant.breaks:
-            return
-    raise AssertionError(f"{name} should break one of {sorted(mutant.breaks)}, and broke {dict(broken)}")
-
-
 def test_a_failure_is_shrunk_to_the_events_that_it_needs_and_can_be_run_again(tmp_path: Path) -> None:
     needed = (Event(20.0, "kill", ("auto-a", True)),)
     beside = tuple(Event(5.0 + n, "look", ("auto-b",)) for n in range(12))
     events = tuple(sorted((*needed, *beside), key=lambda event: event.at_s))
     plan = Plan(1, "services", False, events)
-    hook = MUTANTS["every reading is fresh"].hook
-    broken = run_plan(plan, hook()).broken
+    edits = MUTANTS["no fresh probe before a step"].edits
+    broken = run_plan(plan, edited(edits)).broken
     assert broken == "no step without a fresh failing reading"
-    short = Shrinker(plan, broken, lambda candidate: run_plan(candidate, hook())).shrunk()
+    short = Shrinker(plan, broken, lambda candidate: run_plan(candidate, edited(edits))).shrunk()
     assert short.events == needed
     file = tmp_path / "events.json"
     file.write_bytes(encode(short))
     assert decode(file.read_bytes()) == short
-    assert run_plan(short, hook()).broken == broken
+    assert run_plan(short, edited(edits)).broken == broken
     assert run_plan(short).broken == ""
 
 

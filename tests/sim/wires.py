@@ -33,6 +33,7 @@ class Net:
         self.ends: list[End] = []
         self.calm_s = 0.0  # from when on an answer can be relied on, so that nothing need be sent again
         self.seen: Callable[[str, Body], None] = lambda to, body: None  # every request that leaves, once
+        self.acknowledged: Callable[[Body], None] = lambda body: None  # every request that is answered with an Ack
 
     def carry(self, to: End | None, source: str, frame: Frame) -> None:
         """Once, if it is not lost on its way."""
@@ -194,6 +195,8 @@ class Hub(End):
         self.peer_is_back(name)
 
     def answer(self, to: str, frame: Frame, body: Body) -> None:
+        if isinstance(body, Ack):
+            self.net.acknowledged(frame.body)
         self.send(to, body, re=frame.id)
 
     def acknowledge(self, to: str, frames: Sequence[Frame]) -> None:

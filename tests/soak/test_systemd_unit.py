@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from supervisor import proc
-from supervisor.cli.unit_files import FAILURE, SERVICE, unit_file
+from supervisor.install.unit import FAILURE, SERVICE, failure, service
 from tests.lab.container import Container, booted
 from tests.lab.daemon import HEALCTL, ROOT, until
 
@@ -54,8 +54,9 @@ def install(container: Container, tree: str) -> None:
         '[notify.signal]\ntransports = ["http://127.0.0.1:8080"]\naccount = "+15550100"\nrecipient = "+15550101"\n'
     )
     put(container, f"{HOME}/c.toml", config)
-    for name in (SERVICE, FAILURE):
-        put(container, f"/etc/systemd/system/{name}", unit_file(name, (str(HEALCTL), "-c", f"{HOME}/c.toml")))
+    program = (str(HEALCTL), "-c", f"{HOME}/c.toml")
+    put(container, f"/etc/systemd/system/{SERVICE}", service(program))
+    put(container, f"/etc/systemd/system/{FAILURE}", failure(program))
     container.run("mkdir", "-p", f"/etc/systemd/system/{SERVICE}.d")
     put(container, f"/etc/systemd/system/{SERVICE}.d/quick.conf", "[Service]\nWatchdogSec=6\nRestartSec=100ms\n")
     container.run("systemctl", "daemon-reload")

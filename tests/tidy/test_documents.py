@@ -39,10 +39,14 @@ def sections() -> list[tuple[tuple[str, ...], type[msgspec.Struct]]]:
     """Every table of the configuration: its path and its struct; NAME stands for a target's name."""
     found: list[tuple[tuple[str, ...], type[msgspec.Struct]]] = []
     for name, kind in get_type_hints(Tables).items():
+        if name == "plugin":
+            continue  # its keys are the plugins' own
         if get_origin(kind) is dict:
             found.append(((name, "NAME"), get_args(kind)[1]))
         elif name == "notify":
-            found += [(("notify", n), k) for n, k in get_type_hints(kind).items()]
+            ours = {n: k for n, k in get_type_hints(kind).items() if get_origin(k) is not dict}
+            found += [(("notify", n), k) for n, k in ours.items()]
+            found.append((("notify", "channel", "NAME"), config.ChannelSection))
         else:
             found.append(((name,), kind))
     return found
@@ -72,7 +76,7 @@ def test_the_example_configuration_has_every_key_with_its_default(
 
 def test_the_example_configuration_as_it_stands_is_refused_only_for_its_placeholders() -> None:
     text = (ROOT / "etc/healctl.toml").read_text()
-    assert config.parse(re.sub(r"^(\[\w+\.NAME\])", r"# \1", text, flags=re.MULTILINE), "etc") == Config()
+    assert config.parse(re.sub(r"^(\[[\w.]+\.NAME\])", r"# \1", text, flags=re.MULTILINE), "etc") == Config()
 
 
 def commands() -> list[str]:
@@ -137,6 +141,18 @@ def test_the_examples_of_a_document_are_good_configurations_and_runbooks(documen
         file.chmod(0o600)
     programs = "".join(block for block in configurations if "[command." in block)
     assert len(config.accept(programs, tmp_path / "healctl.toml").runbook) == len(runbooks)
+
+
+def test_the_code_that_the_guide_to_plugins_shows_is_the_templates() -> None:
+    """Which is installed and run: `tests/acceptance/test_plugin_template.py`."""
+    template = "\n".join(
+        path.read_text()
+        for path in sorted((ROOT / "etc/plugin-template").rglob("*"))
+        if path.suffix in (".py", ".toml")
+    )
+    shown = blocks(ROOT / "docs/plugins.md", "(?:python|ini)")
+    assert len(shown) >= 5
+    assert [block for block in shown if block not in template] == []
 
 
 def test_the_documents_show_both_a_configuration_and_a_runbook() -> None:

@@ -65,8 +65,14 @@ CALLS: dict[str, tuple[tuple[str, ...], str]] = {
 }
 # subprocess: the hands' one place that starts programs forks by itself; a probe may ask a target's own status command,
 # systemctl or pm2, which ends with the question; the notifier hands a message to openclaw or signal-cli, which ends
-# with it; the demo starts its sandbox's own two processes.
-SUBPROCESS = ("remediators/command.py", "probes/command.py", "supervisor/notifier/program.py", "supervisor/cli/demo.py")
+# with it; the demo starts its sandbox's own two processes; plugins are imported by one that ends with the question.
+SUBPROCESS = (
+    "remediators/command.py",
+    "probes/command.py",
+    "supervisor/notifier/program.py",
+    "supervisor/cli/demo_box.py",
+    "supervisor/examining.py",
+)
 # Paths of somebody's machine and addresses of somebody's network.
 FORBIDDEN_WORDS = re.compile(r"/(?:home|Users|root|work)/[a-z]|--(?:extra-)?index[-]url")
 

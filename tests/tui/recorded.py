@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from supervisor import clock
-from supervisor.cli.feed import SNAPSHOT, Item
+from supervisor.cli.item import SNAPSHOT, Item
 from supervisor.errors import HealError, UnknownId
 
 Json = dict[str, Any]
@@ -45,7 +45,15 @@ def snapshot(incidents: list[Json], seq: int = 1, **more: Any) -> Item:
         {"name": name, "state": "ready", "pid": 0, "restarts": 0, "last_exit": None, "since": stamp(3600.0)}
         for name in ("store", "healer", "executor", "notifier", "process", "host", "database")
     ]
-    data: Json = {"seq": seq, "open_incidents": incidents, "children": children, "halted": [], "paused": [], **more}
+    data: Json = {
+        "seq": seq,
+        "open_incidents": incidents,
+        "children": children,
+        "halted": [],
+        "paused": [],
+        "at_work": [],
+        **more,
+    }
     return Item(seq, SNAPSHOT, NOW_S, data)
 
 

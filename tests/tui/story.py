@@ -5,7 +5,7 @@ web has died and waits for its owner's approval, a disk fills, a gateway is bein
 
 from __future__ import annotations
 
-from supervisor.cli.feed import SNAPSHOT, Item
+from supervisor.cli.item import SNAPSHOT, Item
 from tests.tui.recorded import Json, Recorded, stamp
 
 APPROVAL = "needs_approval"
@@ -210,7 +210,14 @@ def report() -> Json:
 
 
 def recorded() -> Recorded:
-    data: Json = {"seq": 1, "open_incidents": incidents(), "children": children(), "halted": [], "paused": []}
+    data: Json = {
+        "seq": 1,
+        "open_incidents": incidents(),
+        "children": children(),
+        "halted": [],
+        "paused": [],
+        "at_work": [],
+    }
     answers: Json = {
         "incident": detail,
         "list_runbooks": {"runbooks": RUNBOOKS},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import re
 from collections.abc import Callable, Coroutine
 from functools import wraps
@@ -15,7 +16,7 @@ from textual.widgets import Input
 from supervisor.cli.feed import Item
 from supervisor.errors import NotRunning, Refused
 from tests.tui.recorded import NOW_S, Json, Recorded, incident, snapshot, stamp
-from tui import look
+from tui import keys, look
 from tui.app import TABS, Board
 from tui.detail import Detail
 from tui.dialogs import Question, Reader
@@ -80,7 +81,7 @@ def recorded() -> Recorded:
 def screen_text(board: Board) -> str:
     """What a person reads, row by row."""
     svg = board.export_screenshot()
-    return re.sub(r"\s+", " ", " ".join(re.findall(r">([^<>]+)</text>", svg)).replace("&#160;", " "))
+    return re.sub(r"\s+", " ", html.unescape(" ".join(re.findall(r">([^<>]+)</text>", svg))))
 
 
 async def until(pilot: Pilot[None], true: Callable[[], object], within_s: float = 60.0) -> None:
@@ -166,7 +167,7 @@ ORDERS = [
     ("k", "", "ack", {"incident_id": "inc_web"}),
     ("i", "noise", "dismiss", {"incident_id": "inc_web", "reason": "noise"}),
     ("p", "enter", "pause", {"target_id": "web", "for_s": 3600, "reason": "from the dashboard"}),
-    ("r", "", "resume", {"target_id": "web"}),
+    ("r", "enter", "resume", {"target_id": "web"}),
     ("d", "", "dry_run", {"runbook_id": "rb-restart-service", "target_id": "web"}),
 ]
 
@@ -198,6 +199,23 @@ async def test_an_undo_names_the_execution() -> None:
         await until(pilot, lambda: isinstance(board.screen, Question))
         await pilot.press(*"db", "enter")
         await until(pilot, lambda: ("undo", {"execution_id": "exe_1"}) in source.asked)
+
+
+@run
+async def test_an_incident_shows_how_far_its_repair_is() -> None:
+    told = {
+        "target_id": "web", "execution_id": None, "incident_id": None, "what": "rb-rotate-logs", "stage": "archive",
+        "done": 512, "total": 1024, "unit": "pages", "rate_per_s": 64.0, "left_s": 8.0, "can_be_cancelled": True,
+        "over": False,
+    }  # fmt: skip
+    source = recorded()
+    board = Board(source)
+    async with board.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: len(board._rows["incidents"].keys) == 3)
+        source.push(Item(2, "progress", NOW_S, told))
+        await pilot.press("enter")
+        words = "At work: rb-rotate-logs on web: archive 50% of 1024 pages, 64 pages/s, 8 s left"
+        await until(pilot, lambda: words in screen_text(board))
 
 
 @run
@@ -277,15 +295,27 @@ async def test_hostile_text_is_shown_harmless() -> None:
 
 @run
 async def test_what_is_cut_off_is_seen_to_be_and_yellow_can_be_read_on_the_light_theme() -> None:
-    board = Board(Recorded([snapshot([incident("web", anomaly_type="a_name_that_is_too_long_for_its_column")])], {}))
+    source = Recorded([snapshot([incident("web", anomaly_type="a_name_that_is_too_long_for_its_column")])], {})
+    board = Board(source)
     async with board.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: len(board._rows["incidents"].keys) == 1)
         await until(pilot, lambda: "a_name_that_is_too_… " in screen_text(board))
         await pilot.press("t")
         red, green, blue = look.ON_LIGHT.ansi_colors[3]
-        wanted = f"{red:02x}{green:02x}{blue:02x}"  # "1 wait for you"
-        await until(pilot, lambda: wanted in re.findall(r"fill: #([0-9a-f]{6})", board.export_screenshot()))
+        wanted = f"{red:02x}{green:02x}{blue:02x}"  # "1 wait for you", and the bar
+        source.said = "not running"
+        await until(pilot, lambda: "No news" in screen_text(board))
+        colours = set(re.findall(r"fill: #([0-9a-f]{6})", board.export_screenshot()))
+        assert wanted in colours
+        assert "ffff00" not in colours
         assert 0.2126 * red + 0.7152 * green + 0.0722 * blue < 110
+
+
+def test_the_foot_fits_eighty_columns_and_names_the_way_out() -> None:
+    assert keys.foot().plain.endswith("q Quit")
+    assert keys.foot(("esc", "Back")).plain.startswith(" esc Back")
+    assert "Quit" not in keys.foot(("esc", "Back")).plain, "there q goes back"
+    assert max(len(keys.foot().plain), len(keys.foot(("esc", "Back")).plain)) <= 80
 
 
 def test_what_belongs_together_in_a_report_stands_on_one_line() -> None:

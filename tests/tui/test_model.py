@@ -11,7 +11,7 @@ from supervisor.incidents.model import Severity, State
 from supervisor.uplink import TreeKind
 from tests.tui.recorded import NOW_S, incident, snapshot
 from tui import look
-from tui.model import _CHILD, OVER_MAX, SORTS, Model, age_s
+from tui.model import _CHILD, OVER_MAX, SORTS, STANDING, Model, age_s
 
 pytestmark = pytest.mark.req("FR-007")
 
@@ -24,6 +24,31 @@ def changed(name: str, state: str) -> Item:
     row = incident(name, state=state)
     del row["audit_trail"]
     return Item(2, "incident", NOW_S, row)
+
+
+def progress(**more: Any) -> Item:
+    told: dict[str, Any] = {"execution_id": "exe_1", "target_id": "web", "done": 1, "total": 2, "over": False}
+    return event("progress", **{**told, **more})
+
+
+def test_how_far_it_is_stands_with_its_incident_until_it_is_over(model: Model) -> None:
+    web = incident("web", execution_id="exe_1")
+    assert model.progress(web) is None
+    before = model.version
+    model.apply(progress())
+    assert model.version > before
+    told = model.progress(web)
+    assert told is not None
+    assert told["done"] == 1
+    assert model.progress(incident("db")) is None
+    model.apply(event("execution", execution_id="exe_1", state="claimed"))
+    assert model.progress(web) is not None
+    model.apply(event("execution", execution_id="exe_1", state="failed"))
+    assert model.progress(web) is None
+    model.apply(progress(execution_id=None, target_id="db"))
+    assert model.progress(incident("db")) is not None, "the check of a database"
+    model.apply(progress(execution_id=None, target_id="db", over=True))
+    assert model.progress(incident("db")) is None
 
 
 @pytest.fixture
@@ -72,13 +97,30 @@ def test_what_is_over_is_kept_within_a_limit() -> None:
     assert (len(model.over), "inc_t9" in model.over, "inc_t10" in model.over) == (OVER_MAX, False, True)
 
 
-def test_a_new_snapshot_replaces_what_was_known_but_not_the_last_words_of_a_crash(model: Model) -> None:
+def test_a_crash_is_seen_with_its_last_words_and_a_new_snapshot_replaces_what_was_known(model: Model) -> None:
     died = event("tree", kind="exited", child="executor", pid=7, restarts=1, exit_text="signal 9", last_words="boom")
     model.apply(died)
-    assert model.children["executor"]["state"] == "exited"
+    assert (model.children["executor"]["state"], model.children["executor"]["last_words"]) == ("exited", "boom")
     model.apply(snapshot([incident("new")]))
     assert shown(model) == ["new"]
-    assert (model.children["executor"]["state"], model.children["executor"]["last_words"]) == ("ready", "boom")
+    assert model.children["executor"]["state"] == "ready"
+
+
+def test_what_ended_while_nobody_listened_is_named(model: Model) -> None:
+    model.apply(snapshot([incident("db", "medium"), incident("new")]))
+    assert model.missed == ["inc_web", "inc_api"]
+    model.apply(snapshot([incident("db", "medium"), incident("new")]))
+    assert model.missed == []
+
+
+def test_what_is_paused_or_halted_is_as_the_newest_standing_says(model: Model) -> None:
+    version = model.version
+    model.apply(event(STANDING, pauses=[{"name": "web"}], halted=[{"database": "brain"}]))
+    assert (len(model.paused), len(model.halted), model.version) == (1, 1, version + 1)
+    model.apply(event(STANDING, pauses=[{"name": "web"}], halted=[{"database": "brain"}]))
+    assert model.version == version + 1, "nothing new is no reason to draw"
+    model.apply(event(STANDING, pauses=[], halted=[]))
+    assert (model.paused, model.halted) == ([], [])
 
 
 def test_a_trail_entry_is_the_newest_word_on_its_incident(model: Model) -> None:

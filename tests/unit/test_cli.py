@@ -272,7 +272,7 @@ def test_check_tells_what_is_in_force(runtime: Path, capsys: pytest.CaptureFixtu
     told = msgspec.json.decode(capsys.readouterr().out)
     own = ["system-memory", "brain-db", "metrics-db", "ledger", "log-files", "service-output"]
     families = {"host": own[:1], "database": own[1:4], "logs": own[4:]}
-    found = {"families": families, "found_at_run_time": ["host"], "runbooks": [], "transports": []}
+    found = {"families": families, "found_at_run_time": ["host"], "runbooks": [], "transports": [], "plugins": []}
     assert told == {"ok": True, "file": file, "targets": own, **found}
     assert run(["check", "--configured"]) == 0
 

@@ -13,6 +13,7 @@ from supervisor.config import Config, Duration
 from supervisor.errors import ConfigError
 from supervisor.places import Dirs
 from supervisor.targets import databases, targets, written
+from supervisor.tree import lock
 from supervisor.units import format_duration, parse_duration, parse_size
 
 WEB = '[process.web]\npid_file = "/run/web.pid"\n'
@@ -176,14 +177,14 @@ def test_the_search_order(tmp_path: Path) -> None:
 
 def test_the_state_directory_is_made_closed_and_an_open_one_refused(tmp_path: Path) -> None:
     state = tmp_path / "a/state"
-    config.make_state_dir(state)
+    lock.make_state_dir(state)
     assert state.stat().st_mode & 0o777 == 0o700
     state.chmod(0o777)
     with pytest.raises(ConfigError, match="can be written by others"):
-        config.make_state_dir(state)
+        lock.make_state_dir(state)
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be used as state_dir"):
-        config.make_state_dir(tmp_path / "file")
+        lock.make_state_dir(tmp_path / "file")
 
 
 def test_a_client_finds_the_daemon_although_another_table_is_wrong(tmp_path: Path) -> None:

@@ -8,12 +8,15 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 from supervisor import config, doctor
 from supervisor.cli.main import cli
 from supervisor.doctor import CHECKS, Finding, Host, Level, examine
+from supervisor.install import files, fitting
+from supervisor.install.scope import scope
 
 pytestmark = pytest.mark.req("FR-001", "NFR-003")
 
@@ -133,3 +136,30 @@ def test_the_command_ends_with_1_for_what_will_not_work(tmp_path: Path) -> None:
     file.write_text(text + '[process.web]\nmatch = "web"\nrestart = { argv = ["/nowhere/web"] }\n')
     bad = CliRunner().invoke(cli, ["doctor", "-c", str(file), "--json"], standalone_mode=False)
     assert (bad.return_value, json.loads(bad.output)["ok"]) == (1, False)
+
+
+def test_a_unit_that_was_installed_for_another_configuration_is_told(tmp_path: Path, proc: Path) -> None:
+    file = tmp_path / "healctl.toml"
+
+    def looked(text: str) -> list[tuple[Level, str]]:
+        made = host(tmp_path, proc, text)
+        made = msgspec.structs.replace(made, env={"XDG_CONFIG_HOME": str(tmp_path / "config")}, file=file)
+        return of("unit", examine(made))
+
+    def install(text: str) -> None:
+        found = host(tmp_path, proc, text)
+        place = scope({"XDG_CONFIG_HOME": str(tmp_path / "config")}, user=True)
+        units, _ = fitting.units(found.config, file, Path("/opt/healctl"), place, {}, ("/",))
+        files.put(units)
+
+    starts = '[process.web]\nmatch = "web"\nrestart = { argv = ["/bin/web"] }\n'
+    assert looked("") == [(Level.WELL, "well")], "none is installed"
+    install("")
+    assert looked("") == [(Level.WELL, "well")]
+    (found,) = looked(starts)
+    assert found[0] is Level.WARN
+    assert "made for another state of the configuration" in found[1]
+    install(starts)
+    assert looked(starts) == [(Level.WELL, "well")]
+    file = tmp_path / "another.toml"
+    assert looked("") == [(Level.WELL, "well")], "another configuration's unit"

@@ -85,6 +85,15 @@ def test_the_page_about_a_worker_quotes_the_end_of_its_last_words() -> None:
     assert "KeyError: 'size'" in lab.messages("signal")[0].body
 
 
+@pytest.mark.req("FR-007")
+def test_a_part_keeps_the_last_words_of_its_last_death_when_it_lives_again() -> None:
+    table = TreeTable()
+    table.observe(event(TreeKind.EXITED))
+    table.observe(TreeEvent(TreeKind.READY, "logs", 8, "logs.x.2", 0.0))
+    (row,) = table.rows()
+    assert (row["state"], row["last_exit"], row["last_words"]) == ("ready", "exit 1", "boom")
+
+
 @pytest.mark.req("R1")
 def test_the_healer_hears_of_its_own_deaths_from_the_root() -> None:
     lab = Lab("web")

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from supervisor.cli.main import run
-from supervisor.cli.unit_files import FAILURE, SERVICE, unit_file
 from supervisor.config import Config
 from supervisor.errors import ConfigError
 from supervisor.incidents.plain_text import units
+from supervisor.install.unit import FAILURE, SERVICE, service
+from supervisor.install.unit import failure as failure_unit
 from supervisor.notifier import failure, paged
 from supervisor.notifier.failure import Facts, configuration, learn, words
 from supervisor.tree.kernel import EXIT_GAVE_UP, EXIT_NEVER_RESTART
@@ -161,28 +162,21 @@ def keys(text: str) -> dict[str, str]:
 
 @pytest.mark.req("NFR-002")
 def test_the_units_agree_with_the_tree_and_with_each_other() -> None:
-    service, page = keys(unit_file(SERVICE)), keys(unit_file(FAILURE))
-    assert float(service["WatchdogSec"]) >= least_s(healctl_tree(Config()))
-    assert service["RestartPreventExitStatus"] == str(EXIT_NEVER_RESTART)
-    assert service["OnFailure"] == FAILURE.replace("@", "@%n")
+    main, page = keys(service()), keys(failure_unit())
+    assert float(main["WatchdogSec"]) >= least_s(healctl_tree(Config()))
+    assert main["RestartPreventExitStatus"] == str(EXIT_NEVER_RESTART)
+    assert main["OnFailure"] == FAILURE.replace("@", "@%n")
     assert page["ExecStart"] == "healctl page --unit %i"
     # The last page and everything that systemd and its journal are asked end within the unit's own time.
     assert float(page["TimeoutStartSec"]) > failure.ASK_S + 10 + 8
-
-
-def test_a_unit_is_given_another_program() -> None:
-    text = unit_file(SERVICE, ("/opt/my tools/healctl", "-c", "/etc/100%.toml"))
-    assert 'ExecStart="/opt/my tools/healctl" "-c" "/etc/100%%.toml" start\n' in text
-    assert 'ExecStopPost=-"/opt/my tools/healctl" "-c" "/etc/100%%.toml" page --unit %n --restarted\n' in text
-    assert text.count("/opt/") == 2
 
 
 @pytest.mark.parametrize("manager", ["--system", "--user"])
 def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path, manager: str) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed (Debian: systemd)")
-    for name in (SERVICE, FAILURE):
-        (tmp_path / name).write_text(unit_file(name, ("/bin/true",)))
+    (tmp_path / SERVICE).write_text(service(("/bin/true",)))
+    (tmp_path / FAILURE).write_text(failure_unit(("/bin/true",)))
     (tmp_path / "run").mkdir(mode=0o700)
     done = subprocess.run(
         ["systemd-analyze", manager, "verify", str(tmp_path / SERVICE), str(tmp_path / "healctl-failure@a.service")],

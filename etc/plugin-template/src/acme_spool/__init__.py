@@ -1,0 +1,1 @@
+"""Spool folders for healctl: a probe, a step and a channel."""
