@@ -89,7 +89,7 @@ class HealerWorker(Worker):
         self._limit_told = False
         self._strange: dict[str, HealthReading] = {}  # of targets that we do not know
         self._listening = False
-        self._early: m.Frame | None = None  # the store's status of before we listened: it tells only what has changed
+        self._before: m.Frame | None = None  # the store's status of before we listened: it tells only what has changed
         self._samples = Samples()
 
     # -- life --
@@ -156,8 +156,8 @@ class HealerWorker(Worker):
         self._listening = True
         for event in beginning(self._engine.world, self.boot.config):
             self._decide(event)
-        if self._early is not None:
-            self._from_store("", self._early)
+        if self._before is not None:
+            self._from_store("", self._before)
         self._tell_known()
         for family in families(self.boot.config):
             self._hub.request(family, m.Resync())
@@ -310,7 +310,7 @@ class HealerWorker(Worker):
 
     def _from_store(self, _source: str, frame: m.Frame) -> None:
         if not self._listening:  # it speaks as soon as an epoch is open; a delivery it reports again
-            self._early = frame if isinstance(frame.body, m.StoreStatus) else self._early
+            self._before = frame if isinstance(frame.body, m.StoreStatus) else self._before
             return
         match frame.body:
             case m.StoreStatus():
