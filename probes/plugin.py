@@ -12,10 +12,11 @@ from collections.abc import Mapping
 
 import msgspec
 
-from probes.base import Events, Probe, Source, begin
+from probes.base import ERROR_CHARS_MAX, Events, Probe, Source, begin
 from supervisor import clock, plugins
 from supervisor.config import Config
 from supervisor.incidents.readings import CheckData, Finding, HealthReading, SourceReading, Unavailable
+from supervisor.messages import AtWork
 
 SOURCES_MAX = 1_000
 ID_CHARS_MAX = 200
@@ -23,11 +24,48 @@ TEXT_CHARS_MAX = 2_000
 FIGURES_MAX = 50
 READING_BYTES_MAX = 64 * 1024
 INTERVAL_MS_MIN = 100
+MS_MAX = 30 * 86_400_000
+TELL_S = 0.4  # between two words about one target's check
 DATA_BYTES_MAX = 512 * 1024 * 1024  # RLIMIT_DATA: what leaks meets an end of its own
 
 
 class _Rubbish(Exception):
     """What the plugin gave is not what its contract says."""
+
+
+class _Guarded(Events):
+    """What a plugin's probe may tell its runner: of its own targets, and of no step of anybody's."""
+
+    def __init__(self, prefix: str, events: Events) -> None:
+        self._prefix = prefix
+        self._events = events
+        self._told_s: dict[str, float] = {}
+
+    def read_soon(self, target_id: str, in_s: float) -> None:
+        self._events.read_soon(target_id, in_s if in_s > 0 else 0.0)  # NaN has no place in a schedule
+
+    def sources_changed(self) -> None:
+        self._events.sources_changed()
+
+    def tell(self, work: AtWork) -> None:
+        """Raises TypeError for what is no word about a check of its own."""
+        try:  # as a reading
+            told = msgspec.msgpack.decode(msgspec.msgpack.encode(work), type=AtWork)
+        except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise TypeError(f"what it tells of its work is no AtWork: {plugins.told(error)}") from error
+        name = told.target_id
+        if not name.startswith(self._prefix) or len(name) > ID_CHARS_MAX or told.execution_id:
+            raise TypeError(f"it may tell of checks of {self._prefix}NAME alone")
+        now_s = clock.monotonic_s()
+        if not told.over and now_s - self._told_s.get(name, -TELL_S) < TELL_S:
+            return
+        self._told_s.pop(name, None)
+        if not told.over:
+            if len(self._told_s) >= SOURCES_MAX:
+                self._told_s.clear()
+            self._told_s[name] = now_s
+        words = {"stage": told.stage[:ID_CHARS_MAX], "unit": told.unit[:ID_CHARS_MAX]}
+        self._events.tell(msgspec.structs.replace(told, final=True, **words))  # nobody can cancel it
 
 
 class PluginProbe(Probe):
@@ -51,7 +89,9 @@ class PluginProbe(Probe):
 
     def source(self, target_id: str) -> Source | None:
         found = self._inner.source(target_id)
-        return found if found is None or not self._fault_of(found) else None
+        if found is None or self._fault_of(found) or found.source_id != target_id:
+            return None
+        return found
 
     def _fault_of(self, source: Source) -> str:
         if type(source) is not Source or type(source.source_id) is not str:
@@ -61,8 +101,8 @@ class PluginProbe(Probe):
         if not name.startswith(prefix) or not len(prefix) < len(name) <= ID_CHARS_MAX or not name.isprintable():
             return f"the target {name!r} must be called {prefix}NAME, at most {ID_CHARS_MAX} characters"
         times = (source.poll_interval_ms, source.freshness_threshold_ms)
-        if not all(type(ms) is int and ms >= INTERVAL_MS_MIN for ms in times):
-            return f"{name}: its times are {times}, expected whole milliseconds, at least {INTERVAL_MS_MIN}"
+        if not all(type(ms) is int and INTERVAL_MS_MIN <= ms <= MS_MAX for ms in times):
+            return f"{name}: its times are {times}, expected whole milliseconds, {INTERVAL_MS_MIN} to {MS_MAX}"
         return ""
 
     async def read(self, target_id: str, deadline_s: float) -> HealthReading:
@@ -85,18 +125,27 @@ class PluginProbe(Probe):
             raise _Rubbish(f"a reading of {len(raw)} bytes, at most {READING_BYTES_MAX}")
         if (reading.target_id, reading.family) != (target_id, self.family):
             raise _Rubbish(f"a reading of {reading.target_id} ({reading.family}), asked for {target_id}")
-        if not asked_mono_s <= reading.taken_mono_s <= clock.monotonic_s():
-            raise _Rubbish("its look did not begin when it was asked: begin() comes first in read()")
-        if reading.checked_mono_s is not None and not reading.checked_mono_s <= clock.monotonic_s():
-            raise _Rubbish("its background check begins in the future")
+        reading = self._timed(reading, asked_mono_s)
         if reading.available != (reading.data is not None):
             raise _Rubbish("a reading has data, or is not available")
         if reading.data is None:
-            return msgspec.structs.replace(reading, external=False)
+            return msgspec.structs.replace(reading, external=False, error=reading.error[:ERROR_CHARS_MAX])
         if not isinstance(reading.data, CheckData):
             raise _Rubbish(f"a {type(reading.data).__name__}, expected CheckData")
         data = msgspec.structs.replace(reading.data, findings=self._findings(reading.data))
         return msgspec.structs.replace(reading, data=data, external=False)
+
+    def _timed(self, reading: HealthReading, asked_mono_s: float) -> HealthReading:
+        """With times that are some: no calendar has a day for 1e300, and who shows it to a person would end of that."""
+        now_s, wall_s = clock.monotonic_s(), clock.wall_s()
+        age_s = now_s - reading.taken_mono_s
+        if not (asked_mono_s <= reading.taken_mono_s and 0 <= age_s <= wall_s):
+            raise _Rubbish("its look did not begin when it was asked: begin() comes first in read()")
+        if reading.checked_mono_s is not None and not 0 <= now_s - reading.checked_mono_s <= wall_s:
+            raise _Rubbish("its background check begins in the future, or never")
+        if not (0 <= reading.took_ms <= MS_MAX and 0 <= reading.freshness_ms <= MS_MAX):
+            raise _Rubbish(f"it took {reading.took_ms} ms, and is fresh for {reading.freshness_ms} ms")
+        return msgspec.structs.replace(reading, taken_wall_s=wall_s - age_s)
 
     def _findings(self, data: CheckData) -> tuple[Finding, ...]:
         """Each declared anomaly once, with its declared severity."""
@@ -117,7 +166,7 @@ class PluginProbe(Probe):
         )
 
     def watch(self, events: Events) -> None:
-        self._inner.watch(events)
+        self._inner.watch(_Guarded(f"{self.family}:", events))
 
     def reconfigure(self, config: Config) -> None:
         self._inner.reconfigure(config)

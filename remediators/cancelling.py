@@ -62,10 +62,8 @@ class Live:
                     log.error("progress of step %s: it can be told no more", self._step.spec.step_id, exc_info=error)
 
     async def stop(self) -> str:
-        """Stops it; why not, in words, when it goes on. Raises PermissionError."""
+        """Stops it; why not, in words, when it goes on. Raises OSError."""
         spec = self._step.spec
-        if self._context.execution.undoes:
-            return f"step {spec.step_id} takes something back, and is not left half done"
         if self._step.stops is Stops.NEVER:
             return (
                 f"step {spec.step_id} ({spec.kind}) is all or nothing, and over within {spec.timeout_s:g} s:"

@@ -103,6 +103,7 @@ class Run:
         self._ties = ties
         self._ahead: Held | None = None
         self._live: Live | None = None
+        self._over = False  # its last step has ended, and is being reported
 
     async def run(self) -> None:
         """Everything, from the checks on. Raises Refusal when nothing has run; step failures are reported."""
@@ -114,7 +115,17 @@ class Run:
 
     async def cancel(self, by: str) -> Body:
         """Stops the step at work, or begins no other. Ack, or Nack with the reason why it goes on."""
-        if not self.cancelled_by and self._live is not None and (why := await self._live.stop()):
+        why = ""
+        if self.execution.undoes:
+            why = "it takes something back, and is not left half done"
+        elif not self.cancelled_by and self._live is not None:
+            try:
+                why = await self._live.stop()
+            except OSError as error:  # not ours to signal: the hands, and what others have them do, go on
+                why = f"its program could not be asked: {error}"
+        if self._over:
+            why = "its steps are over"
+        if why:
             return Nack(Refused.code, f"{self.execution.runbook.id} was not cancelled: {why}", "`healctl heal status`")
         self.cancelled_by = self.cancelled_by or by
         return Ack()
@@ -139,7 +150,7 @@ class Run:
                 result = evidence.told(result)
             # A safeguard that fails keeps no other from being taken; what changes something ends with a failure.
             goes_on = not result.cancelled_by and (result.success or self.execution.runbook.only_protects())
-            last = not goes_on or index == len(specs) - 1
+            last = self._over = not goes_on or index == len(specs) - 1
             crashpoint.reach("result.before")
             reports.append(self._ties.healer.ask(StepReport(self.execution.id, index, result, last)))
             if not changed and not last:
@@ -207,16 +218,17 @@ class Run:
         except Exception as error:
             log.exception("execution %s, step %s: a defect of ours", self.execution.id, step.spec.step_id)
             failure = f"a defect of healctl: {type(error).__name__}: {error}"
+        by = self.cancelled_by  # who cancels it from here on, while what it started is ended, has not made it fail
         if outcome is None and (ended := await programs.end_all()):
             failure = f"{failure}; {ended}"
         programs.let_go()
         for left in programs.left_running:
             self._ties.watches.add(self.execution.id, step.spec.step_id, left, began_s + step.spec.timeout_s)
         self.step_began_mono_s = None
-        if self.cancelled_by and outcome is None:
-            failure = f"cancelled by {self.cancelled_by}: {failure}"
-        elif self.cancelled_by and outcome is not None:
-            late = f"{outcome.output} (it was done before {self.cancelled_by} could cancel it)"
+        if by and outcome is None:
+            failure = f"cancelled by {by}: {failure}"
+        elif by and outcome is not None:
+            late = f"{outcome.output} (it was done before {by} could cancel it)"
             outcome = msgspec.structs.replace(outcome, output=late)
         result = StepResult(
             step_id=step.spec.step_id,
@@ -227,7 +239,7 @@ class Run:
             process=outcome.process if outcome is not None else None,
             undo=outcome.undo if outcome is not None else undo,
             cleared=outcome is not None and outcome.cleared,
-            cancelled_by=self.cancelled_by if outcome is None else "",
+            cancelled_by=by if outcome is None else "",
         )
         return result, outcome is None or outcome.changed
 

@@ -393,8 +393,12 @@ class HealerWorker(Worker):
             look_up(self._store, request, partial(self._desk.answer, token))
             return
         actor = request.actor[:ACTOR_CHARS_MAX]
-        order = e.Order(token, request.action, request.args, actor, secrets.token_hex(16))
+        secret = secrets.token_hex(16)
+
+        def order(args: bytes) -> None:
+            self._decide(e.Order(token, request.action, args, actor, secret))
+
         if request.action == "cancel" and not agents.limited(self._engine.world, actor):
-            self._cancelling.ask(token, request.args, actor, partial(self._decide, order))
+            self._cancelling.ask(token, request.args, actor, order)
         else:
-            self._decide(order)
+            order(request.args)

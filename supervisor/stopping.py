@@ -25,8 +25,9 @@ class Stopping:
         self._world = world
         self._answer = answer
 
-    def ask(self, token: str, args: bytes, actor: str, order: Callable[[], None]) -> None:
-        """`order` is called once the executor, or the probe, was told to stop it."""
+    def ask(self, token: str, args: bytes, actor: str, order: Callable[[bytes], None]) -> None:
+        """`order` is called once the executor, or the probe, was told to stop it, with the arguments that name this
+        very execution: another may be at work under the same incident by then, and nobody has told that one."""
         try:
             found = cancelling.find(self._world, msgspec.json.decode(args, type=cancelling.CancelArgs).id)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -37,13 +38,14 @@ class Stopping:
             return
         worker = "database" if found.execution is None else "executor"
         cancel = Cancel(actor, found.execution.id if found.execution is not None else "", found.target_id)
+        meant = msgspec.json.encode(cancelling.CancelArgs(cancel.execution_id or cancel.target_id))
         future = self._hub.request(worker, cancel)
         asyncio.get_running_loop().call_later(WITHIN_S, future.cancel)
 
         def told(done: asyncio.Future[Body]) -> None:
             body = None if done.cancelled() else done.result()
             if isinstance(body, Ack):
-                order()
+                order(meant)
             elif isinstance(body, Nack):
                 self._answer(token, Refused(body.message, body.hint))
             else:

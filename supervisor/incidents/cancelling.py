@@ -62,6 +62,9 @@ def order(turn: Turn, token: str, args: CancelArgs, actor: str) -> Json:
     execution = found.execution
     if execution is None:
         return answer | {"what": CHECK}
+    turn.put_execution(
+        execution, cancelled_by=actor
+    )  # should the executor die now, or the healer: it is not begun anew
     incident = turn.incident(execution.incident_id) if execution.incident_id else None
     if incident is not None:
         turn.note(incident, actor, f"{execution.runbook.id} is to be cancelled", execution_id=execution.id)

@@ -114,7 +114,8 @@ def goes_on(world: World, incident: Incident) -> bool:
 
 def waits_for(world: World, incident: Incident, runbook: Runbook) -> bool:
     """Would this incident go on with this runbook, were it not spent? One that is escalated, or is looked at still."""
-    escalated = incident.state is State.ESCALATED and incident.tier_reason in GOES_ON
+    reasons = GOES_ON | {TierReason.CANCELLED}  # whoever approves it has said what is to follow
+    escalated = incident.state is State.ESCALATED and incident.tier_reason in reasons
     if not escalated and incident.state is not State.DIAGNOSING:
         return False
     unspent = unspend(incident, runbook.id)

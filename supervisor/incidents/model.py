@@ -316,6 +316,7 @@ class TierReason(StrEnum):
     TELLS_ONLY = "tells_only"
     CANNOT_EXECUTE = "cannot_execute"
     PAUSED = "paused"  # a person has told healctl to leave it alone (R15)
+    CANCELLED = "cancelled"  # a person has stopped what ran: nothing follows by itself (R15)
 
 
 class DryRun(msgspec.Struct, frozen=True):
@@ -473,6 +474,7 @@ class Execution(msgspec.Struct, frozen=True):
     reading: HealthReading | None = None  # what was known of the target when it was decided: the grounds, as evidence
     undoes: str = ""  # the execution whose steps this one takes back, the last first (R15)
     taken_back: tuple[StepResult, ...] = ()  # what those steps had reported, one for each step of this runbook
+    cancelled_by: str = ""  # who has had it stopped: whatever becomes of it, nothing follows by itself (R15)
 
     @property
     def steps(self) -> tuple[StepSpec, ...]:

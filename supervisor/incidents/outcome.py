@@ -121,23 +121,26 @@ def unsettled(turn: Turn, execution: Execution) -> None:
 
 def give_up(turn: Turn, execution: Execution, reason: TierReason, note: str) -> None:
     """remediation_failed, then a person (FR-004). The breaker, the canaries and the runbook's record hear of it; what
-    was cancelled is no failure in that record, and nothing else is tried by itself."""
+    was cancelled before it had done its work is no failure in that record, and nothing else is tried by itself: not
+    after a restart, a reload or the breaker's window either, of which CANCELLED is the durable mark."""
     turn.drop_timer(TimerKind.VERIFY, execution.id)
-    cancelled = any(result.cancelled_by for result in execution.results)
-    if not execution.undoes and not cancelled:
+    cancelled = bool(execution.cancelled_by) or any(result.cancelled_by for result in execution.results)
+    by_itself = execution.verified is False or any(not it.success and not it.cancelled_by for it in execution.results)
+    if not execution.undoes and (by_itself or not cancelled):
         _count(turn, execution, success=False)
-    by_itself = execution.authority is not Authority.PERSON
-    breaker = remedy.after_failure(turn, execution) if by_itself else None
+    ours = execution.authority is not Authority.PERSON
+    breaker = remedy.after_failure(turn, execution) if ours else None
     incident = incident_of(turn, execution)
     if incident is not None:
         trigger = Trigger.VERIFY_FAILED if incident.state is State.VERIFYING else Trigger.STEPS_FAILED
         turn.move(incident, trigger, "engine", note)
     paged = incident is not None and incident.page_id is not None
-    grouped = by_itself and storm.failed(turn, execution) and not paged
+    grouped = ours and storm.failed(turn, execution) and not paged
     incident = incident_of(turn, execution)
     if incident is not None:
         why = f"breaker open: {breaker.reason}" if breaker is not None else "a person must look"
         reason = TierReason.BREAKER_OPEN if breaker is not None else reason
+        reason = TierReason.CANCELLED if cancelled else reason
         incident = remedy.spend(turn, incident, execution.runbook.id)
         incident = escalation.escalate(turn, incident, reason, why, grouped=grouped)
         if not cancelled:  # a person has said stop: what comes next is his to say, too

@@ -25,6 +25,7 @@ _WHY = {
     TierReason.AT_ONCE: "many failed at once, so that the cause is likely the network, or healctl",
     TierReason.TELLS_ONLY: "what ran only tells or protects, it repairs nothing",
     TierReason.CANNOT_EXECUTE: "the repair that fits cannot run for it",
+    TierReason.CANCELLED: "a person has cancelled the repair",
     TierReason.PAUSED: "a person has paused healctl for it",
 }
 _STANDS = {

@@ -5,11 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.incidents import escalation, halts, outcome, remedy
-from supervisor.incidents.effects import (
-    DispatchExecution,
-    FetchExecutionState,
-    SettleExecution,
-)
+from supervisor.incidents.effects import DispatchExecution, FetchExecutionState, SettleExecution
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
     Authority,
@@ -116,10 +112,17 @@ def on_refused(turn: Turn, execution_id: str, code: str, message: str) -> None:
         return
     turn.drop_timer(TimerKind.EXPIRE, execution_id)
     if code in ("expired", "stale_grounds"):
-        redecide(turn, turn.put_execution(execution, state=ExecutionState.EXPIRED), f"not run ({message})")
+        redecide(turn, execution, ExecutionState.EXPIRED, f"not run ({message})")
         return
+    if code == "cancelled" and not execution.cancelled_by:  # the healer died before the order was written down
+        execution = msgspec.structs.replace(execution, cancelled_by=message.removeprefix("cancelled by "))
+    _over(turn, execution, TierReason.REMEDIATION_FAILED, f"not run: {message}")
+
+
+def _over(turn: Turn, execution: Execution, reason: TierReason, note: str) -> None:
+    """It has failed, and nobody waits for another word of it."""
     failed = turn.put_execution(execution, state=ExecutionState.FAILED, ended_wall_s=turn.now.wall_s)
-    outcome.give_up(turn, failed, TierReason.REMEDIATION_FAILED, f"not run: {message}")
+    outcome.give_up(turn, failed, reason, note)
 
 
 def on_program_exited(turn: Turn, execution_id: str, step_id: str, exit_text: str, output: str) -> None:
@@ -135,8 +138,13 @@ def on_program_exited(turn: Turn, execution_id: str, step_id: str, exit_text: st
     turn.ask_probe(execution.target.target_id, execution.target.family)
 
 
-def redecide(turn: Turn, execution: Execution, note: str) -> None:
-    """Nothing runs under the old intent any more; a fresh probe leads to a new decision (DESIGN §2.3)."""
+def redecide(turn: Turn, execution: Execution, state: ExecutionState, note: str) -> None:
+    """Nothing runs under the old intent any more; a fresh probe leads to a new decision (DESIGN §2.3), but where a
+    person has cancelled it (R15)."""
+    if execution.cancelled_by:
+        _over(turn, execution, TierReason.CANCELLED, f"cancelled by {execution.cancelled_by}; {note}")
+        return
+    execution = turn.put_execution(execution, state=state)
     incident = outcome.incident_of(turn, execution)
     if incident is not None and incident.state is State.REMEDIATING:
         incident = turn.move(incident, Trigger.REDECIDE, "engine", note)
@@ -157,8 +165,8 @@ def on_execution_found(turn: Turn, found: Execution) -> None:
         return
     merged = msgspec.structs.replace(execution, claimed_by=found.claimed_by, programs=found.programs)
     if found.claimed_by == "":
-        if world.boot_id != found.boot_id or turn.now.mono_s > found.expires_mono_s:
-            redecide(turn, turn.put_execution(merged, state=ExecutionState.EXPIRED), "nobody took it up in time")
+        if merged.cancelled_by or world.boot_id != found.boot_id or turn.now.mono_s > found.expires_mono_s:
+            redecide(turn, merged, ExecutionState.EXPIRED, "nobody took it up in time")
         elif world.executor:
             turn.effects.append(DispatchExecution(merged))
         return
@@ -184,8 +192,7 @@ def _still_at_work(turn: Turn, execution: Execution) -> None:
         return
     if _overdue(turn, execution):
         turn.drop_timer(TimerKind.EXPIRE, execution.id)
-        failed = turn.put_execution(execution, state=ExecutionState.FAILED, ended_wall_s=turn.now.wall_s)
-        outcome.give_up(turn, failed, TierReason.INTERRUPTED, "no report of its steps ever came")
+        _over(turn, execution, TierReason.INTERRUPTED, "no report of its steps ever came")
 
 
 def _overdue(turn: Turn, execution: Execution) -> bool:
@@ -218,8 +225,7 @@ def on_settled(turn: Turn, execution_id: str, ended: tuple[str, ...], *, ok: boo
 
 def _interrupted(turn: Turn, execution: Execution, note: str) -> None:
     turn.drop_timer(TimerKind.VERIFY, execution.id)
-    failed = turn.put_execution(execution, state=ExecutionState.FAILED, ended_wall_s=turn.now.wall_s)
-    outcome.give_up(turn, failed, TierReason.INTERRUPTED, note)
+    _over(turn, execution, TierReason.INTERRUPTED, note)
 
 
 def _after_interruption(turn: Turn, execution: Execution, verdict: Verdict) -> None:
@@ -238,8 +244,8 @@ def _after_interruption(turn: Turn, execution: Execution, verdict: Verdict) -> N
     again = all(step.idempotent for step in execution.runbook.steps) and _deaths(turn, execution) < DEATHS_MAX
     if again and not by_person:
         turn.drop_timer(TimerKind.VERIFY, execution.id)
-        failed = turn.put_execution(execution, state=ExecutionState.FAILED, ended_wall_s=turn.now.wall_s)
-        redecide(turn, failed, "interrupted before it took effect; its steps may be run again")
+        ended = msgspec.structs.replace(execution, ended_wall_s=turn.now.wall_s)
+        redecide(turn, ended, ExecutionState.FAILED, "interrupted before it took effect; its steps may be run again")
     else:
         _interrupted(turn, execution, "interrupted, and its steps may not be run blindly again")
 

@@ -97,7 +97,9 @@ def test_a_rotation_at_work_is_shown_and_cancelled_cleanly(here: Site) -> None:
     assert "of 4 logs archived" in step["output"]
     assert row["escalation_tier"] == 3, "a person's, as after a step that failed"
     orders = daemon.cli("audit", "-o", "json")[1]["orders"]
-    assert [(it["actor"], it["args"]) for it in orders if it["action"] == "cancel"] == [("operator", {"id": "app"})]
+    assert [(it["actor"], it["args"]) for it in orders if it["action"] == "cancel"] == [
+        ("operator", {"id": answer["execution_id"]})
+    ]
     assert at_work(daemon) == []
     assert leftovers(logs) == []
     assert list(daemon.state_dir.glob("*.progress")) == []

@@ -159,6 +159,7 @@ class Core:
         self.programs: list[Program] = []
         self.claims: dict[str, str] = {}
         self.acknowledge_programs = True
+        self.acknowledge_reports = True
         self.refuse_claims = False
         self.store_answers = True
         self.executors: list[Executor] = []
@@ -174,7 +175,8 @@ class Core:
                 self.came.append(frame.body)
                 if isinstance(frame.body, ExecutionRefused) or (isinstance(frame.body, StepReport) and frame.body.last):
                     self._over.add(frame.body.execution_id)
-                self.healer.answer(source, frame, Ack())
+                if self.acknowledge_reports or not isinstance(frame.body, StepReport):
+                    self.healer.answer(source, frame, Ack())
         self._changed.set()
 
     def _at_store(self, batch: list[tuple[str, Frame]]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from remediators import registry
 from remediators.base import Context, Stops
-from supervisor import at_work
+from supervisor import at_work, proc
 from supervisor.incidents.model import Effect, Execution, StepResult, StepSpec
 from supervisor.messages import Ack, AtWork, Cancel, Nack
 from tests.process import executorlab as lab
@@ -44,11 +44,20 @@ print("nothing is half done")
 sys.exit(int(sys.argv[2]))
 """
 
+# Says that it was asked, and goes on for ever.
+DEAF = """
+import pathlib, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+signal.sigwait({signal.SIGTERM})
+pathlib.Path(sys.argv[1]).write_text("asked")
+signal.pause()
+"""
 
-def polite(directory: Path, kind: str, code: int = 1) -> Execution:
+
+def polite(directory: Path, kind: str, code: int = 1, *, program: str = POLITE, timeout_s: float = 20.0) -> Execution:
     """Two steps; the second must never run."""
-    argv = (sys.executable, "-c", POLITE, str(directory / "there"), str(code))
-    steps = tuple(StepSpec(name, kind, Effect.CHANGE, timeout_s=20.0) for name in ("first", "second"))
+    argv = (sys.executable, "-c", program, str(directory / "there"), str(code))
+    steps = tuple(StepSpec(name, kind, Effect.CHANGE, timeout_s=timeout_s) for name in ("first", "second"))
     runbook = msgspec.structs.replace(lab.COMMAND, steps=steps)
     return lab.execution(lab.target("polite", argv), runbook=runbook)
 
@@ -198,5 +207,67 @@ def test_how_far_a_step_is_is_told_only_when_it_has_moved(tmp_path: Path) -> Non
             assert isinstance(await core.ask(Cancel("anna", execution.id)), Ack)
             await core.until(lambda: core.ended(execution.id))
             assert told()[-1].over, "nothing of it is shown beside the next step"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.req("R15", "R4")
+def test_a_step_that_failed_by_itself_is_not_made_a_cancelled_one_while_its_program_is_ended(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with lab.lab() as core:
+            execution = polite(tmp_path, Ended.kind, program=DEAF, timeout_s=1.0)
+            await core.dispatch(execution)
+            await lab.appears(tmp_path / "there")  # its time was over
+            await core.ask(Cancel("anna", execution.id))
+            await core.until(lambda: core.ended(execution.id))
+            (result,) = core.results()
+            assert (result.success, result.cancelled_by) == (False, "")
+            assert result.output.startswith("timed out after 1 s; ")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.req("R15", "NFR-003")
+def test_a_program_that_may_not_be_signalled_goes_on_and_so_do_the_hands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(ref: object, number: int) -> bool:
+        raise PermissionError(1, "Operation not permitted")
+
+    async def scenario() -> None:
+        async with lab.lab() as core:
+            execution = polite(tmp_path, Asked.kind)
+            await core.dispatch(execution)
+            await lab.appears(tmp_path / "there")
+            with monkeypatch.context() as patched:
+                patched.setattr(proc, "send_signal", refused)
+                answer = await core.ask(Cancel("anna", execution.id))
+            assert isinstance(answer, Nack)
+            assert "could not be asked: [Errno 1] Operation not permitted" in answer.message
+            assert isinstance(await core.ask(Cancel("anna", execution.id)), Ack), "the executor lives, and asks again"
+            await core.until(lambda: core.ended(execution.id))
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.req("R15", "FR-003")
+def test_what_is_over_or_takes_something_back_is_not_cancelled_between_two_steps_either(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with lab.lab() as core:
+            core.acknowledge_reports = False
+            execution = polite(tmp_path, Ended.kind)
+            await core.dispatch(execution)
+            await lab.appears(tmp_path / "there")
+            lab.kill(core.programs[0].process)
+            await core.until(lambda: core.ended(execution.id))
+            answer = await core.ask(Cancel("anna", execution.id))
+            assert isinstance(answer, Nack)
+            assert "its steps are over" in answer.message
+            core.store_answers = False  # no step of it is at work, and none has been
+            back = msgspec.structs.replace(polite(tmp_path, Ended.kind), undoes=execution.id)
+            await core.dispatch(back)
+            answer = await core.ask(Cancel("anna", back.id))
+            assert isinstance(answer, Nack)
+            assert "it takes something back" in answer.message
 
     asyncio.run(scenario())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from supervisor.errors import Refused, UnknownId
@@ -12,7 +13,8 @@ from supervisor.incidents.cancelling import Found, find
 from supervisor.incidents.effects import Answer
 from supervisor.incidents.model import Execution, State, StepResult, Target, TierReason
 from supervisor.incidents.records import AddAudit
-from tests.lab.engine import Lab
+from tests.lab.engine import OPEN, Lab
+from tests.unit.test_engine_ladder import CLEANUP, DISK, ROTATE, Disk
 
 
 def at_work(lab: Lab | None = None) -> tuple[Lab, Execution]:
@@ -62,7 +64,7 @@ def test_what_was_cancelled_is_a_persons_and_no_failure_of_the_runbook() -> None
     lab, execution = at_work()
     cancelled(lab, execution)
     incident = lab.incidents("web")[-1]
-    assert (incident.state, incident.tier_reason) == (State.ESCALATED, TierReason.REMEDIATION_FAILED)
+    assert (incident.state, incident.tier_reason) == (State.ESCALATED, TierReason.CANCELLED)
     notes = [entry.note for entry in lab.engine.world.trails[incident.id]]
     assert "step stop cancelled" in notes
     state = lab.engine.world.runbook_states.get((execution.runbook.id, "web"))
@@ -103,3 +105,81 @@ def test_of_a_database_without_a_repair_the_check_is_meant() -> None:
     answer = order(lab, "notes")
     assert isinstance(answer, dict)
     assert answer["what"] == "integrity check"
+
+
+@pytest.mark.req("R15", "R4", "FR-004")
+@pytest.mark.parametrize("written", [True, False])
+def test_what_is_cancelled_before_it_has_begun_is_no_failure_either(written: bool) -> None:
+    """`written`: False where the healer died between the executor's word and the order's decision."""
+    lab = Disk()
+    lab.hold_dispatch = True
+    lab.fills()
+    (execution,) = lab.dispatched
+    if written:
+        assert isinstance(order(lab, execution.id), dict)
+    lab.feed(e.ExecutionNotRun(execution.id, "cancelled", "cancelled by matthew"))
+    assert (lab.newest().state, lab.newest().tier_reason) == (State.ESCALATED, TierReason.CANCELLED)
+    state = lab.engine.world.runbook_states.get((execution.runbook.id, DISK))
+    assert state is None or state.failures == 0
+    lab.advance(600)
+    assert len(lab.dispatched) == 1, "the next rung is a person's to order"
+
+
+@pytest.mark.req("R15", "R3")
+@pytest.mark.parametrize("late", [False, True], ids=["at-work", "it was done before"])
+def test_after_a_restart_or_a_reload_no_other_rung_follows_what_was_cancelled(late: bool) -> None:
+    lab = Disk()
+    lab.hold_dispatch = True
+    lab.fills()
+    (execution,) = lab.dispatched
+    lab.feed(e.ExecutionClaimed(execution.id, "exec-1"))
+    assert isinstance(order(lab, DISK), dict)
+    result = StepResult("rotate", late, "", 1.0, cancelled_by="" if late else "matthew")
+    lab.feed(e.StepEnded(execution.id, 0, result, True))
+    lab.advance(600)
+    lab.crash()
+    lab.advance(600)
+    world = lab.engine.world
+    lab.feed(e.Reconfigured(lab.targets, OPEN, lab.policy, lab.runbooks, world.meanings))
+    lab.advance(7_200)
+    assert (lab.newest().state, lab.newest().tier_reason) == (State.ESCALATED, TierReason.CANCELLED)
+    state = world.runbook_states.get((execution.runbook.id, DISK))
+    assert (state.failures if state is not None else 0) == late, (
+        "a repair that did its work and did not help has failed"
+    )
+    assert [run.runbook.id for run in lab.dispatched] == [ROTATE.id]
+    assert lab.order("approve", runbook_id=CLEANUP.id, target_id=DISK)
+    lab.advance(60)
+    assert [run.runbook.id for run in lab.dispatched] == [ROTATE.id, CLEANUP.id], "but what a person lets run, runs"
+
+
+@pytest.mark.req("R15", "FR-003")
+def test_an_executor_that_dies_having_been_told_to_stop_does_not_bring_it_back() -> None:
+    """Its memory of the order is gone with it; the decision's is not."""
+    for claimed in (False, True):
+        lab = Disk()
+        lab.hold_dispatch = True
+        lab.fills()
+        (execution,) = lab.dispatched
+        if claimed:
+            lab.feed(e.ExecutionClaimed(execution.id, "exec-1"))
+        assert isinstance(order(lab, execution.id), dict)
+        lab.executor = "exec-2"
+        lab.feed(e.ExecutorIs("exec-2"))
+        at_store = msgspec.structs.replace(execution, claimed_by="exec-1" if claimed else "")
+        lab.feed(e.ExecutionSeen(at_store))
+        if claimed:
+            lab.feed(e.ExecutionSettled(execution.id, True, False, ()))
+        lab.advance(600)
+        assert (lab.newest().state, lab.newest().tier_reason) == (State.ESCALATED, TierReason.CANCELLED)
+        assert len(lab.dispatched) == 1
+
+
+@pytest.mark.req("R15", "FR-003")
+def test_grounds_that_went_stale_meanwhile_bring_no_new_decision() -> None:
+    lab, execution = at_work()
+    assert isinstance(order(lab, execution.id), dict)
+    lab.feed(e.ExecutionNotRun(execution.id, "stale_grounds", "the reading it rests on is 6.0 s old"))
+    lab.advance(600)
+    assert lab.only("web").tier_reason is TierReason.CANCELLED
+    assert len(lab.dispatched) == 1

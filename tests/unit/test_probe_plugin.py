@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -12,11 +13,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from probes.base import Probe, Source, begin
+from probes.base import ERROR_CHARS_MAX, Events, Probe, Source, begin
 from probes.plugin import PluginProbe
 from supervisor import clock
 from supervisor.config import Config
+from supervisor.incidents.looks import judged, look_json
+from supervisor.incidents.model import Instant
 from supervisor.incidents.readings import CheckData, Finding, HealthReading, Severity, Status, Unavailable
+from supervisor.messages import AtWork
 from supervisor.plugins import Part, Piece
 
 pytestmark = pytest.mark.req("R7", "R9")
@@ -74,6 +78,59 @@ def test_a_good_reading_passes_with_the_severities_that_are_declared(read: Any) 
     ]
 
 
+@pytest.mark.req("NFR-003")
+@pytest.mark.parametrize("wall_s", [1e300, -1e300, math.nan, math.inf, 0.0])
+def test_when_it_looked_is_ours_to_say_so_that_any_time_can_be_shown(read: Any, wall_s: float) -> None:
+    """The healer is asked for every target's newest reading by whoever looks at the dashboard."""
+    reading = read(lambda: good(taken_wall_s=wall_s))
+    assert reading.available
+    assert abs(reading.taken_wall_s - clock.wall_s()) < 60
+    assert look_json(judged(reading, Instant(1.0, 1.0, 1.0)))["captured_at"].startswith("20")
+
+
+def test_why_it_cannot_tell_is_no_novel(read: Any) -> None:
+    reading = read(lambda: good(available=False, data=None, reason=Unavailable.ERROR, error="x" * 60_000))
+    assert (reading.reason, len(reading.error)) == (Unavailable.ERROR, ERROR_CHARS_MAX)
+
+
+class Heard(Events):
+    def __init__(self) -> None:
+        self.told: list[AtWork] = []
+        self.soon: list[tuple[str, float]] = []
+
+    def read_soon(self, target_id: str, in_s: float) -> None:
+        self.soon.append((target_id, in_s))
+
+    def tell(self, work: AtWork) -> None:
+        self.told.append(work)
+
+    def sources_changed(self) -> None:
+        pass
+
+
+def test_it_tells_of_its_own_checks_alone_seldom_and_in_few_words(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard, given = Heard(), []
+    monkeypatch.setattr(Look, "watch", lambda self, events: given.append(events))
+    PluginProbe("look", Config(piece={"look": PIECE})).watch(heard)
+    (events,) = given
+    for strange in (
+        AtWork("web", "copy"),
+        AtWork("look:one", "copy", execution_id="exe-1", over=True),
+        AtWork("look:one", "copy", done=math.nan),
+        AtWork(f"look:{'x' * 300}", "copy"),
+        "done",
+    ):
+        with pytest.raises(TypeError):
+            events.tell(strange)
+    for done in range(100):
+        events.tell(AtWork("look:one", "x" * 1_000, done, 100, "y" * 1_000))
+    events.tell(AtWork("look:one", "", over=True))
+    first, last = heard.told
+    assert (first.done, len(first.stage), len(first.unit), last.over) == (0, 200, 200, True)
+    events.read_soon("look:one", math.nan)
+    assert heard.soon == [("look:one", 0.0)]
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -85,6 +142,12 @@ def test_a_good_reading_passes_with_the_severities_that_are_declared(read: Any) 
         (lambda: good(taken_mono_s=clock.monotonic_s() - 60), "its look did not begin when it was asked"),
         (lambda: good(taken_mono_s=clock.monotonic_s() + 60), "its look did not begin when it was asked"),
         (lambda: good(checked_mono_s=clock.monotonic_s() + 60), "its background check begins in the future"),
+        (lambda: good(checked_mono_s=-1e300), "its background check begins in the future, or never"),
+        (lambda: good(taken_mono_s=math.nan), "its look did not begin when it was asked"),
+        (lambda: good(took_ms=math.nan), "it took nan ms"),
+        (lambda: good(took_ms=math.inf), "it took inf ms"),
+        (lambda: good(freshness_ms=-1), "is fresh for -1 ms"),
+        (lambda: good(freshness_ms=2**60), "is fresh for 1152921504606846976 ms"),
         (lambda: good(error="x" * 70_000), "bytes, at most 65536"),
         (lambda: good(available=False), "a reading has data, or is not available"),
         (lambda: good(data=CheckData(GOOD[:1])), "findings of odd, expected one of each: even, odd"),
@@ -111,6 +174,7 @@ def test_rubbish_is_a_reading_that_says_nothing_but_whose_it_was(
         (Source("look:", 1000, 1000),),
         (Source("look:a\nb", 1000, 1000),),
         (Source("look:one", 0, 1000),),
+        (Source("look:one", 1000, 10**400),),
         (Source("look:one", 1000, 1e9),),  # type: ignore[arg-type]
         ("look:one",),
         tuple(Source(f"look:{n}", 1000, 1000) for n in range(1001)),
