@@ -211,7 +211,7 @@ def _runbook(text: str, folder: Path, name: str, config: Config, origin: dict[st
             steps=tuple(steps),
             resource=table.resource or _resource(table.applies_to),
             summary=table.summary,
-            verifies=table.verifies,
+            verifies=table.verifies and bool(table.applies_to),  # else no probe could ever agree
             author=table.author or f"file:{name}",
             targets=tuple(sorted(set(table.targets))),
             before=table.before,

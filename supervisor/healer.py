@@ -89,6 +89,7 @@ class HealerWorker(Worker):
         self._limit_told = False
         self._strange: dict[str, HealthReading] = {}  # of targets that we do not know
         self._listening = False
+        self._before: m.Frame | None = None  # the store's status of before we listened: it tells only what has changed
         self._samples = Samples()
 
     # -- life --
@@ -148,11 +149,17 @@ class HealerWorker(Worker):
         )
         await self._feed.open()
         log.info("epoch %d: %d open incidents, %d targets", snapshot.epoch, len(world.incidents), len(self._targets))
+        self._listen()
+
+    def _listen(self) -> None:
+        """From here on everything is there that what others say may need."""
         self._listening = True
-        for event in beginning(world, config):
+        for event in beginning(self._engine.world, self.boot.config):
             self._decide(event)
+        if self._before is not None:
+            self._from_store("", self._before)
         self._tell_known()
-        for family in families(config):
+        for family in families(self.boot.config):
             self._hub.request(family, m.Resync())
 
     async def stop(self) -> None:
@@ -302,8 +309,9 @@ class HealerWorker(Worker):
             self._hub.request("process", m.Known(dict(self._engine.world.known)))
 
     def _from_store(self, _source: str, frame: m.Frame) -> None:
-        if not self._listening:
-            return  # it speaks as soon as an epoch is open; what matters is sent again
+        if not self._listening:  # it speaks as soon as an epoch is open; a delivery it reports again
+            self._before = frame if isinstance(frame.body, m.StoreStatus) else self._before
+            return
         match frame.body:
             case m.StoreStatus():
                 self._showing.store = frame.body

@@ -15,7 +15,7 @@ from supervisor.incidents.model import (
     TimerKind,
     Verdict,
 )
-from supervisor.incidents.pages import NO_HOLD
+from supervisor.incidents.pages import NO_HOLD, is_gathered
 from supervisor.incidents.policy import INTERMITTENT, pick
 from supervisor.incidents.readings import HealthReading, PipelineData, ProcessData
 from supervisor.incidents.world import (
@@ -192,19 +192,23 @@ def open_incident(turn: Turn, verdict: Verdict, reading: HealthReading | None, *
 
 
 def _earlier(turn: Turn, key: Key) -> list[Incident]:
-    """Closed incidents of this key that still matter: within the reopening window, or dismissed for longer."""
+    """Closed incidents of this key that still matter: within the reopening window, or dismissed for longer. Of what a
+    message still gathers none is forgotten, even if the wall clock has run away meanwhile: it has yet to be told."""
     now, window = turn.now, turn.world.policy.reopen_window_s
-    kept = [
-        i
-        for i in turn.world.closed.get(key, ())
-        if (i.resolved_wall_s or 0.0) > now.wall_s - window
-        or (i.dismiss_until_steady_s is not None and i.dismiss_until_steady_s > now.steady_s)
-    ]
+    earlier: list[Incident] = []
+    kept: list[Incident] = []
+    for it in turn.world.closed.get(key, ()):
+        dismissed = it.dismiss_until_steady_s is not None and it.dismiss_until_steady_s > now.steady_s
+        if dismissed or (it.resolved_wall_s or 0.0) > now.wall_s - window:
+            earlier.append(it)
+            kept.append(it)
+        elif is_gathered(turn.world, it):
+            kept.append(it)
     if kept:
         turn.world.closed[key] = kept
     else:
         turn.world.closed.pop(key, None)
-    return kept
+    return earlier
 
 
 def _diagnosing(

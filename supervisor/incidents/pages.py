@@ -129,6 +129,11 @@ def remember(world: World, gathered_and_closed: Iterable[Incident]) -> None:
                 paging.covers.setdefault(incident.page_id, {})[incident.id] = None
 
 
+def is_gathered(world: World, incident: Incident) -> bool:
+    """The message that has yet to leave will tell of it."""
+    return bool(world.paging.gather) and world.paging.gather in (incident.page_id, incident.told_in)
+
+
 def _alone(turn: Turn, incident: Incident) -> bool:
     """Nothing was detected with it or shortly before it of which anybody was paged."""
     paging = turn.world.paging

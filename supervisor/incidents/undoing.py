@@ -60,6 +60,7 @@ def ended(turn: Turn, execution: Execution) -> None:
     original_id, well = execution.undoes, execution.state is ExecutionState.SUCCEEDED
     if execution.incident_id is not None:
         last = execution.results[-1].output if execution.results else "nothing was run"
+        last = "it was interrupted" if execution.deaths else last
         note = f"{original_id} was undone by a person" if well else f"undoing {original_id} failed: {last}"
         _tell(turn, execution, note[:OUTPUT_CHARS_MAX])
     if not well:

@@ -8,7 +8,6 @@ from supervisor.incidents import escalation, halts, outcome, remedy
 from supervisor.incidents.effects import DispatchExecution, FetchExecutionState, SettleExecution
 from supervisor.incidents.lifecycle import Trigger
 from supervisor.incidents.model import (
-    AnomalyType,
     Authority,
     Execution,
     ExecutionState,
@@ -214,6 +213,8 @@ def on_settled(turn: Turn, execution_id: str, ended: tuple[str, ...], *, ok: boo
         _interrupted(turn, execution, "interrupted, and what it had started could not be ended")
     elif running and execution.programs:
         _steps_done(turn, execution, "interrupted, but what it had started runs; the probe must agree")
+    elif not execution.runbook.applies_to:  # a copy, an undo: it is about nothing that a probe could see
+        _interrupted(turn, execution, "interrupted, and no probe can tell what it has done")
     else:
         bound_s = turn.now.steady_s + turn.world.policy.verify_within_s
         turn.put_execution(execution, verify_deadline_steady_s=bound_s)
@@ -262,8 +263,7 @@ def _deaths(turn: Turn, execution: Execution) -> int:
 def on_target_read(turn: Turn, reading: HealthReading, verdicts: tuple[Verdict, ...], *, fresh: bool) -> None:
     """A reading of our own of a target on which something ran (R6: the anomaly's own probe)."""
     for execution in [e for e in turn.world.executions.values() if e.target.target_id == reading.target_id]:
-        anomaly = _anomaly(turn, execution)
-        verdict = next((v for v in verdicts if v.anomaly is anomaly), None)
+        verdict = _verdict(turn, execution, verdicts)
         if verdict is None:
             continue
         if execution.state is ExecutionState.SUCCEEDED:
@@ -283,12 +283,12 @@ def _basis_steady_s(turn: Turn, reading: HealthReading) -> float:
     return turn.now.steady_s - (turn.now.mono_s - reading.basis_mono_s)
 
 
-def _anomaly(turn: Turn, execution: Execution) -> AnomalyType | None:
-    """What its probe must not see any more; None for a runbook that is about no anomaly."""
+def _verdict(turn: Turn, execution: Execution, verdicts: tuple[Verdict, ...]) -> Verdict | None:
+    """The one on what its probe must not see any more: its incident's anomaly, else the first that its runbook is for
+    and this target can have."""
     incident = turn.incident(execution.incident_id) if execution.incident_id else None
-    if incident is not None:
-        return incident.anomaly
-    return next(iter(execution.runbook.applies_to), None)
+    about = execution.runbook.applies_to if incident is None else (incident.anomaly,)
+    return next((verdict for anomaly in about for verdict in verdicts if verdict.anomaly is anomaly), None)
 
 
 def _verify(turn: Turn, execution: Execution, verdict: Verdict, reading: HealthReading) -> None:

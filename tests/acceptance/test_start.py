@@ -63,6 +63,7 @@ def test_an_empty_configuration_is_healthy_idle_and_says_how_to_add_a_target(her
         {
             "halted": [],
             "paused": [],
+            "at_work": [],
             "open_incidents": [],
             # NFR-001's whitelist: rb-rotate-logs and rb-gc-trigger
             "runbook_summary": {"total": len(RUNBOOKS), "auto_execute": 2, "dry_run": len(RUNBOOKS) - 2},

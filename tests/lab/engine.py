@@ -88,6 +88,7 @@ class Lab:
             self.policy = msgspec.structs.replace(self.policy, undelivered_after_s=1e12)
         self.runbooks = runbooks
         self.now_s = START
+        self.wall_ahead_s = 0.0  # of where the wall clock would be, had nobody touched it
         self.alive: dict[str, int | None] = {target.target_id: 100 + i for i, target in enumerate(self.targets)}
         self.endpoint: dict[str, Endpoint] = {}
         self.stop_file: set[str] = set()
@@ -113,7 +114,7 @@ class Lab:
     # -- the world --
 
     def instant(self) -> Instant:
-        return Instant(steady_s=self.now_s, wall_s=self.now_s, mono_s=self.now_s - START + 50.0)
+        return Instant(steady_s=self.now_s, wall_s=self.now_s + self.wall_ahead_s, mono_s=self.now_s - START + 50.0)
 
     def reading(self, name: str, **changes: Any) -> HealthReading:
         pid = self.alive[name]

@@ -27,7 +27,7 @@ from supervisor.desk import Desk
 from supervisor.fresh import Fresh
 from supervisor.halted import Halted
 from supervisor.healer import HealerWorker
-from supervisor.house import beginning, policy_of
+from supervisor.house import policy_of
 from supervisor.incidents import events as e
 from supervisor.incidents.engine import Engine
 from supervisor.incidents.model import AnomalyType, Channel, Execution, OutboxRow
@@ -43,7 +43,7 @@ from supervisor.rounds import Rounds
 from supervisor.showing import Showing
 from supervisor.store.process import HEALER, StoreWorker
 from supervisor.store.synapse import Synapse
-from supervisor.targets import families, open_families, targets
+from supervisor.targets import open_families, targets
 from supervisor.trails import fetch as trails_of
 from supervisor.uplink import Up
 from supervisor.worker import Boot
@@ -154,12 +154,7 @@ class SimHealer(_Mixin, HealerWorker):
         self._fresh = Fresh(self._hub, world, self._clock.now, self._desk.answer, self._readings)
         self._history = SimpleNamespace(ask=lambda token, args: None)  # type: ignore[assignment]
         self._rounds = Rounds(partial(self._decide, e.Round()), self._came_round, self.alarm)
-        self._listening = True
-        for event in beginning(world, config):
-            self._decide(event)
-        self._tell_known()
-        for family in families(config):
-            self._hub.request(family, m.Resync())
+        self._listen()
 
     def _decide(self, event: e.Event, ack: Callable[[], None] | None = None) -> None:
         super()._decide(event, ack)
@@ -333,8 +328,9 @@ class SimProbe(_Mixin):
         self._send(*self._mine())
 
     def _send(self, *names: str) -> None:
-        if names:
-            self._link.ask(m.Readings(tuple(self.sim.world.read(name) for name in names)))
+        known = [name for name in names if name in self.sim.world.targets]  # a reload may have taken it away
+        if known:
+            self._link.ask(m.Readings(tuple(self.sim.world.read(name) for name in known)))
 
     def tells(self, target_id: str) -> None:
         """The kernel's word: look at it now."""

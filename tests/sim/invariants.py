@@ -57,6 +57,13 @@ COMES_AND_GOES = frozenset(  # R6
         AnomalyType.MEMORY_CRITICAL,
     }
 )
+# Between two marks they count as ill; what a reading from outside opened ends at the upper one.
+LEVELS = frozenset(
+    {
+        AnomalyType.DISK_PRESSURE, AnomalyType.DISK_CRITICAL, AnomalyType.MEMORY_PRESSURE, AnomalyType.MEMORY_CRITICAL,
+        AnomalyType.LOG_BLOAT,
+    }
+)  # fmt: skip
 # The records that `Watch.durable` looks at; most others are timers and counters.
 HEARD = frozenset(
     {
@@ -218,6 +225,8 @@ class Watch:
         seen = self.world.seen_ill[it.target_id]
         recent = [at_s for at_s in seen if at_s > self.seen_s.get(it.id, self.opened_s[it.id] - GROUNDS_S)]
         clear = [at_s for at_s in recent if it.anomaly not in seen[at_s]]
+        if not clear and old is not None and old.outside and it.anomaly in LEVELS:
+            return
         if not clear:
             self.fail("closed by a clear reading only", f"{it.id} ({it.anomaly} of {it.target_id}): all were ill")
             return

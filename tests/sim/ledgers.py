@@ -15,9 +15,11 @@ from typing import Any
 import msgspec
 
 from supervisor.clock import SteadyClock, monotonic_s
+from supervisor.incidents import drill_run
 from supervisor.incidents import records as r
 from supervisor.incidents.learning import PERSON
 from supervisor.incidents.model import (
+    Channel,
     Execution,
     ExecutionState,
     Halt,
@@ -64,6 +66,7 @@ class ModelLedger:
         self._watch, self._reach = watch, reach
         self._epochs: dict[str, int] = {}
         self.clock = SteadyClock()
+        self._anchor = self.clock.anchor()
         self.incidents: dict[str, Any] = {}
         self.closed_s: dict[str, float] = {}
         self.trail: dict[str, list[TrailEntry]] = {}
@@ -95,14 +98,18 @@ class ModelLedger:
         pass
 
     def reopen(self) -> ModelLedger:
-        """After the store's process died."""
+        """After the store's process died: its clock goes on from what was written down last."""
+        self.clock = SteadyClock(self._anchor)
         return self
 
     def write(self, requests: Sequence[Any]) -> list[Any]:
         if self.full:
             return [FULL] * len(requests)
         self._reach("commit.before")
+        last_n = self._last_n
         answers = [self._take(request) for request in requests]
+        if self._last_n != last_n:
+            self._anchor = self.clock.anchor()
         self._reach("commit.after")
         return answers
 
@@ -131,7 +138,6 @@ class ModelLedger:
         if request.seed:
             self._replace(request)
         for record in request.records:
-            self.rev += 1
             self._put(record)
         self._watch.durable(request)
         return Ack()
@@ -167,6 +173,7 @@ class ModelLedger:
         return ClaimAnswer(True) if mine else ClaimAnswer(False, f"it is {row.state}, or has expired")
 
     def _put(self, record: r.Record) -> None:
+        self.rev += type(record) in _PROJECTED
         if (place := _TABLE_OF.get(type(record))) is not None:  # most are
             kind, key, value = place(record)
             if value is None:
@@ -185,6 +192,7 @@ class ModelLedger:
                 entries.sort(key=lambda entry: entry.n)
             case r.AddLateTrail(incident_id, at_wall_s, actor, note, execution_id):
                 if incident_id in self.incidents:
+                    self.rev += 1
                     entries = self.trail.setdefault(incident_id, [])
                     state = State(self.incidents[incident_id].state)
                     entry = TrailEntry(incident_id, len(entries), at_wall_s, state, actor, note)
@@ -217,12 +225,15 @@ class ModelLedger:
     def open_epoch(self, request: OpenEpoch) -> Any:
         if self.full:
             return FULL
+        self._reach("commit.before")
         known = self._epochs.get(request.incarnation)
         if known is None:
             self.epoch, self._last_n = self.epoch + 1, 0
+            self._anchor = self.clock.anchor()
             self._epochs[request.incarnation] = self.epoch
             self._watch.epoch(self.epoch)
-        elif known != self.epoch:
+        self._reach("commit.after")
+        if known not in (None, self.epoch):
             return Nack("old_epoch", f"{request.incarnation} had epoch {known}, {self.epoch} is open")
         return EpochOpened(self._snapshot(request), self.clock.anchor())
 
@@ -241,7 +252,6 @@ class ModelLedger:
             (self._merged(row) for row in self.executions.values()), key=lambda e: (e.created_steady_s, e.id)
         )
         newest = {it.execution_id for it in self.incidents.values() if it.open}
-        tables = self.tables
         since_s = now_s - request.executions_window_s
         return r.Snapshot(
             ledger_id=self.ledger_id,
@@ -251,18 +261,30 @@ class ModelLedger:
             executions=tuple(e for e in every if not is_over(e) or e.id in newest),
             recent_executions=tuple(e for e in every if e.created_steady_s >= since_s),
             outbox=tuple(row for row in self.outbox.values() if row.state is OutboxState.PENDING),
-            runbook_states=tuple(tables[r.PutRunbookState].values()),
-            timers=tuple(tables[r.SetTimer].values()),
-            breakers=tuple(tables[r.PutBreaker].values()),
-            pauses=tuple(tables[r.PutPause].values()),
-            operator_pauses=tuple(tables[r.PutOperatorPause].values()),
-            requests=tuple(tables[r.PutRequest].values()),
-            drafts=tuple(it for it in tables[r.PutRunbook].values() if it.author.startswith(PERSON)),
-            stages=tuple(tables[r.PutStage].values()),
-            known=tuple(tables[r.PutKnown].values()),
-            halts=tuple(tables[r.PutHalt].values()),
-            tallies=tuple(tables[r.PutTally].values()),
+            runbook_states=self._table(r.PutRunbookState),
+            timers=self._table(r.SetTimer),
+            breakers=self._table(r.PutBreaker),
+            pauses=self._table(r.PutPause),
+            operator_pauses=self._table(r.PutOperatorPause),
+            requests=self._table(r.PutRequest),
+            drafts=tuple(it for it in self.tables[r.PutRunbook].values() if it.author.startswith(PERSON)),
+            stages=self._table(r.PutStage),
+            known=self._table(r.PutKnown),
+            halts=self._table(r.PutHalt),
+            tallies=self._table(r.PutTally),
+            last_signal_wall_s=self._last_wall_s(Channel.SIGNAL),
+            last_synapse_wall_s=self._last_wall_s(Channel.SYNAPSE),
         )
+
+    def _table(self, kind: type) -> tuple[Any, ...]:
+        """In the order of its key, as SQLite keeps it."""
+        return tuple(value for _, value in sorted(self.tables[kind].items()))
+
+    def _last_wall_s(self, channel: Channel) -> float | None:
+        """When a message over it was delivered last; one of a drill by Signal does not count."""
+        rows = (it for it in self.outbox.values() if it.channel is channel and it.state is OutboxState.DELIVERED)
+        told = (it for it in rows if channel is Channel.SYNAPSE or it.kind != drill_run.KIND)
+        return max((it.delivered_wall_s or 0.0 for it in told), default=None)
 
     def execution(self, execution_id: str) -> Any:
         if self.full:
@@ -314,6 +336,10 @@ _TABLE_OF: dict[type, Any] = {
     r.PutHalt: lambda it: (r.PutHalt, it.halt.database, it.halt),
     r.DropHalt: lambda it: (r.PutHalt, it.database, None),
 }
+# What a projection follows; nothing else wakes one.
+_PROJECTED = frozenset(
+    {r.PutIncident, r.AddTrail, r.PutOutbox, r.PutRunbook, r.PutRunbookState, r.AddMetric}
+)  # fmt: skip
 _TABLES = (
     r.PutRunbookState, r.PutRunbook, r.PutTally, r.SetTimer, r.PutBreaker, r.PutPause, r.PutOperatorPause,
     r.PutRequest, r.PutStage, r.PutKnown, r.PutHalt,
@@ -333,7 +359,7 @@ class RealLedger(Ledger):
     def reopen(self) -> RealLedger:
         self._connection.close()  # what was not committed is rolled back, as after a kill
         again = RealLedger(self._folder, self._watch)
-        again._claimed, again.bytes = self._claimed, self.bytes
+        again._claimed, again.bytes, again.full = self._claimed, self.bytes, self.full
         return again
 
     bytes = 1_000_000

@@ -17,6 +17,7 @@ from tests.sim.site import HOSTS, SIZES, TASKS, site
 WARM_S = 2.0  # everybody has started by then
 SPAN_S = 900.0
 DEEP_EVERY, DEEP_SPAN_S = 50, 9_000.0  # some are long: breakers half-open, runbooks graduate, pages are repeated
+DENSE_EVERY, DENSE_AT = 20, 7  # some are dense: what happens meets the repair of what happened before
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True):
@@ -71,9 +72,10 @@ def generate(seed: int, *, real_every: int = 50) -> Plan:
     maker = _Maker(rng, size)
     events: list[Event] = []
     at_s = WARM_S
-    deep = seed % DEEP_EVERY == 0
-    for _ in range(rng.randint(40, 60) if deep else rng.randint(6, 14)):
-        at_s += rng.expovariate(1.0) * rng.choice((0.3, 5.0, 30.0, 240.0 if deep else 60.0))
+    deep, dense = seed % DEEP_EVERY == 0, seed % DENSE_EVERY == DENSE_AT
+    for _ in range(rng.randint(40, 60) if deep or dense else rng.randint(6, 14)):
+        gap_s = rng.expovariate(1.0) * rng.choice((0.3, 5.0, 30.0, 240.0 if deep else 60.0))
+        at_s += gap_s / 2 if dense else gap_s
         if at_s > (DEEP_SPAN_S if deep else SPAN_S):
             break
         events += maker.happening(at_s)

@@ -121,6 +121,26 @@ def test_a_copy_that_fails_is_tried_again_within_the_hour() -> None:
     assert it.incidents() == []
 
 
+@pytest.mark.req("R10", "FR-004")
+def test_a_copy_that_was_interrupted_is_over_once_nothing_of_it_runs_and_leaves_the_database_free() -> None:
+    """It is about no anomaly: there is nothing that a probe could say, however long it is waited for."""
+    it = lab()
+    it.hold_dispatch = True
+    it.advance(keeping.FIRST_S + 1)
+    (first,) = it.dispatched
+    it.feed(e.ExecutorIs(""))
+    it.feed(e.ExecutorIs("exec-2"))
+    it.feed(e.ExecutionSeen(msgspec.structs.replace(first, claimed_by="exec-1", state=ExecutionState.CLAIMED)))
+    assert it.engine.world.holder_of(first.resource) is not None, "what it started may still write"
+    it.feed(e.ExecutionSettled(first.id, True, False, ()))
+    assert it.engine.world.holder_of(first.resource) is None
+    assert it.engine.world.ended[first.id].state is ExecutionState.FAILED
+    it.hold_dispatch = False
+    it.advance(keeping.AGAIN_S)
+    assert copies(it) == ["notes"] * 2
+    assert it.incidents() == []
+
+
 @pytest.mark.req("R10", "R1")
 def test_two_days_without_a_good_copy_are_an_anomaly_that_a_good_one_ends() -> None:
     it = lab()

@@ -15,7 +15,6 @@ from supervisor.incidents.model import (
     Effect,
     Halt,
     HaltPhase,
-    Instant,
     Runbook,
     State,
     StepResult,
@@ -44,16 +43,11 @@ RESTORE = Runbook(
 class Bench(Lab):
     """What checks find and what the executor reports comes by hand."""
 
-    wall_ahead_s = 0.0  # of where the wall clock would be, had nobody touched it
-
     def __init__(self, *, policy: Policy | None = None) -> None:
         super().__init__(targets=(BRAIN, TRADES), policy=policy)
         self.engine.world.runbooks["rb-db-restore"] = RESTORE
         self.silent = {"brain-db", "trades"}
         self.hold_dispatch = True
-
-    def instant(self) -> Instant:
-        return msgspec.structs.replace(super().instant(), wall_s=self.now_s + self.wall_ahead_s)
 
     def check(self, name: str, verdict: Integrity, *, began_s_ago: float = 0.0) -> None:
         at_s = self.instant().mono_s

@@ -8,7 +8,7 @@ import pytest
 from supervisor.incidents import events as e
 from supervisor.incidents.model import State, StepResult, Target, Tier, TierReason
 from supervisor.incidents.policy import Policy
-from supervisor.incidents.readings import DatabaseData, Endpoint, Integrity
+from supervisor.incidents.readings import DatabaseData, Endpoint, Integrity, LogFile, LogsData
 from tests.lab.engine import Lab, service
 
 
@@ -440,3 +440,18 @@ def test_where_nothing_would_be_changed_the_verdict_at_hand_is_acted_on() -> Non
     incident = lab.only("notes")
     assert (incident.state, incident.tier_reason) == (State.ESCALATED, TierReason.TELLS_ONLY)
     assert [row.kind for row in lab.messages("signal")] == ["page"]
+
+
+@pytest.mark.req("FR-007", "R6")
+def test_what_a_person_orders_is_verified_by_the_anomaly_that_its_target_can_have() -> None:
+    """rb-rotate-logs is for full disks first; of a folder of logs no probe speaks of those."""
+    lab = Lab(targets=(Target("app", "logs"),))
+    small = LogsData(1, 10, 100, (LogFile("/app.log", 10),))
+    lab.silent.add("app")
+    lab.order("execute", runbook_id="rb-rotate-logs", target_id="app", confirm=True, token="t")
+    for _ in range(3):
+        lab.advance(2)
+        lab.feed(e.ReadingSeen(lab.reading("app", family="logs", data=small)))
+    body = lab.answers["t"].body
+    assert body is not None
+    assert (body["success"], body["verification_passed"]) == (True, True)

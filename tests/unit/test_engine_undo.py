@@ -132,3 +132,24 @@ def test_an_undo_that_fails_says_so_and_changes_no_standing() -> None:
         lab.engine.world.runbook_states["rb-restart-service", "web"].taken_back
     )
     assert "failed" in [r.note for r in lab.records if isinstance(r, AddLateTrail)][-1]
+
+
+@pytest.mark.req("R15", "FR-004")
+@pytest.mark.parametrize("ill", [False, True])
+def test_an_undo_that_was_interrupted_is_over_once_nothing_of_it_runs(ill: bool) -> None:
+    """That the trouble is back, or is not, proves nothing about an undo."""
+    lab, done = healed()
+    lab.hold_dispatch = True
+    assert undo(lab, done) is None
+    (order,) = lab.dispatched
+    if ill:
+        lab.kill("web")
+    lab.feed(e.ExecutorIs(""))
+    lab.feed(e.ExecutorIs("exec-2"))
+    lab.feed(e.ExecutionSeen(msgspec.structs.replace(order, claimed_by="exec-1", state=ExecutionState.CLAIMED)))
+    lab.feed(e.ExecutionSettled(order.id, True, False, ()))
+    assert lab.engine.world.ended[order.id].state is ExecutionState.FAILED
+    body = lab.answers["u"].body
+    assert body is not None
+    assert body["success"] is False
+    assert "it was interrupted" in [r.note for r in lab.records if isinstance(r, AddLateTrail)][-1]

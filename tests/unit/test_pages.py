@@ -63,6 +63,20 @@ def test_five_pages_of_two_minutes_go_out_alone_and_the_next_are_told_together_w
     every_page_once(lab)
 
 
+@pytest.mark.req("R2", "FR-005")
+def test_what_healed_while_it_was_gathered_is_told_even_if_the_clock_was_set_forward_and_it_fails_again() -> None:
+    """Or the machine was suspended. R6 forgets what closed more than an hour ago by the wall clock."""
+    lab = lab_of(7)
+    die(lab, 0, 7)
+    recover(lab, 5)
+    lab.wall_ahead_s = 7_200.0
+    die(lab, 5, 1)
+    lab.advance(60)
+    assert len(lab.incidents("svc00005")) == 2
+    assert "1 new and over by now" in signal(lab)[-1].subject
+    every_page_once(lab)
+
+
 def test_the_sixth_alone_is_told_in_its_own_words() -> None:
     lab = lab_of(6)
     die(lab, 0, 6)

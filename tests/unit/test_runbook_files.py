@@ -101,6 +101,12 @@ def test_a_whole_one(folder: Path) -> None:
     assert (stop.step_id, stop.effect, start.step_id) == ("stop-service", Effect.CHANGE, "start-service")
 
 
+@pytest.mark.req("FR-003", "R6")
+def test_nothing_verifies_one_that_is_for_no_anomaly(folder: Path) -> None:
+    """Else a person's order of it would count as failed: no check could ever agree."""
+    assert not one(folder, 'id = "rb-mine"\nlabel = "Mine"\nverifies = true\n' + STEP).verifies
+
+
 @pytest.mark.req("FR-003")
 def test_without_a_directory_there_are_none_and_other_files_are_nobodys(folder: Path) -> None:
     put(folder, "x", "README")
