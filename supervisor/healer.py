@@ -393,12 +393,8 @@ class HealerWorker(Worker):
             look_up(self._store, request, partial(self._desk.answer, token))
             return
         actor = request.actor[:ACTOR_CHARS_MAX]
-        secret = secrets.token_hex(16)
-
-        def order(args: bytes) -> None:
-            self._decide(e.Order(token, request.action, args, actor, secret))
-
+        order = e.Order(token, request.action, request.args, actor, secrets.token_hex(16))
         if request.action == "cancel" and not agents.limited(self._engine.world, actor):
-            self._cancelling.ask(token, request.args, actor, order)
+            self._cancelling.ask(order, self._decide)
         else:
-            order(request.args)
+            self._decide(order)

@@ -11,6 +11,7 @@ import msgspec
 from supervisor.bus import Hub
 from supervisor.errors import HealError, Refused, UsageError
 from supervisor.incidents import cancelling
+from supervisor.incidents.events import Order
 from supervisor.incidents.world import World
 from supervisor.messages import Ack, Body, Cancel, Nack
 
@@ -25,11 +26,12 @@ class Stopping:
         self._world = world
         self._answer = answer
 
-    def ask(self, token: str, args: bytes, actor: str, order: Callable[[bytes], None]) -> None:
-        """`order` is called once the executor, or the probe, was told to stop it, with the arguments that name this
-        very execution: another may be at work under the same incident by then, and nobody has told that one."""
+    def ask(self, order: Order, decide: Callable[[Order], None]) -> None:
+        """`decide` gets the order once the executor, or the probe, was told to stop it, with arguments that name what
+        was: another may be at work under the same name by then, and nobody has told that one."""
+        token, actor = order.token, order.actor
         try:
-            found = cancelling.find(self._world, msgspec.json.decode(args, type=cancelling.CancelArgs).id)
+            found = cancelling.find(self._world, msgspec.json.decode(order.args, type=cancelling.CancelArgs).id)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self._answer(token, UsageError(f"cancel: {error}"))
             return
@@ -38,14 +40,15 @@ class Stopping:
             return
         worker = "database" if found.execution is None else "executor"
         cancel = Cancel(actor, found.execution.id if found.execution is not None else "", found.target_id)
-        meant = msgspec.json.encode(cancelling.CancelArgs(cancel.execution_id or cancel.target_id))
+        named = cancelling.CancelArgs(cancel.execution_id or cancel.target_id, check=not cancel.execution_id)
+        meant = msgspec.structs.replace(order, args=msgspec.json.encode(named))
         future = self._hub.request(worker, cancel)
         asyncio.get_running_loop().call_later(WITHIN_S, future.cancel)
 
         def told(done: asyncio.Future[Body]) -> None:
             body = None if done.cancelled() else done.result()
             if isinstance(body, Ack):
-                order(meant)
+                decide(meant)
             elif isinstance(body, Nack):
                 self._answer(token, Refused(body.message, body.hint))
             else:

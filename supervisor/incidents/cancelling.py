@@ -16,10 +16,12 @@ from supervisor.incidents.world import Turn, World
 CHECK = "integrity check"
 
 
-class CancelArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`id`: of an execution or an incident, or the name of a target."""
+class CancelArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`id`: of an execution or an incident, or the name of a target. `check`: its integrity check was told to stop,
+    and not what may have begun on it since."""
 
     id: str
+    check: bool = False
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -57,7 +59,7 @@ def find(world: World, named: str) -> Found:
 
 def order(turn: Turn, token: str, args: CancelArgs, actor: str) -> Json:
     """It was told to stop. It may have ended by now, of which its own report tells."""
-    found = find(turn.world, args.id)
+    found = Found(args.id) if args.check else find(turn.world, args.id)
     answer: Json = {"success": True, "target_id": found.target_id}
     execution = found.execution
     if execution is None:

@@ -30,7 +30,7 @@ def test_the_order_is_about_what_was_told_to_stop_and_not_about_what_has_begun_s
         context = new_context()
         asked: list[Cancel] = []
         answers: list[dict[str, Any] | Exception] = []
-        ordered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        ordered: asyncio.Future[e.Order] = asyncio.get_running_loop().create_future()
 
         def executor(batch: list[tuple[str, Frame]]) -> None:
             for _, frame in batch:
@@ -44,15 +44,15 @@ def test_the_order_is_about_what_was_told_to_stop_and_not_about_what_has_begun_s
         link = Link(context, endpoint(directory, "healer"), "executor", executor, "test.1")
         stopping = Stopping(hub, lab.engine.world, lambda token, answer: answers.append(answer))
         try:
-            stopping.ask("t-1", b'{"id": "web"}', "anna", ordered.set_result)
+            stopping.ask(e.Order("t-1", "cancel", b'{"id": "web"}', "anna"), ordered.set_result)
             async with asyncio.timeout(20):
-                args = await ordered
+                order = await ordered
         finally:
             link.close()
             hub.close()
             context.destroy(linger=0)
         assert [it.execution_id for it in asked] == [first.id]
-        assert msgspec.json.decode(args) == {"id": first.id}
+        assert (order.token, order.actor, msgspec.json.decode(order.args)) == ("t-1", "anna", {"id": first.id})
         answer = lab.order("cancel", id=first.id)
         assert answer is not None
         assert "nothing is at work on" in str(answer.error)

@@ -183,3 +183,15 @@ def test_grounds_that_went_stale_meanwhile_bring_no_new_decision() -> None:
     lab.advance(600)
     assert lab.only("web").tier_reason is TierReason.CANCELLED
     assert len(lab.dispatched) == 1
+
+
+@pytest.mark.req("R15", "FR-001")
+def test_a_check_that_was_told_to_stop_is_not_what_has_begun_on_its_database_since() -> None:
+    lab = Lab(targets=(Target("notes", "database", path="/notes.db", written=True),))
+    lab.hold_dispatch = True
+    lab.order("execute", runbook_id="rb-db-backup", target_id="notes", confirm=True)
+    (execution,) = lab.dispatched
+    answer = lab.order("cancel", id="notes", check=True)
+    assert answer is not None
+    assert answer.body == {"success": True, "target_id": "notes", "what": "integrity check"}
+    assert not lab.engine.world.executions[execution.id].cancelled
