@@ -370,6 +370,7 @@ class HealerWorker(Worker):
         self._look_at_ledger()
         self._metering.moved(config.metrics.listen)
         self._pinging.reconfigured(monotonic_s())
+        self._outgoing.reconfigured()
         kept, self._strange = self._strange, {}
         self._readings(tuple(kept.values()))
 
@@ -392,9 +393,8 @@ class HealerWorker(Worker):
         if request.action in LOOKUPS and not request.actor.startswith(AGENT):
             look_up(self._store, request, partial(self._desk.answer, token))
             return
-        actor = request.actor[:ACTOR_CHARS_MAX]
-        order = e.Order(token, request.action, request.args, actor, secrets.token_hex(16))
-        if request.action == "cancel" and not agents.limited(self._engine.world, actor):
+        order = e.Order(token, request.action, request.args, request.actor[:ACTOR_CHARS_MAX], secrets.token_hex(16))
+        if request.action == "cancel" and not agents.limited(self._engine.world, order.actor):
             self._cancelling.ask(order, self._decide)
         else:
             self._decide(order)

@@ -12,6 +12,7 @@ from supervisor.config import Config
 from supervisor.incidents.model import Channel, OutboxRow, Tier
 from supervisor.messages import Ack, Deliver, Frame
 from supervisor.outgoing import AT_ONCE_MAX, PLUGINS_AT_ONCE_MAX, Outgoing
+from supervisor.plugins import Part, Piece
 
 ROWS = PENDING_MAX + 5_000
 
@@ -65,6 +66,32 @@ def test_a_plugins_channel_that_takes_nothing_holds_up_nobody_and_fills_no_bus(t
         assert hub.waiting == PLUGINS_AT_ONCE_MAX
         outgoing.add(row(ROWS, Tier.PAGE))
         assert hub.waiting == PLUGINS_AT_ONCE_MAX + 1
+        hub.close()
+        context.destroy(linger=0)
+
+    asyncio.run(test())
+
+
+@pytest.mark.req("FR-005", "FR-007")
+def test_what_waits_for_a_channel_that_is_gone_is_not_told_when_it_comes_back(tmp_path: Path) -> None:
+    async def test() -> None:
+        context = new_context()
+        hub = Hub(context, endpoint(tmp_path, "healer"), "healer", lambda batch: None)
+        hook = Piece("hook", Part.CHANNEL, "acme-hook", "1.0", "acme_hook:Hook")
+        config = Config(piece={"hook": hook})
+        outgoing = Outgoing(hub, lambda: config)
+        for number in range(PLUGINS_AT_ONCE_MAX + 1):
+            outgoing.add(row(number, Tier.PAGE, Channel("hook")))
+        outgoing.add(row(ROWS, Tier.PAGE))
+        outgoing.reconfigured()
+        assert hub.waiting == PLUGINS_AT_ONCE_MAX + 1, "it is there still"
+        config = Config()
+        outgoing.reconfigured()
+        await asyncio.sleep(0)  # futures tell of their end in the loop's next turn
+        assert hub.waiting == 1, "the page over our own channel"
+        config = Config(piece={"hook": hook})
+        outgoing.add(row(ROWS + 1, Tier.PAGE, Channel("hook")))
+        assert hub.waiting == 2
         hub.close()
         context.destroy(linger=0)
 
