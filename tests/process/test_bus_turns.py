@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from supervisor.bus import ANSWER, BATCH_MAX, Hub, Link, endpoint, new_context
-from supervisor.messages import Ack, Frame, Hello, ProbeNow
+from supervisor.errors import HealError
+from supervisor.messages import Ack, Frame, Hello, Nack, ProbeNow
 
 COUNT = 3_000
 
@@ -91,6 +92,38 @@ def test_what_is_sent_again_while_it_waits_is_handled_once() -> None:
             hub.close()
             context.destroy(linger=0)
         assert len(handled) == len(set(handled)) == 2
+
+    with tempfile.TemporaryDirectory(prefix="hc") as directory:
+        asyncio.run(script(Path(directory)))
+
+
+@pytest.mark.req("NFR-003", "FR-005")
+def test_what_its_handler_has_put_off_is_taken_when_it_is_sent_again() -> None:
+    """A report that comes too early is left unanswered: to drop its second copy for ever would lose it."""
+
+    async def script(directory: Path) -> None:
+        context = new_context()
+        seen: list[str] = []
+
+        def serve(batch: list[tuple[str, Frame]]) -> None:
+            for source, frame in batch:
+                if isinstance(frame.body, ProbeNow):
+                    seen.append(frame.id)
+                    if len(seen) > 1:
+                        hub.refuse(source, frame, HealError("no"))
+
+        hub = Hub(context, endpoint(directory, "healer"), "healer", serve)
+        link = Link(context, endpoint(directory, "healer"), "host", lambda batch: None, "test.1")
+        try:
+            async with asyncio.timeout(20):
+                assert isinstance(await link.ask(ProbeNow("one")), Nack)
+        finally:
+            link.close()
+            hub.close()
+            context.destroy(linger=0)
+        assert len(seen) == 2
+        assert len(set(seen)) == 1
+        assert hub._inbox._ids == set(), "and nothing of it is remembered"
 
     with tempfile.TemporaryDirectory(prefix="hc") as directory:
         asyncio.run(script(Path(directory)))
