@@ -36,6 +36,9 @@ class Stopping:
         except HealError as error:
             self._answer(token, error)
             return
+        if found.drill:  # nobody is at it but the engine
+            order(args)
+            return
         worker = "database" if found.execution is None else "executor"
         cancel = Cancel(actor, found.execution.id if found.execution is not None else "", found.target_id)
         meant = msgspec.json.encode(cancelling.CancelArgs(cancel.execution_id or cancel.target_id))
