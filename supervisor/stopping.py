@@ -38,6 +38,9 @@ class Stopping:
         except HealError as error:
             self._answer(token, error)
             return
+        if found.drill:  # nobody is at it but the engine
+            decide(order)
+            return
         worker = "database" if found.execution is None else "executor"
         cancel = Cancel(actor, found.execution.id if found.execution is not None else "", found.target_id)
         named = cancelling.CancelArgs(cancel.execution_id or cancel.target_id, check=not cancel.execution_id)

@@ -28,8 +28,8 @@ Examples:
   healctl drill -o json | jq -r '.stages[] | [.stage, .after_ms] | @tsv'
 
 \b
-Exit codes: 0 every stage was reached, and every channel that is configured gave a receipt; 1 it failed, or another
-  drill is under way; 2 usage; 3 no daemon is running; 130 Ctrl-C: the drill goes on in the daemon.
+Exit codes: 0 every stage was reached, and every channel that is configured gave a receipt; 1 it failed, was
+  cancelled, or another is under way; 2 usage; 3 no daemon is running; 130 Ctrl-C: the drill goes on in the daemon.
 """
 )
 @click.option(
@@ -54,16 +54,18 @@ def drill(channel: str, timeout: str) -> int:
     limit_s = duration_s(timeout, "--timeout")
     chosen = settings()
     runtime_dir = chosen.dirs().runtime_dir
+    begun: Answer = {"drill_id": "healctl:drill"}  # until the daemon has answered
     with Control(runtime_dir) as control:
         told = 0
         try:
             raw = control.ask("drill", {"channel": channel, "timeout_s": limit_s}, actor=chosen.actor)
-            begun: Answer = msgspec.json.decode(raw)
+            begun = msgspec.json.decode(raw)
             for answer in _stages(control, begun, runtime_dir, limit_s):
                 told = _progress(answer, told)
                 begun = answer
         except KeyboardInterrupt:
-            output.note(f"\nthe drill goes on in the daemon, for at most {timeout}: healctl status says how it ended")
+            output.note(f"\nthe drill goes on in the daemon, for at most {timeout}: healctl status says how it ended;")
+            output.note(f"healctl heal cancel {begun['drill_id']} ends it")
             raise
     if chosen.json:
         output.show_json(msgspec.json.encode(begun))

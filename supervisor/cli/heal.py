@@ -275,6 +275,7 @@ Examples:
   healctl heal cancel disk:/var
   healctl heal cancel exe_3f2a91c0d4e7
   healctl heal cancel brain-db        # its integrity check, when no repair is at work on it
+  healctl heal cancel healctl:drill   # the drill that is under way
 
 \b
 Exit codes: 0 it was told to stop; 1 it cannot be stopped (any more), or nothing is at work; 4 nothing has that name.
@@ -283,11 +284,12 @@ Exit codes: 0 it was told to stop; 1 it cannot be stopped (any more), or nothing
 @click.argument("what", metavar="ID")
 @with_output
 def cancel(what: str) -> None:
-    """Stop what is at work: ID is an execution, an incident or a target.
+    """Stop what is at work: ID is an execution, an incident, a target or a drill.
 
     The step ends where nothing is half done, removes what it had begun, and says what it has done. Its incident is then
     yours, as after a step that failed; nothing else is tried by itself. What is all or nothing goes on: a service's
-    restart, and a restore once it has begun to write. An integrity check begins again by its schedule.
+    restart, and a restore once it has begun to write. An integrity check begins again by its schedule. A drill has then
+    neither passed nor failed, and what of it has not left is withdrawn.
     """
     ask("cancel", {"id": what}, _show_cancelled)
 

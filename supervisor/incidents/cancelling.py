@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from supervisor.errors import Refused, UnknownId
+from supervisor.incidents import drill, drill_run
 from supervisor.incidents.model import Execution, ExecutionState
 from supervisor.incidents.views import Json
 from supervisor.incidents.world import Turn, World
@@ -17,22 +18,26 @@ CHECK = "integrity check"
 
 
 class CancelArgs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """`id`: of an execution or an incident, or the name of a target. `check`: its integrity check was told to stop,
-    and not what may have begun on it since."""
+    """`id`: of an execution, an incident or a drill, or the name of a target. `check`: its integrity check was told to
+    stop, and not what may have begun on it since."""
 
     id: str
     check: bool = False
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What is meant: an execution, or (None) the integrity check of the database `target_id`."""
+    """What is meant: an execution, a drill, or (neither) the integrity check of the database `target_id`."""
 
     target_id: str
     execution: Execution | None = None
+    drill: bool = False
 
 
 def find(world: World, named: str) -> Found:
     """Raises UnknownId; Refused for what is not at work, or must not be stopped."""
+    run = world.drill
+    if run is not None and not run.over and named in {run.id, run.incident_id or run.id, drill_run.TARGET}:
+        return Found(drill_run.TARGET, drill=True)
     incident = world.incidents.get(named)
     target_id = incident.target_id if incident is not None else named
     found = list(world.executions.values())
@@ -62,11 +67,13 @@ def order(turn: Turn, token: str, args: CancelArgs, actor: str) -> Json:
     found = Found(args.id) if args.check else find(turn.world, args.id)
     answer: Json = {"success": True, "target_id": found.target_id}
     execution = found.execution
+    if found.drill:
+        drill.cancel(turn, actor)
+        return answer | {"what": "drill"}
     if execution is None:
         return answer | {"what": CHECK}
-    turn.put_execution(
-        execution, cancelled_by=actor
-    )  # should the executor die now, or the healer: it is not begun anew
+    # Should the executor die now, or the healer: it is not begun anew.
+    turn.put_execution(execution, cancelled_by=actor)
     incident = turn.incident(execution.incident_id) if execution.incident_id else None
     if incident is not None:
         turn.note(incident, actor, f"{execution.runbook.id} is to be cancelled", execution_id=execution.id)

@@ -100,13 +100,17 @@ def wait(turn: Turn, token: str, args: WaitArgs, actor: str) -> Json | None:
 
 def _begin(turn: Turn, drill_id: str, by: str, channels: tuple[Channel, ...], timeout_s: float) -> DrillRun:
     now, world = turn.now, turn.world
-    for row in [row for row in world.outbox.values() if row.kind == drill_run.KIND]:
-        turn.put_row(row, state=OutboxState.QUARANTINED, last_error="withdrawn: another drill began")
+    _withdraw(turn, "another drill began")
     run = DrillRun(drill_id, by, channels, timeout_s, now.steady_s, now.wall_s, world.policy.pages)
     world.drill = run
     turn.set_timer(TimerKind.DRILL, f"{RUN}{drill_id}", timeout_s)
     turn.effects.append(CarryDrill(drill_id, drill_run.ASKED))
     return run
+
+
+def _withdraw(turn: Turn, why: str) -> None:
+    for row in [row for row in turn.world.outbox.values() if row.kind == drill_run.KIND]:
+        turn.put_row(row, state=OutboxState.QUARANTINED, last_error=f"withdrawn: {why}")
 
 
 def told(turn: Turn, drill_id: str, stage: str, error: str) -> None:
@@ -227,23 +231,42 @@ def _lacking(world: World, run: DrillRun) -> str:
     return "; ".join(said)
 
 
+def cancel(turn: Turn, actor: str) -> None:
+    """A person ends the one under way: it is neither good nor failed, and what has not left is withdrawn."""
+    run = _running(turn.world)
+    if run is not None:
+        why = f"cancelled by {actor}"
+        _withdraw(turn, f"the drill was {why}")
+        _give_up(turn, run, actor, f"the drill was {why}")
+        _close(turn, msgspec.structs.replace(run, cancelled=True), passed=False, why=why)
+
+
 def _fail(turn: Turn, run: DrillRun, why: str) -> None:
+    _give_up(turn, run, "engine", f"the drill failed: {why}")
+    _finish(turn, run, why)
+
+
+def _give_up(turn: Turn, run: DrillRun, actor: str, note: str) -> None:
     incident = turn.incident(run.incident_id or turn.world.by_key.get(drill_run.KEY, ""))
     if incident is not None:
-        turn.move(incident, Trigger.DISMISS, "engine", f"the drill failed: {why}")
+        turn.move(incident, Trigger.DISMISS, actor, note)
         execution = turn.world.executions.get(incident.execution_id or "")
         if execution is not None and execution.state is ExecutionState.INTENDED:
             outcome.never_ran(turn, execution)
-    _finish(turn, run, why)
+
+
+def _close(turn: Turn, run: DrillRun, *, passed: bool, why: str) -> None:
+    run = msgspec.structs.replace(run.reached(drill_run.CLOSED, turn.now), passed=passed, why=clean(why, 300))
+    turn.world.drill = run
+    turn.drop_timer(TimerKind.DRILL, f"{RUN}{run.id}")
+    turn.effects.append(CarryDrill(run.id, drill_run.OVER))
+    _tell_waiters(turn)
 
 
 def _finish(turn: Turn, run: DrillRun, why: str) -> None:
     """`why` it failed; empty: it is good. Its runbook's record for its target is the memory of it (`last`)."""
     world, now, good = turn.world, turn.now, not why
-    run = msgspec.structs.replace(run.reached(drill_run.CLOSED, now), passed=good, why=clean(why, 300))
-    world.drill = run
-    turn.drop_timer(TimerKind.DRILL, f"{RUN}{run.id}")
-    turn.effects.append(CarryDrill(run.id, drill_run.OVER))
+    _close(turn, run, passed=good, why=why)
     state = _record(world)
     state = msgspec.structs.replace(
         state,
@@ -259,7 +282,6 @@ def _finish(turn: Turn, run: DrillRun, why: str) -> None:
     else:
         name = SIGNAL_PART if run.missing() == (Channel.SIGNAL,) else PART
         own.part(turn, name, AnomalyType.DRILL_FAILED, why, firing=True)
-    _tell_waiters(turn)
 
 
 def _proved(world: World, run: DrillRun) -> tuple[str, ...]:

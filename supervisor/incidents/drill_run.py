@@ -54,6 +54,7 @@ class DrillRun(msgspec.Struct, frozen=True):
     stages: tuple[Stage, ...] = ()
     passed: bool | None = None
     why: str = ""  # it failed
+    cancelled: bool = False  # by a person, whom `why` names: it has not passed, and it has not failed
 
     @property
     def over(self) -> bool:
@@ -99,7 +100,7 @@ def verdict(run: DrillRun) -> str:
     if not run.over:
         return "it is under way"
     if not run.passed:
-        return f"FAILED: {run.why}"
+        return run.why if run.cancelled else f"FAILED: {run.why}"
     receipts = " and ".join(channel.value.capitalize() for channel in run.channels)
     text = f"passed: every stage was reached, {receipts} gave a receipt"
     if Channel.SIGNAL in run.channels:
@@ -119,6 +120,7 @@ def run_json(run: DrillRun, stamp: Any) -> dict[str, Any]:
         "timeout_s": run.timeout_s,
         "over": run.over,
         "passed": run.passed,
+        "cancelled": run.cancelled,
         "verdict": verdict(run),
         "stages": [
             {"stage": it.name, "at": stamp(it.at_wall_s), "after_ms": round(it.after_s * 1000, 3), "detail": it.detail}

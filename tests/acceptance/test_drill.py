@@ -128,6 +128,15 @@ def test_a_signal_daemon_that_is_gone_none_at_all_and_the_schedule(here: Site) -
     until("it has failed", lambda: daemon.ask("tree")["drill"]["passed"] is False)
     assert "no receipt from signal" in daemon.ask("tree")["drill"]["why"]
     assert len(failures(daemon)) == 1
+    with subprocess.Popen(words(daemon), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+        until("it waits for Signal", lambda: daemon.ask("tree")["drill"]["under_way"])
+        assert daemon.cli("heal", "cancel", "healctl:drill") == (
+            0, {"success": True, "target_id": "healctl:drill", "what": "drill"},
+        )  # fmt: skip
+        said, _ = command.communicate(timeout=WAIT_S)
+    assert command.returncode == 1
+    assert b"cancelled by " in said
+    assert len(failures(daemon)) == 1, "what has failed before is not well by that"
     daemon.config_file.write_text(daemon.text(QUICK + '[drill]\nevery = "1s"\n'))
     assert daemon.cli("reload")[0] == 0
     assert failures(daemon) == []  # it is no failure any more that nobody is paged
