@@ -282,7 +282,7 @@ def play(seed: int) -> Wild:
 
 
 @pytest.mark.req("NFR-002", "R3", "R4", "R7")
-@pytest.mark.parametrize("block", range(BLOCKS))
+@pytest.mark.parametrize("block", [0, *(pytest.param(n, marks=pytest.mark.soak) for n in range(1, BLOCKS))])
 def test_in_a_thousand_interleavings_nothing_healthy_is_touched_and_nothing_is_done_twice(block: int) -> None:
     acted = spared = 0
     for seed in range(block * BLOCK, (block + 1) * BLOCK):
