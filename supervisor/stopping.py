@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from supervisor.bus import Hub
-from supervisor.errors import HealError, Refused, UsageError
+from supervisor.errors import BusError, HealError, Refused, UsageError
 from supervisor.incidents import cancelling
 from supervisor.incidents.events import Order
 from supervisor.incidents.world import World
@@ -45,7 +45,11 @@ class Stopping:
         cancel = Cancel(actor, found.execution.id if found.execution is not None else "", found.target_id)
         named = cancelling.CancelArgs(cancel.execution_id or cancel.target_id, check=not cancel.execution_id)
         meant = msgspec.structs.replace(order, args=msgspec.json.encode(named))
-        future = self._hub.request(worker, cancel)
+        try:
+            future = self._hub.request(worker, cancel)
+        except BusError as error:
+            self._answer(order.token, error)
+            return
         asyncio.get_running_loop().call_later(WITHIN_S, future.cancel)
 
         def told(done: asyncio.Future[Body]) -> None:

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from supervisor.bus import Hub, Link, endpoint, new_context
+from supervisor.errors import BusError
 from supervisor.incidents import events as e
 from supervisor.incidents.model import StepResult
 from supervisor.messages import Ack, Cancel, Frame
@@ -62,3 +63,19 @@ def test_the_order_is_about_what_was_told_to_stop_and_not_about_what_has_begun_s
 
     with tempfile.TemporaryDirectory(prefix="hc") as directory:
         asyncio.run(script(Path(directory)))
+
+
+@pytest.mark.req("R15", "NFR-002")
+def test_where_nothing_more_can_be_asked_the_person_is_told_and_the_healer_lives_on() -> None:
+    class Full:
+        def request(self, to: str, body: object) -> None:
+            raise BusError("healer: 20000 messages wait for their answers")
+
+    lab = Lab("web")
+    lab.hold_dispatch = True
+    lab.kill("web")
+    lab.advance(1)
+    answers: list[dict[str, Any] | Exception] = []
+    stopping = Stopping(Full(), lab.engine.world, lambda token, answer: answers.append(answer))  # type: ignore[arg-type]
+    stopping.ask(e.Order("t-1", "cancel", b'{"id": "web"}', "anna"), lambda order: pytest.fail("it was not asked"))
+    assert [str(answer) for answer in answers] == ["healer: 20000 messages wait for their answers"]
