@@ -135,7 +135,11 @@ def give_up(turn: Turn, execution: Execution, reason: TierReason, note: str) -> 
         trigger = Trigger.VERIFY_FAILED if incident.state is State.VERIFYING else Trigger.STEPS_FAILED
         turn.move(incident, trigger, "engine", note)
     paged = incident is not None and incident.page_id is not None
-    grouped = ours and storm.failed(turn, execution) and not paged
+    grouped = False
+    if cancelled and not by_itself:  # a canary that a person has stopped proves nothing about the others
+        storm.withdrawn(turn.world, execution)
+    elif ours:
+        grouped = storm.failed(turn, execution) and not paged
     incident = incident_of(turn, execution)
     if incident is not None:
         why = f"breaker open: {breaker.reason}" if breaker is not None else "a person must look"

@@ -12,9 +12,11 @@ from supervisor.incidents import events as e
 from supervisor.incidents.cancelling import Found, find
 from supervisor.incidents.effects import Answer
 from supervisor.incidents.model import Execution, State, StepResult, Target, TierReason
+from supervisor.incidents.policy import Policy
 from supervisor.incidents.records import AddAudit
 from tests.lab.engine import OPEN, Lab
 from tests.unit.test_engine_ladder import CLEANUP, DISK, ROTATE, Disk
+from tests.unit.test_engine_storm import NAMES, all_die
 
 
 def at_work(lab: Lab | None = None) -> tuple[Lab, Execution]:
@@ -195,3 +197,17 @@ def test_a_check_that_was_told_to_stop_is_not_what_has_begun_on_its_database_sin
     assert answer is not None
     assert answer.body == {"success": True, "target_id": "notes", "what": "integrity check"}
     assert not lab.engine.world.executions[execution.id].cancelled
+
+
+@pytest.mark.req("R8", "R15")
+def test_a_canary_that_is_cancelled_proves_nothing_and_gives_its_place_to_another() -> None:
+    lab = Lab(*NAMES, policy=Policy(settle_s=0.0))
+    lab.hold_dispatch = True
+    all_die(lab)
+    first, *_ = lab.dispatched
+    assert len(lab.dispatched) == 3
+    lab.feed(e.ExecutionClaimed(first.id, "exec-1"))
+    cancelled(lab, first)
+    assert lab.engine.world.pauses == {}
+    assert len(lab.dispatched) == 4
+    assert lab.incidents(first.target.target_id)[-1].tier_reason is TierReason.CANCELLED
