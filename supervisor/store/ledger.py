@@ -394,7 +394,7 @@ class Ledger:
         """`ask` gets the ledger and the folder of its archives (`history`)."""
         return self._reading(lambda: ask(self._connection, self.path.parent))
 
-    def undelivered_synapse(self, up_to_rev: int) -> tuple[OutboxRow, ...]:
+    def undelivered_synapse(self, up_to_rev: int, at_most: int) -> tuple[OutboxRow, ...]:
         """Messages for Synapse written at `up_to_rev` or before whose delivery the ledger does not know of yet."""
-        found = self._reading(lambda: queries.undelivered_synapse(self._connection, up_to_rev))
+        found = self._reading(lambda: queries.undelivered_synapse(self._connection, up_to_rev, at_most))
         return () if isinstance(found, LedgerTrouble) else found

@@ -100,6 +100,7 @@ class StoreWorker(Worker):
         self._told_at_s = 0.0
         self._status_timer: asyncio.TimerHandle | None = None
         self._woken_rev = -1
+        self._hearing = False
         self._guarded: dict[str, asyncio.Future[Ack | Nack]] = {}  # by the frame that asked
 
     async def start(self) -> None:
@@ -304,6 +305,13 @@ class StoreWorker(Worker):
             follower.wake(self._ledger.ledger_id, rev)
 
     def _on_projected(self) -> None:
+        """Each of the projections says so many times a second in a storm: they are heard together, once a turn."""
+        if not self._hearing:
+            self._hearing = True
+            self._loop.call_soon(self._hear_projections)
+
+    def _hear_projections(self) -> None:
+        self._hearing = False
         if self._stopping.is_set():
             return
         for follower in self._followers:
@@ -313,7 +321,8 @@ class StoreWorker(Worker):
 
     def _report_deliveries(self, up_to_rev: int) -> None:
         """Tells the healer of messages that are in Synapse and that the ledger does not know to be delivered."""
-        waiting = self._ledger.undelivered_synapse(up_to_rev)
+        room = REPORTS_MAX + len(self._reports) + len(self._reported)  # thousands wait in a storm: not all, each time
+        waiting = self._ledger.undelivered_synapse(up_to_rev, room)
         self._reported &= {row.id for row in waiting}
         for row in waiting:
             if row.id in self._reports or row.id in self._reported:

@@ -157,12 +157,12 @@ def trails(connection: sqlite3.Connection, incident_ids: Sequence[str]) -> tuple
     )
 
 
-def undelivered_synapse(connection: sqlite3.Connection, up_to_rev: int) -> tuple[OutboxRow, ...]:
-    """Pending Synapse messages whose row was first written at `up_to_rev` or before, oldest first."""
+def undelivered_synapse(connection: sqlite3.Connection, up_to_rev: int, at_most: int) -> tuple[OutboxRow, ...]:
+    """Pending Synapse messages whose row was first written at `up_to_rev` or before, the oldest `at_most`."""
     return _bodies(
         connection,
         OutboxRow,
         "SELECT body FROM outbox WHERE state = 'pending' AND channel = 'synapse' AND first_rev <= ?"
-        " AND NOT ifnull(json_extract(body, '$.held'), 0) ORDER BY first_rev",
-        (up_to_rev,),
+        " AND NOT ifnull(json_extract(body, '$.held'), 0) ORDER BY first_rev LIMIT ?",
+        (up_to_rev, at_most),
     )

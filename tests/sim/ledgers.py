@@ -309,9 +309,9 @@ class ModelLedger:
     def trails(self, incident_ids: Sequence[str]) -> Any:
         return tuple(_encode(self.trail.get(incident_id, [])) for incident_id in incident_ids)
 
-    def undelivered_synapse(self, up_to_rev: int) -> tuple[OutboxRow, ...]:
+    def undelivered_synapse(self, up_to_rev: int, at_most: int) -> tuple[OutboxRow, ...]:
         rows = (it for it in self.outbox.values() if it.state is OutboxState.PENDING and it.channel == "synapse")
-        return tuple(row for row in rows if self.first_rev[row.id] <= up_to_rev)
+        return tuple(row for row in rows if self.first_rev[row.id] <= up_to_rev)[:at_most]
 
 
 # record -> (table, key, value; None drops it)

@@ -39,7 +39,7 @@ def test_a_held_message_reaches_synapse_once_when_it_is_let_go(book: lab.Book, t
         query = "SELECT body FROM messages ORDER BY rowid"
         assert lab.rows(path, query) == [("message 2",)]
         _, rev = book.at
-        assert [row.id for row in book.ledger.undelivered_synapse(rev)] == ["out-000002"]
+        assert [row.id for row in book.ledger.undelivered_synapse(rev, 10)] == ["out-000002"]
         assert {row.id for row in snapshot(book).outbox} == {"out-000001", "out-000002"}
     book = lab.Book(book.ledger)
     with lab.following(lab.synapse(path), book.ledger.path) as it:
