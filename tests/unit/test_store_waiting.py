@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,6 +15,7 @@ from supervisor.incidents import model as m
 from supervisor.incidents import records as rec
 from supervisor.messages import EpochOpened, OpenEpoch
 from supervisor.store.ledger import Ledger
+from supervisor.store.process import StoreWorker
 from tests.process import storelab as lab
 
 
@@ -68,3 +70,35 @@ def test_closed_incidents_that_a_message_is_to_tell_of_are_in_the_snapshot_howev
     assert [incident.id for incident in found.gathered] == ["inc-000001", "inc-000002"]
     assert [incident.evidence for incident in found.gathered] == ["", ""]
     assert [incident.id for incident in found.open_incidents] == ["inc-000004"]
+
+
+@pytest.mark.req("NFR-003")
+def test_of_thousands_that_wait_the_oldest_are_read_so_many_at_a_time(book: lab.Book) -> None:
+    for n in range(1, 6):
+        book.add(rec.PutOutbox(lab.message(n)))
+    _, rev = book.at
+    assert [row.id for row in book.ledger.undelivered_synapse(rev, 2)] == ["out-000001", "out-000002"]
+
+
+@pytest.mark.req("NFR-003")
+def test_projections_that_say_so_many_times_in_a_turn_of_the_loop_are_heard_once() -> None:
+    """In a storm each look reads thousands of rows: a store that looked for each of them gave no beat for 20 s."""
+
+    class Looks(StoreWorker):
+        def __init__(self) -> None:
+            self.looks = 0
+            self._hearing = False
+
+        def _hear_projections(self) -> None:
+            self._hearing = False
+            self.looks += 1
+
+    async def script() -> int:
+        worker = Looks()
+        worker._loop = asyncio.get_running_loop()
+        for _ in range(100):
+            worker._on_projected()
+        await asyncio.sleep(0)
+        return worker.looks
+
+    assert asyncio.run(script()) == 1
