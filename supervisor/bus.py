@@ -92,7 +92,8 @@ class _Endpoint(ABC):
         raw = self._encode(Frame(VERSION, frame_id, "", body))
         pending = _Pending(to, raw, self._loop.create_future(), 0.0)
         pending.future.add_done_callback(lambda _: self._pending.pop(frame_id, None))
-        self._try(self._pending.setdefault(frame_id, pending))
+        self._pending[frame_id] = pending
+        self._try(pending)
         self._arm()
         return pending.future
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from supervisor import clock
 from supervisor.incidents.model import Severity, State
-from supervisor.redact import visible
+from supervisor.redact import plain as plain
 
 # severity -> (symbol, style)
 SEVERITY: dict[str, tuple[str, str]] = {
@@ -52,11 +52,6 @@ ON_LIGHT = TerminalTheme(
 )  # fmt: skip
 UNKNOWN = ("·", "")
 BARS = "▁▂▃▄▅▆▇█"
-
-
-def plain(value: object) -> str:
-    """On one line, without control characters; what is not there is a dash."""
-    return visible("-" if value is None or value == "" else str(value))
 
 
 def words(text: str, style: str) -> Text:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from supervisor.redact import visible
+from supervisor.redact import plain as plain
 
 COLOURS = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
 STATE_COLOURS = {
@@ -41,11 +41,6 @@ def note(text: str) -> None:
     """One line on stderr."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
-
-
-def plain(value: object) -> str:
-    """`value` on one line without control characters."""
-    return visible("-" if value is None or value == "" else str(value))
 
 
 def coloured(text: str, colour: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 
 import pytest
 from textual.pilot import Pilot
@@ -27,8 +28,7 @@ def test_a_daemon_of_today_says_the_same_by_the_same_names() -> None:
 def test_the_recording_is_small_and_names_no_place_of_the_machine_that_made_it() -> None:
     raw = gzip.decompress(FILE.read_bytes())
     assert FILE.stat().st_size < 20_000
-    for place in (b"/tmp/", b"/work/", b"/root/", b"/home/"):
-        assert place not in raw
+    assert re.findall(rb"/(?:tmp|work|root|home)/", raw) == []
 
 
 def test_a_snapshot_brought_forward_by_its_events_is_the_next_snapshot() -> None:
