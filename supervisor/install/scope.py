@@ -52,9 +52,14 @@ def scope(env: Mapping[str, str], *, user: bool) -> Scope:
 
 
 def _xdg(env: Mapping[str, str], name: str, default: str) -> Path:
-    """A relative one counts as none (XDG Base Directory Specification)."""
+    """A relative one counts as none (XDG Base Directory Specification). Raises HealError for a HOME that is none."""
     found = env.get(name, "")
-    return Path(found if os.path.isabs(found) else os.path.expanduser(default))
+    if os.path.isabs(found):
+        return Path(found)
+    home = env.get("HOME", os.path.expanduser("~"))
+    if not os.path.isabs(home):
+        raise HealError(f"HOME is {home!r}, which is no absolute path: nothing was changed", "set HOME")
+    return Path(default.replace("~", home, 1)) if default.startswith("~/") else Path(default)
 
 
 def healctl() -> Path:

@@ -146,6 +146,15 @@ def user_scope(folder: Path) -> Scope:
     return scope(env, user=True)
 
 
+@pytest.mark.req("NFR-003")
+@pytest.mark.parametrize("home", ["", "relative/home"])
+def test_a_home_that_is_no_absolute_path_is_no_place_to_write_to(home: str) -> None:
+    """Once it wrote to the folder that it was called in, or to /.config."""
+    with pytest.raises(HealError, match=f"HOME is '{home}', which is no absolute path"):
+        scope({"HOME": home, "XDG_DATA_HOME": "/data"}, user=True)
+    assert scope({"HOME": "/me", "XDG_CONFIG_HOME": "relative"}, user=True).units == Path("/me/.config/systemd/user")
+
+
 @pytest.mark.parametrize(
     ("shell", "ask"),
     [
