@@ -12,7 +12,7 @@ from supervisor.clock import SteadyClock
 from supervisor.committer import Committer
 from supervisor.config import Config
 from supervisor.house import tree_view
-from supervisor.incidents import views
+from supervisor.incidents import choices, views
 from supervisor.incidents.world import World
 from supervisor.messages import Family, Reloaded, StoreStatus
 from supervisor.metering import Metering
@@ -55,7 +55,7 @@ class Showing:
     def by_name(self) -> dict[str, Callable[[], dict[str, Any]]]:
         """The views that the desk answers."""
         return {
-            "status": self._status,
+            "status": lambda: choices.add_to(self._status(), self._world, self._clock.now().wall_s),
             "tree": self._tree_view,
             "snapshot": self._snapshot,
             "targets": self._targets,

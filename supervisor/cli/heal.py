@@ -15,6 +15,7 @@ from supervisor.cli.options import duration_s, settings, with_output
 HISTORY_S = 60.0
 ACT_S = 3 * 3600.0  # an execution's steps and its verification take as long as their own limits allow
 PLAN_S = 30.0
+DECISIONS_MAX = 5  # of which the choices are shown
 
 Answer = dict[str, Any]
 
@@ -67,6 +68,17 @@ def heal(agent: str | None) -> None:
         settings().actor = f"agent:{agent}"
 
 
+def _show_decisions(incidents: list[Answer]) -> None:
+    """What is yours to decide, and the commands for it; of many, where to read it."""
+    for incident in incidents[:DECISIONS_MAX]:
+        lead, *choices = incident["decide"].splitlines()
+        output.say(f"{output.plain(incident['target_id'])}: {output.plain(lead)}")
+        for choice in choices:
+            output.say(f"  {output.plain(choice)}")
+    if (left := len(incidents) - DECISIONS_MAX) > 0:
+        output.say(f"{left} more wait for you: healctl heal status --json | jq -r '.open_incidents[].decide'")
+
+
 def _show_status(answer: Answer) -> None:
     incidents = answer["open_incidents"]
     if not incidents:
@@ -78,6 +90,7 @@ def _show_status(answer: Answer) -> None:
         for incident in incidents:
             if trail := incident.get("audit_trail"):
                 output.say(f"{output.plain(incident['id'])}: {output.plain(trail[-1].get('note'))}")
+        _show_decisions([incident for incident in incidents if incident.get("decide")])
     for halt in answer.get("halted", ()):
         output.say(output.halted(halt))
     for pause in answer.get("paused", ()):
@@ -131,7 +144,10 @@ def _show_approved(answer: Answer) -> None:
         return
     when = answer.get("approved_at")
     since = f", approved at {output.local_time(when)}" if when else ""
-    output.say(f"{output.plain(answer['runbook_id'])} is now {output.state(answer['mode'])}{since}")
+    where = f" for {output.plain(answer['target_id'])}" if answer.get("target_id") else ""
+    output.say(f"{output.plain(answer['runbook_id'])} is now {output.state(answer['mode'])}{where}{since}")
+    if running := answer.get("running_for"):
+        output.say(f"It runs now for {', '.join(map(output.plain, running))}: healctl heal status shows how it goes")
 
 
 @heal.command(

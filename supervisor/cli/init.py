@@ -26,6 +26,17 @@ HEAD = """\
 """
 
 
+# Each line but the first is one of the configuration behind its "# ".
+NO_SERVICE = """\
+# No service was found. This is what one looks like; take the # away and put your own in:
+# [process.web]
+# pid_file = "/run/web.pid"
+# match = "/usr/local/bin/web"                # a regular expression on its command line
+# restart = { argv = ["/usr/local/bin/web", "--port", "8000"] }   # or { systemd = "web.service" }, { pm2 = "web" }
+# auto_restart = true                         # your review: it may be started when nothing of it runs
+"""
+
+
 @click.command(
     epilog="\b\nExamples:\n  healctl init --print\n  healctl init\n  healctl init -c /etc/healctl/healctl.toml --force"
 )
@@ -37,7 +48,7 @@ def init(only_print: bool, force: bool) -> None:
     OpenClaw, databases in the usual places, a fleet file.
 
     It only looks, and runs `systemctl show` and `pm2 jlist` at most. -c FILE says where to; else
-    $XDG_CONFIG_HOME/healctl/healctl.toml, as root /etc/healctl/healctl.toml.
+    $XDG_CONFIG_HOME/healctl/healctl.toml; as root, where that is not set, /etc/healctl/healctl.toml.
     """
     from probes.survey import survey
     from supervisor import config, places
@@ -60,6 +71,8 @@ def init(only_print: bool, force: bool) -> None:
     for what in found.unasked:
         output.note(f"not asked: {output.plain(what)}")
     output.say(f"{file}: {len(found.services)} services, {len(found.databases)} databases")
+    if not found.services:
+        output.say("It shows, commented out, how a service is written down; disks, memory and logs are watched anyway")
     output.say("Next: read it, then `healctl check --live`")
 
 
@@ -78,7 +91,7 @@ def written(found: Survey) -> str:
     parts = [HEAD]
     for what in found.unasked:
         parts.append(f"# Not asked: {_comment(what)}\n")
-    parts += [_service(service) for service in found.services]
+    parts += [_service(service) for service in found.services] or [NO_SERVICE]
     if found.signal is not None:
         parts.append(_signal_cli(found))
     if found.openclaw:

@@ -21,15 +21,16 @@ DEADLINE_S = 120.0  # years of incidents are read a page at a time
 @click.option("--by", type=click.Choice(["anomaly", "target", "runbook"]), help="The same for each of these.")
 @with_output
 def report(since: str, by: str | None) -> None:
-    """Show how well healctl does: how fast it detects and repairs, what heals by itself, what it should not have done,
-    and how often it pages you.
+    """Show how well healctl does: how fast it detects and repairs, what it heals without you, what it should not have
+    done, and how often it pages you.
 
     \b
     Detected at most: since the probe's last look that was well. It broke later than that, nobody knows when.
     Detected at least: since the look that found it began. It had broken by then.
       The true time lies between the two; an incident without an earlier look counts in neither upper figure.
-    Repaired: from the detection to the end, of all that ended, except what was dismissed.
-    Healed by itself: of what was resolved, the share that a runbook resolved and no person.
+    Went away: nothing was done, and it was well again.
+    Ended: from the detection to the end, of all that ended, except what was dismissed.
+    Healed by healctl: of what was resolved, the share that a runbook resolved and no person.
     Actions: what healctl did by itself, looking not counted. False: undone, or for an incident that
       `healctl heal mark` says it should not have touched.
     Pages: first messages over Signal; repetitions apart. A span shorter than a week counts as a week.
@@ -62,14 +63,14 @@ def _show(answer: Answer) -> None:
 
 def _rows(it: Answer) -> list[tuple[object, ...]]:
     found = it["incidents"]
-    ends = f"{found['self_resolved']} by themselves, {found['dismissed']} dismissed, {found['open']} open"
+    ends = f"{found['self_resolved']} went away, {found['dismissed']} dismissed, {found['open']} open"
     return [
         ("incidents", found["detected"], "", "", ends),
         _spread("detected, at most", it["mttd"]["at_most"]),
         _spread("detected, at least", it["mttd"]["at_least"]),
-        _spread("repaired", it["mttr"]),
+        _spread("ended", it["mttr"]),
         _spread("repaired by a runbook", it["mttr_by_runbook"]),
-        ("healed by itself", found["resolved_by_runbook"], "", "", _share(it["auto_resolved_percent"], "resolved")),
+        ("healed by healctl", found["resolved_by_runbook"], "", "", _share(it["auto_resolved_percent"], "resolved")),
         ("actions", it["actions"], "", "", ""),
         ("false actions", it["false_actions"], "", "", _share(it["false_action_percent"], "actions")),
         ("pages", it["pages"], "", "", f"{it['pages_per_week']:g} a week, {it['pages_repeated']} repeated"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from typing import Any
 
 import msgspec
 
@@ -47,6 +48,15 @@ class Decision(msgspec.Struct, frozen=True):
 def decide(world: World, incident: Incident, now_wall_s: float) -> Decision:
     """Exactly what is the person's to decide."""
     return _restore(world, incident) or _reap(world, incident) or _by_state(world, incident, now_wall_s)
+
+
+def add_to(status: dict[str, Any], world: World, now_wall_s: float) -> dict[str, Any]:
+    """`views.status` for whoever asks it: of each incident that waits for a person `decide`, as in its page."""
+    for row in status["open_incidents"]:
+        incident = world.incidents[row["id"]]
+        waits = incident.state is State.ESCALATED
+        row["decide"] = decide(world, incident, now_wall_s).text() if waits else None
+    return status
 
 
 def command(*words: str) -> str:

@@ -17,6 +17,7 @@ from supervisor.incidents import (
     agents,
     approvals,
     cancelling,
+    choices,
     drill,
     dryruns,
     learning,
@@ -151,7 +152,7 @@ def _confirm(turn: Turn, token: str, args: agents.ConfirmArgs, actor: str) -> vi
 
 
 def _status(turn: Turn, token: str, args: NoArgs, actor: str) -> views.Json:
-    return views.status(turn.world)
+    return choices.add_to(views.status(turn.world), turn.world, turn.now.wall_s)
 
 
 def _list_runbooks(turn: Turn, token: str, args: NoArgs, actor: str) -> views.Json:

@@ -121,3 +121,13 @@ def test_a_place_that_cannot_be_written_is_said_and_nothing_is_left(tmp_path: Pa
     done = healctl("init", "-c", str(blocked / "healctl.toml"), "-o", "table")
     assert done.returncode == 1
     assert "nothing was changed" in done.stderr
+
+
+@pytest.mark.req("FR-001", "NFR-003")
+def test_where_no_service_was_found_the_example_of_one_is_a_configuration_too() -> None:
+    text = written(Survey())
+    assert targets(config.parse(text, "x")) == targets(config.parse("", "x")), "all of it is commented out"
+    _, _, example = text.partition("put your own in:\n")
+    lines = [line.removeprefix("# ") for line in example.split("\n\n")[0].splitlines()]
+    (web,) = config.parse("\n".join(lines), "x").process.values()
+    assert (web.pid_file, web.auto_restart, web.restart is None) == ("/run/web.pid", True, False)

@@ -309,6 +309,30 @@ def test_status_shows_each_message_that_waits_and_why(healer: FakeHealer, capsys
     assert "  out_2 tier 2 approval: s2\n" in out
 
 
+@pytest.mark.req("FR-007", "NFR-003")
+def test_heal_status_says_what_there_is_to_decide_and_by_which_command(
+    healer: FakeHealer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waits = INCIDENT | {"decide": "Decide: restart web?\n- yes, this once: healctl heal execute rb"}
+    monkeypatch.setitem(ANSWERS, "status", ANSWERS["status"] | {"open_incidents": [waits] * 7})
+    assert run(["heal", "status", "-o", "table"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("web: Decide: restart web?\n  - yes, this once: healctl heal execute rb\n") == 5
+    assert "2 more wait for you: healctl heal status --json" in out
+
+
+@pytest.mark.req("AC-007", "NFR-003")
+def test_an_approval_says_for_which_target_it_is_and_what_runs_now(
+    healer: FakeHealer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = {"target_id": "web", "running_for": ["inc_1"]}
+    monkeypatch.setitem(ANSWERS, "approve", ANSWERS["approve"] | more)
+    assert run(["heal", "approve", "rb-restart-service", "--target", "web", "-o", "table"]) == 0
+    out = capsys.readouterr().out
+    assert "rb-restart-service is now auto_execute for web, approved at " in out
+    assert "It runs now for inc_1: healctl heal status" in out
+
+
 def test_check_configured_says_no_without_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("HEALCTL_CONFIG", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))

@@ -212,3 +212,20 @@ def test_a_paused_service_is_not_restarted_for_the_signal_behind_which_it_stands
     assert answer.body["running_for"] == [lab.only(SIGNALS).id]
     stale(lab)
     assert [execution.runbook.id for execution in lab.dispatched] == ["rb-restart-augur"]
+
+
+@pytest.mark.req("FR-007", "NFR-003")
+def test_status_tells_of_what_waits_for_a_person_what_there_is_to_decide_as_its_page_does() -> None:
+    lab = Lab(targets=(service("web", auto_restart=False),))
+    lab.kill("web")
+    lab.advance(1)
+    answer = lab.order("status")
+    assert answer is not None
+    assert answer.body is not None
+    (row,) = answer.body["open_incidents"]
+    assert row["state"] == "escalated"
+    lead, *choices = row["decide"].splitlines()
+    assert lead == "Decide: restart web?"
+    assert "healctl heal approve rb-restart-service --target web" in row["decide"]
+    assert row["decide"] in lab.messages("signal")[-1].body
+    assert all(choice.startswith("- ") for choice in choices)
