@@ -41,6 +41,7 @@ def line(form: LogFormat, level: str, name: str, text: str, wall_s: float) -> st
 
 def _json(level: str, name: str, text: str, wall_s: float) -> str:
     """`{"time", "level", "worker", "message"}`, and `"incident"` where the line is about one."""
+    text = text.encode(errors="backslashreplace").decode()  # a path that is no UTF-8 comes with surrogates
     row = {"time": rfc3339(wall_s), "level": level, "worker": name}
     found = _INCIDENT.match(text)
     if found:

@@ -55,3 +55,13 @@ def test_what_fits_a_descriptor(tmp_path: Path) -> None:
         assert fitting(file.fileno(), {"JOURNAL_STREAM": "1:2"}) is LogFormat.JSON, "inherited, and redirected since"
     os.close(ours)
     os.close(theirs)
+
+
+@pytest.mark.req("NFR-003")
+@pytest.mark.parametrize("form", [LogFormat.JSON, LogFormat.JOURNAL, LogFormat.TEXT])
+def test_a_path_that_is_no_utf8_is_shown_in_each_form(form: LogFormat) -> None:
+    """`os.fsdecode` makes surrogates of it, which JSON cannot hold: the line was lost, and its logger raised."""
+    path = os.fsdecode(b"/var/log/\xff")
+    made = line(form, "error", "root", f"cannot rotate {path}", 0.0)
+    assert b"cannot rotate /var/log/" in made.encode()
+    assert "udcff" in made
