@@ -36,6 +36,12 @@ class Fault(msgspec.Struct, frozen=True, tag="fault"):
     hint: str
 
 
+class Broke(msgspec.Struct, frozen=True, tag="broke"):
+    """What it was at has raised, where no piece may raise."""
+
+    error: str
+
+
 class Found(msgspec.Struct, frozen=True, tag="found"):
     accepted: Accepted
 
@@ -67,13 +73,16 @@ def _answer(out: bytes, why: str, text: str, file: Path) -> Accepted:
     at = "the plugins"
     for line in out.splitlines():
         try:
-            told = msgspec.json.decode(line, type=At | Fault | Found)
+            told = msgspec.json.decode(line, type=At | Fault | Broke | Found)
         except msgspec.DecodeError:  # cut off
             break
         if isinstance(told, Fault):
             raise ConfigError(told.message, told.hint)
         if isinstance(told, Found):
             return told.accepted
+        if isinstance(told, Broke):
+            why = f"raised {told.error}"
+            break
         at = told.what
     problem = Problem(("healctl", "plugins"), f"{at}: importing and checking it {why}")
     raise ConfigError(report([problem], text, str(file)))

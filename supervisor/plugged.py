@@ -23,7 +23,7 @@ from supervisor import config as configuration
 from supervisor import plugins
 from supervisor.config import Accepted, Config
 from supervisor.errors import ConfigError, HealError
-from supervisor.examining import At, Fault, Found, Job
+from supervisor.examining import At, Broke, Fault, Found, Job
 from supervisor.incidents import open_names
 from supervisor.incidents.readings import Severity
 from supervisor.notifier.channel import Channel
@@ -109,9 +109,11 @@ def main() -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(job.within_s)  # should nobody be left who would end it
     try:
-        found: Fault | Found = Found(accept(job, answer))
+        found: Fault | Broke | Found = Found(accept(job, answer))
     except HealError as error:
         found = Fault(error.message, error.hint)
+    except BaseException as error:  # noqa: BLE001 - a metaclass, a comparison, a KeyboardInterrupt of theirs
+        found = Broke(plugins.told(error))
     with os.fdopen(answer, "wb") as file:
         file.write(msgspec.json.encode(found) + b"\n")
     os._exit(0)  # whatever a plugin has begun beside us

@@ -19,6 +19,7 @@ import msgspec
 from supervisor.errors import ConfigError
 from supervisor.incidents import open_names
 from supervisor.incidents.model import PLUGIN
+from supervisor.redact import visible
 from supervisor.schema import Key, Problem, Reader, dotted, near, shown
 
 if TYPE_CHECKING:
@@ -198,4 +199,9 @@ def read_section(table: dict[str, Any], name: str, kind: type[S]) -> tuple[S | N
 
 
 def told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:ERROR_CHARS_MAX]
+    """What a plugin has raised, in words that can be shown: it may not even have any."""
+    try:
+        words = str(error)
+    except BaseException as worse:  # noqa: BLE001 - it is the plugin's code
+        words = f"(its text cannot be had: {type(worse).__name__})"
+    return visible(f"{type(error).__name__}: {words}"[:ERROR_CHARS_MAX])

@@ -245,7 +245,7 @@ def _refuse_foreign(found: dict[Path, Found]) -> None:
     if foreign:
         raise Refused(
             f"changed by hand, or not of healctl install: {', '.join(foreign)}: nothing was changed",
-            "--force replaces it and keeps it as FILE.before~; a drop-in is left alone: systemctl [--user] edit healctl",
+            "--force replaces it and keeps it as FILE.before~; a drop-in stays: systemctl [--user] edit healctl",
         )
 
 

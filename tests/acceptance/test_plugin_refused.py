@@ -117,6 +117,7 @@ def check(environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 WHO = "acme-odd 1.0, probe look = acme_odd:Look"
 BAD = {
     "raises": ('raise RuntimeError("boom")', f"{WHO}: RuntimeError: boom"),
+    "no text": ('raise RuntimeError("\\x1b[2J\\udcff")', f"{WHO}: RuntimeError: \\x1b[2J\\udcff"),
     "exits": ("raise SystemExit(3)", f"{WHO}: SystemExit: 3"),
     "no attribute": ("Tell = Mend = None", f"{WHO}: AttributeError: module 'acme_odd' has no attribute 'Look'"),
     "no probe": (GOOD.replace("class Look(Probe)", "class Look"), f"{WHO}: it is no subclass of probes.base.Probe"),
@@ -201,6 +202,16 @@ def test_a_good_one_is_good_and_prints_what_it_likes(check: Check) -> None:
     ("code", "said"),
     [
         ("import os; os._exit(3)", "ended the process (exit 3)"),
+        ("raise KeyboardInterrupt", "raised KeyboardInterrupt: "),
+        (
+            "class Bad(BaseException):\n def __str__(self): raise KeyError\nraise Bad",
+            "raised Bad: (its text cannot be had: KeyError)",
+        ),
+        (
+            GOOD
+            + "class M(type(Look)):\n anomalies = property(lambda cls: 1 / 0)\nclass Look(Look, metaclass=M): pass\n",
+            "raised ZeroDivisionError: division by zero",
+        ),
         ("import os; os.abort()", "killed the process by SIGABRT"),
         ("import time; time.sleep(60)", "did not end within 4 s"),
     ],
