@@ -23,7 +23,7 @@ SIZE_BYTES = {
     "GiB": 1024**3,
     "TiB": 1024**4,
 }
-DURATION_FORM = 'a duration with its unit, like "250ms", "60s", "5m", "24h" or "7d"'
+DURATION_FORM = 'a duration with its unit, like "250ms", "60s", "5m", "24h" or "7d", at most ten years'
 SIZE_FORM = 'a size with its unit, like "512MiB" or "100MB"'
 
 OFF = "off"

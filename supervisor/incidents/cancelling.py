@@ -102,7 +102,8 @@ def told(turn: Turn, event: CancelTold) -> None:
         execution = turn.put_execution(execution, cancelled_by="", cancel_order="")
         _note(turn, execution, "executor", event.goes_on)
     elif execution is not None and event.unsure:
-        turn.effects.append(FetchExecutionState(execution.id))  # the ledger knows whether somebody is at it
+        if execution.state is not ExecutionState.INTERRUPTED:
+            turn.effects.append(FetchExecutionState(execution.id))  # the ledger knows whether somebody is at it
         why = f"{why}; nothing follows it by itself"
     ended = world.ended.get(event.execution_id)
     stopped = execution if not why else None

@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,6 +149,35 @@ def test_a_ledger_without_room_keeps_nobody_from_stopping_what_is_at_work(here: 
         (row,) = daemon.wait_state("app", "escalated")
         assert "step rotate cancelled" in [entry["note"] for entry in row["audit_trail"]]
         daemon.stop()
+
+
+@pytest.mark.req("R15", "FR-003", "NFR-002")
+def test_healer_and_executor_that_are_killed_before_either_has_said_a_word_do_not_forget_it(here: Site) -> None:
+    """The executor hangs, so that it never hears of the order; then both are killed."""
+    daemon, _ = large_logs(here)
+    (row,) = daemon.wait_state("app", "escalated")
+    assert daemon.cli("heal", "approve", ROTATE, "--target", "app")[0] == 0
+    with held(daemon) as program, ordered(daemon, "heal", "cancel", "app") as command:
+        healer, executor = daemon.worker("healer"), daemon.worker("executor")
+        assert proc.send_signal(executor, signal.SIGSTOP)
+        until("the order is durable", lambda: written_down(daemon))
+        for part in (healer, executor, program):  # it has not done its work, and could be run again
+            assert proc.send_signal(part, signal.SIGKILL)
+        command.communicate(timeout=60)  # asked again of the next healer, and answered
+    stopped = until(
+        "a person's word", lambda: [it for it in daemon.open_incidents() if it["escalation_reason"] == "cancelled"]
+    )
+    assert [it["id"] for it in stopped] == [row["id"]]
+    notes = [entry["note"] for entry in stopped[0]["audit_trail"]]
+    assert len([note for note in notes if note.startswith(f"running {ROTATE}")]) == 1, notes
+    daemon.stop()
+
+
+def written_down(daemon: Daemon) -> bool:
+    """In the ledger: somebody's cancelling of what is at work."""
+    with contextlib.closing(sqlite3.connect(f"file:{daemon.state_dir}/ledger.db?mode=ro", uri=True)) as ledger:
+        bodies = ledger.execute("SELECT body FROM executions WHERE is_over = 0").fetchall()
+    return any(msgspec.json.decode(body)["cancelled_by"] == "operator" for (body,) in bodies)
 
 
 def shown(daemon: Daemon, *words: str) -> list[str]:
