@@ -324,9 +324,10 @@ class World:
         """As of now. What it says is the truth, unless others lie; what a background check says is of its beginning."""
         now_s = self.loop.time()
         target = self.targets[target_id]
-        data, reason, checked_s = self._data(target, lies=lies)
-        if self.blind.get(target_id, 0.0) > now_s and not external:
+        if self.blind.get(target_id, 0.0) > now_s and not external:  # nor does it see that a task moves
             data, reason, checked_s = None, Unavailable.PERMISSION, None
+        else:
+            data, reason, checked_s = self._data(target, lies=lies)
         told = data is not None or reason not in (Unavailable.NONE, Unavailable.PERMISSION)
         if told and not external:
             ills = self.illnesses(target_id)
