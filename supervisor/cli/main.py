@@ -124,10 +124,12 @@ def run(args: list[str]) -> int:
         _tell(chosen, "an argument is not UTF-8 text", "usage", "ids and texts are sent as UTF-8")
         return 2
     except OSError as error:
+        from supervisor.cli.output import fault
+
         # The disk behind standard output is full, say. What could not be written must not be tried again at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         where = error.filename or "the output cannot be written"
-        sys.stderr.write(f"healctl: {where}: {error.strerror or error}\n")
+        fault(f"healctl: {where}: {error.strerror or error}")
         return 1
 
 
