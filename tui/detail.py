@@ -127,9 +127,7 @@ def _heading(text: Text, words: str) -> None:
 
 def _execution(text: Text, execution: Json) -> None:
     _heading(text, f"{look.plain(execution['runbook_id'])}, by {look.plain(execution['authority'])}")
-    verified = {True: "verified", False: "not verified", None: "nothing to verify yet"}[
-        execution["verification_passed"]
-    ]
+    verified = _VERIFIED[execution["verification_passed"]]
     text.append(f"{execution['execution_id']}  {execution['state']}, {verified}\n", "dim")
     for step in execution["steps_executed"]:
         good = step["status"] == "success"
