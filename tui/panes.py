@@ -115,9 +115,9 @@ def below(row: Json | None, known: model.Model) -> Text:
 
 
 def below_child(row: Json) -> Text:
-    """How it ended last, and what it said then."""
-    words = row.get("last_words")
-    return Text(f"Last exit: {look.plain(row.get('last_exit'))}\n{look.plain(words) if words else NO_LAST_WORDS}")
+    """How it ended last, and the end of what it said then."""
+    words = str(row.get("last_words") or NO_LAST_WORDS).splitlines()[-2:]
+    return Text("\n".join(look.plain(line) for line in (f"Last exit: {row.get('last_exit') or '-'}", *words)))
 
 
 def below_target(row: Json | None) -> Text:
