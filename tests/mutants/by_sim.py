@@ -215,7 +215,8 @@ DECIDED = (
     mutant(
         "a cancel is told and not written down",
         BySim("what is said to be cancelled is written down", on("services", *_CANCELLED)),
-        ("incidents.cancelling:order", "turn.put_execution(execution, cancelled_by=actor)", "pass"),
+        ("incidents.cancelling:order", "if not execution.cancelled_by:", "if False:"),
+        ("incidents.cancelling:told", "cancelled_by=execution.cancelled_by or event.actor", 'cancelled_by=""'),
     ),
     mutant(
         "a dead executor takes a cancel with it",

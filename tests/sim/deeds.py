@@ -266,6 +266,7 @@ class Deeds:
         """The machine, or the virtual one that it is, stops: time goes on and nothing of it runs."""
         self.sim.fates.hit("stall", "machine")
         self.world.loop._now += seconds
+        self.world.stood_still_s += seconds
 
     def do_slow_disk(self, delay_s: float, seconds: float) -> None:
         self.sim.fates.disk_slow_s = delay_s

@@ -153,7 +153,7 @@ class SimHealer(_Mixin, HealerWorker):
         self._desk.open(self._control)
         self._asking = Asking(self._hub, self._store, self._readings, self._decide)
         self._fresh = Fresh(self._hub, world, self._clock.now, self._desk.answer, self._readings)
-        self._cancelling = Stopping(self._hub, world, self._desk.answer)
+        self._cancelling = Stopping(self._hub, self._decide)
         self._history = SimpleNamespace(ask=lambda token, args: None)  # type: ignore[assignment]
         self._rounds = Rounds(partial(self._decide, e.Round()), self._came_round, self.alarm)
         self._listen()

@@ -112,7 +112,7 @@ class Watch:
         self.executions: dict[str, Execution] = {}
         self.intended_s: dict[str, float] = {}
         self.claims: dict[str, str] = {}
-        self.began: dict[tuple[str, int], int] = {}
+        self.began: dict[tuple[str, int], float] = {}  # step -> how long the machine had stood still by then
         self.at_work: dict[str, str] = {}  # execution -> incarnation of the executor that runs it
         self.died_at_work: dict[str, float] = {}  # executions that were cut off, and when
         self.acted: set[str] = set()  # executions that have changed the world, or tried to
@@ -368,7 +368,7 @@ class Watch:
         self.at_work[it.id] = incarnation
         if (it.id, index) in self.began:
             self.fail("no duplicate executions", f"step {index} of {it.id} began twice")
-        self.began[it.id, index] = 1
+        self.began[it.id, index] = self.world.stood_still_s
         self.cancels.step_begins(it)
         if it.authority is not Authority.PERSON and not undo and index == 0:
             self._first_step(it)
@@ -447,6 +447,8 @@ class Watch:
         if incident.family == OUR_PARTS_FAMILY or self.world.ill(incident.anomaly, incident.target_id):
             return
         well_s = now_s - self.world.well_s.get((incident.anomaly, incident.target_id), float("-inf"))
+        still_s = self.world.stood_still_s  # in the midst of the step, so that it could not look
+        well_s -= still_s - self.began.get((it.id, 0), still_s)
         if well_s <= RACE_S:
             self.races += 1
             self.coverage.see("race", incident.anomaly)
