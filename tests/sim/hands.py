@@ -18,7 +18,7 @@ from remediators import command, executor, gateway, planning, registry, run, ser
 from remediators.base import Context, Outcome, Step, StepFailed, Stops
 from remediators.fence import Ending
 from supervisor import clock, crashpoint, http, proc
-from supervisor.incidents.model import Execution, Recipe, StepResult, StepSpec
+from supervisor.incidents.model import Authority, Execution, Recipe, StepResult, StepSpec
 from supervisor.incidents.readings import ProcessRef, SignalData
 from supervisor.messages import StepPlan
 from tests.sim.loop import MachineTime, replaced
@@ -328,6 +328,8 @@ class _Restore(_Simulated):
     takes_s = 2.0
 
     def do(self, ctx: Context, world: World) -> Outcome:
+        if not world.corrupt and ctx.execution.authority is not Authority.PERSON:
+            return Outcome("it is whole by now", changed=False)
         world.acting("restore", ctx.target.target_id, False)
         world.set_corrupt(False)
         return Outcome("restored", undo='{"kept": "old"}')
