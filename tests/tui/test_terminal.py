@@ -186,7 +186,7 @@ def test_over_ssh_without_a_mouse_it_is_the_same_and_a_line_that_is_cut_leaves_n
     daemon: Daemon, tmp_path: Path
 ) -> None:
     lab = sshd.Lab(tmp_path)
-    server = lab.sshd("127.0.77.1")
+    server = lab.sshd("127.0.79.1")
     far = ["/usr/bin/ssh", "-tt", "-F", "none", "-i", str(lab.login), "-p", str(sshd.PORT)]
     far += ["-o", f"UserKnownHostsFile={lab.known_hosts}", server.address, shlex.join(argv(daemon, "--read-only"))]
     try:
