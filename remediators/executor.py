@@ -24,7 +24,7 @@ from remediators.run import Refusal, Run, Ties
 from remediators.settle import settle
 from remediators.watches import Watches, tell
 from supervisor import bus, clock
-from supervisor.errors import Refused
+from supervisor.errors import UnknownId
 from supervisor.incidents.model import Execution
 from supervisor.messages import (
     Ack,
@@ -219,7 +219,7 @@ class ExecutorWorker(Worker):
         if cancel.execution_id in self._in_hand:
             self._cancelled[cancel.execution_id] = cancel.by
             return Ack()
-        return Nack(Refused.code, f"{cancel.execution_id} is not at work", "`healctl heal status` shows what is")
+        return Nack(UnknownId.code, f"{cancel.execution_id} is not at work", "`healctl heal status` shows what is")
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.create_task(work)

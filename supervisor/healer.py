@@ -30,8 +30,8 @@ from supervisor.fresh import Fresh
 from supervisor.halted import Halted
 from supervisor.history import History
 from supervisor.house import MAY_WAIT, WAITING, beginning, corrupt_ledger, item_of, ledger_parts, policy_of
-from supervisor.incidents import agents, replies
 from supervisor.incidents import events as e
+from supervisor.incidents import replies
 from supervisor.incidents.effects import (
     Answer,
     CarryDrill,
@@ -42,6 +42,7 @@ from supervisor.incidents.effects import (
     FindIncident,
     PlanExecution,
     SettleExecution,
+    TellCancel,
 )
 from supervisor.incidents.engine import Engine
 from supervisor.incidents.model import AGENT
@@ -137,7 +138,7 @@ class HealerWorker(Worker):
         self._desk.open(self._control)
         self._asking = Asking(self._hub, self._store, self._readings, self._decide)
         self._fresh = Fresh(self._hub, world, self._clock.now, self._desk.answer, self._readings)
-        self._cancelling = Stopping(self._hub, world, self._desk.answer)
+        self._cancelling = Stopping(self._hub, self._decide)
         self._history = History(self._store, world, self._clock.now, self._desk.answer)
         self._rounds = Rounds(partial(self._decide, e.Round()), self._came_round, self.alarm)
         self._reporting = Reporting(self._store, self._clock.now, self._desk.answer)
@@ -195,6 +196,8 @@ class HealerWorker(Worker):
         if decision.records or isinstance(event, e.Round):
             reach("decide.after")
             self._committer.commit(decision, ack)
+            if self._committer.trouble:  # to stop is always safe, and must not wait for a disk to have room
+                self._carry_out([effect for effect in decision.effects if isinstance(effect, TellCancel)])
         elif decision.effects or ack is not None:
             answers: list[Effect] = [effect for effect in decision.effects if isinstance(effect, Answer)]
             others: list[Effect] = [effect for effect in decision.effects if not isinstance(effect, Answer)]
@@ -261,6 +264,8 @@ class HealerWorker(Worker):
                     self._outgoing.add(row)
                 case CarryDrill(drill_id, stage):
                     self._decide(e.DrillTold(drill_id, stage, self._staged.carry_out(drill_id, stage)))
+                case TellCancel():
+                    self._cancelling.tell(effect)
                 case Answer(token, body, error):
                     self._desk.answer(token, error if error is not None else body or {})
 
@@ -380,9 +385,7 @@ class HealerWorker(Worker):
 
     def _order(self, token: str, request: m.Request) -> None:
         if token.startswith(replies.PREFIX) or request.actor.startswith(replies.ACTOR):
-            self._desk.answer(
-                token, Refused("nobody but a phone speaks for a phone: not by this id, not as this actor")
-            )
+            self._desk.answer(token, Refused("nobody but a phone speaks for it: not by this id, not as this actor"))
             return
         elsewhere = {"probe": self._fresh.ask, "history": self._history.ask, "report": self._reporting.ask}.get(
             request.action
@@ -393,8 +396,5 @@ class HealerWorker(Worker):
         if request.action in LOOKUPS and not request.actor.startswith(AGENT):
             look_up(self._store, request, partial(self._desk.answer, token))
             return
-        order = e.Order(token, request.action, request.args, request.actor[:ACTOR_CHARS_MAX], secrets.token_hex(16))
-        if request.action == "cancel" and not agents.limited(self._engine.world, order.actor):
-            self._cancelling.ask(order, self._decide)
-        else:
-            self._decide(order)
+        actor = request.actor[:ACTOR_CHARS_MAX]
+        self._decide(e.Order(token, request.action, request.args, actor, secrets.token_hex(16)))

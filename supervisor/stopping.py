@@ -1,65 +1,50 @@
-"""A person cancels what is at work: whoever is at it is asked first, and may refuse; then the engine writes it down."""
+"""Whoever is at work on what a person cancels is told to stop it; what it says goes to the engine (R15)."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
-
-import msgspec
 
 from supervisor.bus import Hub
-from supervisor.errors import BusError, HealError, Refused, UsageError
-from supervisor.incidents import cancelling
-from supervisor.incidents.events import Order
-from supervisor.incidents.world import World
+from supervisor.errors import BusError, UnknownId
+from supervisor.incidents.effects import TellCancel
+from supervisor.incidents.events import CancelTold
 from supervisor.messages import Ack, Body, Cancel, Nack
 
 WITHIN_S = 8.0
 
 
 class Stopping:
-    """`answer` gets a person's token and an error."""
+    """`decide` gets what came of it."""
 
-    def __init__(self, hub: Hub, world: World, answer: Callable[[str, dict[str, Any] | Exception], None]) -> None:
+    def __init__(self, hub: Hub, decide: Callable[[CancelTold], None]) -> None:
         self._hub = hub
-        self._world = world
-        self._answer = answer
+        self._decide = decide
 
-    def ask(self, order: Order, decide: Callable[[Order], None]) -> None:
-        """`decide` gets the order once the executor, or the probe, was told to stop it, with arguments that name what
-        was: another may be at work under the same name by then, and nobody has told that one."""
-        token, actor = order.token, order.actor
+    def tell(self, effect: TellCancel) -> None:
+        """The executor is told, or the probe where no execution is meant; either may refuse."""
+        worker = "executor" if effect.execution_id else "database"
+
+        def told(goes_on: str = "", unsure: str = "", hint: str = "") -> None:
+            asked = (effect.token, effect.actor, effect.target_id, effect.execution_id)
+            self._decide(CancelTold(*asked, goes_on, unsure, hint))
+
         try:
-            found = cancelling.find(self._world, msgspec.json.decode(order.args, type=cancelling.CancelArgs).id)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            self._answer(token, UsageError(f"cancel: {error}"))
-            return
-        except HealError as error:
-            self._answer(token, error)
-            return
-        if found.drill:  # nobody is at it but the engine
-            decide(order)
-            return
-        worker = "database" if found.execution is None else "executor"
-        cancel = Cancel(actor, found.execution.id if found.execution is not None else "", found.target_id)
-        named = cancelling.CancelArgs(cancel.execution_id or cancel.target_id, check=not cancel.execution_id)
-        meant = msgspec.structs.replace(order, args=msgspec.json.encode(named))
-        try:
-            future = self._hub.request(worker, cancel)
+            future = self._hub.request(worker, Cancel(effect.actor, effect.execution_id, effect.target_id))
         except BusError as error:
-            self._answer(order.token, error)
+            told(unsure=str(error))
             return
         asyncio.get_running_loop().call_later(WITHIN_S, future.cancel)
 
-        def told(done: asyncio.Future[Body]) -> None:
+        def answered(done: asyncio.Future[Body]) -> None:
             body = None if done.cancelled() else done.result()
             if isinstance(body, Ack):
-                decide(meant)
+                told()
+            elif isinstance(body, Nack) and body.code != UnknownId.code:
+                told(goes_on=body.message, hint=body.hint)
             elif isinstance(body, Nack):
-                self._answer(token, Refused(body.message, body.hint))
+                told(unsure=body.message, hint=body.hint)
             else:
-                text = f"the {worker} has not said within {WITHIN_S:g} s that it stops it"
-                self._answer(token, Refused(text, "healctl status shows whether it runs; then ask again"))
+                told(unsure=f"the {worker} has not said within {WITHIN_S:g} s that it stops it")
 
-        future.add_done_callback(told)
+        future.add_done_callback(answered)

@@ -61,6 +61,16 @@ class CarryDrill(msgspec.Struct, frozen=True):
     stage: str
 
 
+class TellCancel(msgspec.Struct, frozen=True):
+    """The executor, or the probe whose check of `target_id` it is, is to stop it; `CancelTold` answers. May be carried
+    out twice."""
+
+    token: str
+    actor: str
+    target_id: str
+    execution_id: str = ""
+
+
 Effect = (
     DispatchExecution
     | SettleExecution
@@ -70,4 +80,5 @@ Effect = (
     | DeliverRow
     | Answer
     | CarryDrill
+    | TellCancel
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from supervisor.errors import HealError
 from supervisor.incidents import (
     agents,
+    cancelling,
     commands,
     detect,
     drill,
@@ -41,6 +42,7 @@ from supervisor.incidents.effects import (
     SettleExecution,
 )
 from supervisor.incidents.events import (
+    CancelTold,
     Delivered,
     DrillTold,
     Event,
@@ -155,6 +157,8 @@ def _handle(turn: Turn, event: Event) -> None:  # one arm per event: long, and f
             own.limit(turn, name, evidence)
         case DrillTold(drill_id, stage, error):
             drill.told(turn, drill_id, stage, error)
+        case CancelTold():
+            cancelling.told(turn, event)
         case Round():
             pass
         case TimersDue():
@@ -201,6 +205,8 @@ def _executor_is(turn: Turn, incarnation: str) -> None:
             turn.effects.append(SettleExecution(execution))
         elif execution.state in (ExecutionState.INTENDED, ExecutionState.CLAIMED):
             turn.effects.append(FetchExecutionState(execution.id))
+            if execution.cancel_order:  # the healer died before anybody was told, or had agreed
+                turn.effects.append(cancelling.tell(execution, execution.cancel_order, execution.cancelled_by))
 
 
 def _planned(turn: Turn, event: Planned) -> None:

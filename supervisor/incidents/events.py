@@ -148,6 +148,18 @@ class DrillTold(msgspec.Struct, frozen=True):
     error: str = ""
 
 
+class CancelTold(msgspec.Struct, frozen=True):
+    """What `TellCancel` (`token`, `actor`) came to: it stops, or it goes on, or nobody can say: why, in words."""
+
+    token: str
+    actor: str
+    target_id: str
+    execution_id: str = ""
+    goes_on: str = ""
+    unsure: str = ""
+    hint: str = ""
+
+
 class Round(msgspec.Struct, frozen=True):
     """Nothing has happened. What is decided about it, nothing, must become durable like any decision: so it is known
     that engine and ledger work."""
@@ -193,6 +205,7 @@ Event = (
     | OwnPart
     | LimitIs
     | DrillTold
+    | CancelTold
     | Round
     | TimersDue
     | Order

@@ -475,6 +475,7 @@ class Execution(msgspec.Struct, frozen=True):
     undoes: str = ""  # the execution whose steps this one takes back, the last first (R15)
     taken_back: tuple[StepResult, ...] = ()  # what those steps had reported, one for each step of this runbook
     cancelled_by: str = ""  # who has had it stopped: whatever becomes of it, nothing follows by itself (R15)
+    cancel_order: str = ""  # whose order that was (its token), until whoever is at it has agreed
 
     @property
     def steps(self) -> tuple[StepSpec, ...]:

@@ -114,7 +114,7 @@ def on_refused(turn: Turn, execution_id: str, code: str, message: str) -> None:
     if code in ("expired", "stale_grounds"):
         redecide(turn, execution, ExecutionState.EXPIRED, f"not run ({message})")
         return
-    if code == "cancelled" and not execution.cancelled_by:  # the healer died before the order was written down
+    if code == "cancelled" and not execution.cancelled_by:  # the refusal of an earlier order has taken the mark back
         execution = msgspec.structs.replace(execution, cancelled_by=message.removeprefix("cancelled by "))
     _over(turn, execution, TierReason.REMEDIATION_FAILED, f"not run: {message}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ import msgspec
 import pytest
 
 from supervisor import proc
+from supervisor.errors import HealError
 from supervisor.incidents.readings import ProcessRef
+from tests.lab import mounts
 from tests.lab.daemon import HEALCTL, Daemon, Site, locked, until
 from tests.lab.databases import make
 from tests.lab.logs import MIB, leftovers
@@ -53,7 +56,7 @@ def large_logs(here: Site) -> tuple[Daemon, Path]:
 
 
 @contextlib.contextmanager
-def held(daemon: Daemon) -> Iterator[None]:
+def held(daemon: Daemon) -> Iterator[ProcessRef]:
     """The rotation that is about to begin is stopped in its midst (SIGSTOP), and goes on after the block."""
 
     def rotating() -> ProcessRef | None:
@@ -69,9 +72,16 @@ def held(daemon: Daemon) -> Iterator[None]:
     program = until("the rotation", rotating)
     assert proc.send_signal(program, signal.SIGSTOP)
     try:
-        yield
+        yield program
     finally:
         proc.send_signal(program, signal.SIGCONT)
+
+
+def asked_to_end(program: ProcessRef) -> bool:
+    """A SIGTERM waits for it (proc_pid_status(5), ShdPnd)."""
+    status = Path(f"/proc/{program.pid}/status").read_text()
+    (pending,) = (line.split()[1] for line in status.splitlines() if line.startswith("ShdPnd:"))
+    return bool(int(pending, 16) >> signal.SIGTERM - 1 & 1)
 
 
 @pytest.mark.req("FR-003", "FR-004", "FR-007", "R15")
@@ -97,9 +107,7 @@ def test_a_rotation_at_work_is_shown_and_cancelled_cleanly(here: Site) -> None:
     assert "of 4 logs archived" in step["output"]
     assert row["escalation_tier"] == 3, "a person's, as after a step that failed"
     orders = daemon.cli("audit", "-o", "json")[1]["orders"]
-    assert [(it["actor"], it["args"]) for it in orders if it["action"] == "cancel"] == [
-        ("operator", {"id": answer["execution_id"]})
-    ]
+    assert [(it["actor"], it["args"]) for it in orders if it["action"] == "cancel"] == [("operator", {"id": "app"})]
     assert at_work(daemon) == []
     assert leftovers(logs) == []
     assert list(daemon.state_dir.glob("*.progress")) == []
@@ -110,6 +118,36 @@ def test_a_rotation_at_work_is_shown_and_cancelled_cleanly(here: Site) -> None:
     assert "nothing is at work on app" in answer["error"]
     assert daemon.cli("heal", "cancel", "nothing-of-that-name")[0] == 4
     daemon.stop()
+
+
+def more_than_fits(daemon: Daemon, disk: Path) -> str:
+    """Takes all room, the reserve that the ledger gives back too, and has it written; what its trouble is."""
+    if free := shutil.disk_usage(disk).free:
+        mounts.fill(disk, free, f"fill{free}.{len(list(disk.glob('fill*')))}")
+    with contextlib.suppress(HealError):  # no answer: it cannot be written down
+        daemon.ask("pause", 1.0, target_id="app", reason="x" * 500)
+    trouble: str = daemon.ask("tree")["ledger_trouble"]
+    return trouble
+
+
+@pytest.mark.req("R15", "NFR-002")
+def test_a_ledger_without_room_keeps_nobody_from_stopping_what_is_at_work(here: Site) -> None:
+    (here.folder / "state").mkdir()
+    with mounts.tmpfs(here.folder / "state", "size=24m,mode=700") as disk:
+        daemon, _ = large_logs(here)
+        daemon.wait_state("app", "escalated")
+        assert daemon.cli("heal", "approve", ROTATE, "--target", "app")[0] == 0
+        with held(daemon) as program:
+            until("the ledger's trouble", lambda: more_than_fits(daemon, disk))
+            with ordered(daemon, "heal", "cancel", "app") as command:
+                until("it is asked to end", lambda: asked_to_end(program))
+                for filler in disk.glob("fill*"):
+                    filler.unlink()
+                command.communicate(timeout=30)
+                assert command.returncode == 0, "it is answered when it is written down"
+        (row,) = daemon.wait_state("app", "escalated")
+        assert "step rotate cancelled" in [entry["note"] for entry in row["audit_trail"]]
+        daemon.stop()
 
 
 def shown(daemon: Daemon, *words: str) -> list[str]:

@@ -19,6 +19,7 @@ from supervisor.incidents.effects import (
     FetchExecutionState,
     PlanExecution,
     SettleExecution,
+    TellCancel,
 )
 from supervisor.incidents.engine import Engine
 from supervisor.incidents.model import (
@@ -97,6 +98,9 @@ class Lab:
         self.executor_works = True
         self.step_fails = ""
         self.hold_dispatch = False
+        self.refuses_cancel = ""  # why whoever is at work goes on
+        self.hold_cancel = False
+        self.told_to_stop: list[TellCancel] = []
         self.predicts: dict[str, bool] = {}  # runbook -> what its dry run says; True unless said otherwise
         self.plan_error = ""
         self.hold_plans = False
@@ -166,6 +170,10 @@ class Lab:
                 self.planned.append(effect)
                 if not self.hold_plans:
                     self.answer_plan(effect)
+            case TellCancel(token, actor, target_id, execution_id):
+                self.told_to_stop.append(effect)
+                if not self.hold_cancel:
+                    self.feed(e.CancelTold(token, actor, target_id, execution_id, self.refuses_cancel))
             case DeliverRow() | FetchExecutionState() | SettleExecution():
                 pass
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from remediators import command, executor, gateway, planning, registry, run, service, settle
-from remediators.base import Context, Outcome, Step, StepFailed
+from remediators.base import Context, Outcome, Step, StepFailed, Stops
 from remediators.fence import Ending
 from supervisor import clock, crashpoint, http, proc
 from supervisor.incidents.model import Execution, Recipe, StepResult, StepSpec
@@ -85,12 +85,11 @@ class Hands:
         if self.world.signal_age_s() < reading.data.age_s and execution.authority != "person":
             raise run.Refusal("stale_grounds", "the live signal has been written since it was found stale")
 
-    async def run_to_completion(
-        self, programs: Any, recipe: Recipe, check: Any = lambda: None
-    ) -> tuple[int | None, str]:
+    async def run_to_completion(self, programs: Any, recipe: Recipe, check: Any = None) -> tuple[int | None, str]:
         """A manager's or a gateway's own command, which ends by itself."""
         held = await programs.hold(recipe, -1)
-        check()
+        if check is not None:
+            await check()
         await programs.release(held)
         return await held.ended(), ""
 
@@ -253,6 +252,8 @@ class _Simulated(Step):
 
 
 class _Rotate(_Simulated):
+    stops = Stops.ENDED
+
     def predicts(self, ctx: Context) -> bool:
         return self.hands.world.disk_frees
 
@@ -272,6 +273,8 @@ class _Rotate(_Simulated):
 
 
 class _Prune(_Simulated):
+    stops = Stops.ENDED
+
     def do(self, ctx: Context, world: World) -> Outcome:
         world.acting("prune", ctx.target.target_id, False)
         world.set_disk(min(world.disk_share, 0.5))
@@ -312,6 +315,7 @@ class _Halt(_Simulated):
 
 
 class _Backup(_Simulated):
+    stops = Stops.ENDED
     takes_s = 2.0
 
     def do(self, ctx: Context, world: World) -> Outcome:

@@ -10,7 +10,7 @@ import pytest
 from supervisor.errors import Refused, UnknownId
 from supervisor.incidents import events as e
 from supervisor.incidents.cancelling import Found, find
-from supervisor.incidents.effects import Answer
+from supervisor.incidents.effects import Answer, FetchExecutionState
 from supervisor.incidents.model import Execution, State, StepResult, Target, TierReason
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.records import AddAudit
@@ -112,7 +112,7 @@ def test_of_a_database_without_a_repair_the_check_is_meant() -> None:
 @pytest.mark.req("R15", "R4", "FR-004")
 @pytest.mark.parametrize("written", [True, False])
 def test_what_is_cancelled_before_it_has_begun_is_no_failure_either(written: bool) -> None:
-    """`written`: False where the healer died between the executor's word and the order's decision."""
+    """`written`: False where an earlier order's refusal has taken the mark back."""
     lab = Disk()
     lab.hold_dispatch = True
     lab.fills()
@@ -190,12 +190,14 @@ def test_grounds_that_went_stale_meanwhile_bring_no_new_decision() -> None:
 @pytest.mark.req("R15", "FR-001")
 def test_a_check_that_was_told_to_stop_is_not_what_has_begun_on_its_database_since() -> None:
     lab = Lab(targets=(Target("notes", "database", path="/notes.db", written=True),))
-    lab.hold_dispatch = True
+    lab.hold_dispatch = lab.hold_cancel = True
+    lab.order("cancel", token="c-1", id="notes")
     lab.order("execute", runbook_id="rb-db-backup", target_id="notes", confirm=True)
     (execution,) = lab.dispatched
-    answer = lab.order("cancel", id="notes", check=True)
-    assert answer is not None
-    assert answer.body == {"success": True, "target_id": "notes", "what": "integrity check"}
+    (asked,) = lab.told_to_stop
+    assert (asked.target_id, asked.execution_id) == ("notes", "")
+    lab.feed(e.CancelTold("c-1", "matthew", "notes"))
+    assert lab.answers["c-1"].body == {"success": True, "target_id": "notes", "what": "integrity check"}
     assert not lab.engine.world.executions[execution.id].cancelled
 
 
@@ -211,3 +213,90 @@ def test_a_canary_that_is_cancelled_proves_nothing_and_gives_its_place_to_anothe
     assert lab.engine.world.pauses == {}
     assert len(lab.dispatched) == 4
     assert lab.incidents(first.target.target_id)[-1].tier_reason is TierReason.CANCELLED
+
+
+@pytest.mark.req("R15", "FR-003", "NFR-002")
+@pytest.mark.parametrize("claimed", [False, True])
+def test_healer_and_executor_that_die_before_either_has_answered_do_not_forget_it(claimed: bool) -> None:
+    """The order is durable before anybody is told: a person has said stop, whoever has heard it (once it was begun
+    anew after the restart)."""
+    lab = Disk()
+    lab.hold_dispatch = lab.hold_cancel = True
+    lab.fills()
+    (execution,) = lab.dispatched
+    if claimed:
+        lab.feed(e.ExecutionClaimed(execution.id, "exec-1"))
+    lab.order("cancel", token="c-1", id=DISK)
+    lab.crash()
+    lab.feed(e.ExecutorIs("exec-2"))
+    told = lab.told_to_stop[-1]
+    assert (told.token, told.actor, told.execution_id) == ("c-1", "matthew", execution.id), "it is told again"
+    lab.feed(e.CancelTold("c-1", "matthew", DISK, execution.id, unsure=f"{execution.id} is not at work"))
+    assert isinstance(lab.effects[-2], FetchExecutionState), "the ledger knows who has it"
+    lab.feed(e.ExecutionSeen(msgspec.structs.replace(execution, claimed_by="exec-1" if claimed else "")))
+    if claimed:
+        lab.feed(e.ExecutionSettled(execution.id, True, False, ()))
+    lab.advance(600)
+    assert (lab.newest().state, lab.newest().tier_reason) == (State.ESCALATED, TierReason.CANCELLED)
+    assert len(lab.dispatched) == 1
+    error = lab.answers["c-1"].error
+    assert "is not at work; nothing follows it by itself" in str(error)
+
+
+@pytest.mark.req("R15", "R3")
+def test_a_refusal_takes_the_mark_back_and_leaves_its_reason_in_the_trail() -> None:
+    lab, execution = at_work()
+    lab.refuses_cancel = "it is all or nothing"
+    assert "it is all or nothing" in str(order(lab, "web"))
+    now = lab.engine.world.executions[execution.id]
+    assert (now.cancelled_by, now.cancel_order, now.cancelled) == ("", "", False)
+    trail = lab.engine.world.trails[execution.incident_id or ""]
+    assert [(it.actor, it.note) for it in trail[-2:]] == [
+        ("matthew", "rb-restart-service is to be cancelled"),
+        ("executor", "it is all or nothing"),
+    ]
+
+
+@pytest.mark.req("R15", "FR-003")
+@pytest.mark.parametrize("refused", ["c-1", "c-2"])
+@pytest.mark.parametrize("first", ["c-1", "c-2"])
+def test_of_two_orders_a_refusal_of_the_one_leaves_what_was_agreed_to_for_the_other(refused: str, first: str) -> None:
+    lab, execution = at_work()
+    lab.hold_cancel = True
+    orders = ["c-1", "c-2"]
+    for token in orders:
+        lab.order("cancel", token=token, id="web")
+    for token in sorted(orders, key=lambda token: token != first):
+        why = "its steps are over" if token == refused else ""
+        lab.feed(e.CancelTold(token, "matthew", "web", execution.id, goes_on=why))
+    now = lab.engine.world.executions[execution.id]
+    assert (now.cancelled_by, now.cancel_order) == ("matthew", "")
+    assert [lab.answers[token].error is None for token in orders] == [token != refused for token in orders]
+
+
+@pytest.mark.req("R15", "FR-003")
+def test_what_was_interrupted_is_cancelled_too_and_not_begun_anew() -> None:
+    """Nobody is at it; once it was refused, and begun again a moment later."""
+    lab, execution = at_work()
+    lab.executor = "exec-2"
+    lab.feed(e.ExecutorIs("exec-2"))
+    lab.feed(e.ExecutionSeen(msgspec.structs.replace(execution, claimed_by="exec-1")))
+    answer = order(lab, "web")
+    assert isinstance(answer, dict)
+    assert answer["execution_id"] == execution.id
+    assert lab.told_to_stop == []
+    lab.feed(e.ExecutionSettled(execution.id, True, False, ()))
+    lab.advance(600)
+    assert (lab.only("web").state, lab.only("web").tier_reason) == (State.ESCALATED, TierReason.CANCELLED)
+    assert len(lab.dispatched) == 1
+
+
+@pytest.mark.req("R15", "NFR-003")
+def test_what_ended_cancelled_before_the_word_came_is_answered_as_cancelled() -> None:
+    lab, execution = at_work()
+    lab.hold_cancel = True
+    lab.order("cancel", token="c-1", id="web")
+    cancelled(lab, execution)
+    lab.feed(e.CancelTold("c-1", "matthew", "web", execution.id, unsure="the executor has not said within 8 s"))
+    assert lab.answers["c-1"].error is None
+    assert (lab.answers["c-1"].body or {})["execution_id"] == execution.id
