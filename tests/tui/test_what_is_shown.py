@@ -81,3 +81,13 @@ async def test_a_runbook_has_its_mode_and_history_and_is_run_dry_in_its_place() 
         await pilot.press(*"web", "enter")
         await until(pilot, lambda: "start web by its recipe" in screen_text(board))
         assert ("dry_run", {"runbook_id": "rb-restart-service", "target_id": "web"}) in source.asked
+
+
+@run
+async def test_an_age_ticks_although_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = Board(recorded())
+    async with board.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: screen_text(board).count(" 5m ") == 3)
+        later_s = clock.wall_s() + 3600.0
+        monkeypatch.setattr(clock, "wall_s", lambda: later_s)
+        await until(pilot, lambda: screen_text(board).count(" 1h ") == 3)
