@@ -180,6 +180,24 @@ DECIDED = (
         ),
         ("remediators.gateway:RestartGateway.run", "ctx.recipe, check)", "ctx.recipe)"),
     ),
+    mutant(
+        "a cancelled canary makes room for one too many",
+        BySim(
+            "storms are bounded",
+            on(
+                "services",
+                (9.0, "slow_evidence", 1.5),
+                (10.0, "kill", "auto-e", True),
+                (10.03, "kill", "auto-d", True),
+                (10.05, "cancel", "auto-e", 0, "matthew"),
+                (10.3, "kill", "auto-c", True),
+                (10.46, "kill", "auto-a", True),
+                (10.5, "kill", "auto-b", True),
+                (10.6, "kill", "auto-f", True),
+            ),
+        ),
+        ("incidents.storm:withdrawn", "not in (*storm.canaries, execution.id)][:1]", "not in (execution.id,)][:0]"),
+    ),
     # --- what a person has cancelled (R15) ---
     mutant(
         "the next rung follows what was cancelled",
