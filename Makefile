@@ -46,7 +46,7 @@ bench: $(STAMP)
 man: $(STAMP)
 	@$(PY) -m supervisor.cli.manual build/man
 
-# The pictures in docs/screens; as PNG in .cache/screens where chromium is installed. Look at them after a change of tui/.
+# The pictures in docs/screens, after a change of tui/; the PNGs need Debian's chromium. Look at them.
 screenshots: $(STAMP)
 	@$(PY) -m tests.tui.screenshots
 

@@ -17,7 +17,9 @@ from pathlib import Path
 import msgspec
 
 from probes import command, managers
+from probes.disk import Disks
 from supervisor import identify, proc
+from supervisor.config import DiskSection
 from supervisor.incidents.readings import PidFile
 from supervisor.targets import PM2, SYSTEMCTL
 
@@ -39,6 +41,7 @@ FLEET = "{home}/.openclaw/workspace/fleet.json"
 SIGNAL = re.compile(r"signal-cli.* daemon( |$)")
 _HTTP = re.compile(r" --http(?:[= ](?!-)(\S+))?")
 _SOCKET = re.compile(r" --socket(?:[= ](?!-)(\S+))?")
+_TCP = re.compile(r" --tcp(?:[= ](?!-)(\S+))?")
 _ACCOUNT = re.compile(r" (?:-a|-u|--account)[= ](\+\d{5,15})")
 _UNITS_HERE = ("/etc/", "/home/", "/usr/local/")
 
@@ -66,6 +69,7 @@ class Survey(msgspec.Struct, frozen=True):
     services: tuple[Service, ...] = ()
     signal: SignalDaemon | None = None
     openclaw: str = ""  # the program
+    mounts: tuple[str, ...] = ()  # what [disk] watches without being told
     databases: tuple[str, ...] = ()
     fleet: str = ""
     unasked: tuple[str, ...] = ()
@@ -82,6 +86,7 @@ async def survey(env: Mapping[str, str]) -> Survey:
         services=tuple(_named(services)),
         signal=_signal(),
         openclaw=shutil.which("openclaw", path=env.get("PATH")) or "",
+        mounts=Disks(DiskSection()).points,
         databases=tuple(_databases(home)),
         fleet=next(iter(glob.glob(FLEET.format(home=home))), ""),
         unasked=tuple(unasked),
@@ -172,14 +177,22 @@ def _signal() -> SignalDaemon | None:
     for pid in proc.pids():
         line = " ".join(proc.command_line(pid))
         if SIGNAL.search(line):
-            ways = []
-            if found := _HTTP.search(line):
-                ways.append(f"http://{found[1] or 'localhost:8080'}")
-            if (found := _SOCKET.search(line)) and found[1]:
-                ways.append(f"unix:{found[1]}")
-            account = _ACCOUNT.search(line)
-            return SignalDaemon(tuple(ways), account[1] if account else "")
+            return signal_daemon(line)
     return None
+
+
+def signal_daemon(line: str) -> SignalDaemon:
+    """What its command line says of it, with signal-cli's own defaults (its man page): a socket's depends on who has
+    started it, and is left out."""
+    ways = []
+    if found := _HTTP.search(line):
+        ways.append(f"http://{found[1] or 'localhost:8080'}")
+    if (found := _SOCKET.search(line)) and found[1]:
+        ways.append(f"unix:{found[1]}")
+    if found := _TCP.search(line):
+        ways.append(f"tcp://{found[1] or 'localhost:7583'}")
+    account = _ACCOUNT.search(line)
+    return SignalDaemon(tuple(ways), account[1] if account else "")
 
 
 def _databases(home: str) -> list[str]:

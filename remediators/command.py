@@ -117,11 +117,12 @@ class Output:
 
 
 async def run_to_completion(
-    programs: Programs, recipe: Recipe, check: Callable[[], None] = lambda: None
+    programs: Programs, recipe: Recipe, check: Callable[[], Awaitable[None]] | None = None
 ) -> tuple[int | None, str]:
     """Runs the recipe to its end: (exit code as in `exit_text`, output). The caller's timeout cancels it.
 
-    `check` is called when all is recorded and nothing has run yet; what it raises keeps it from running.
+    `check` is awaited when all is recorded, which may take seconds, and nothing has run yet; what it raises keeps it
+    from running.
 
     The end is the program's own, not its output's: a child that it left behind may hold the pipe open for ever.
     """
@@ -145,7 +146,8 @@ async def run_to_completion(
             held = await programs.hold(recipe, write_fd)
         finally:
             os.close(write_fd)
-        check()
+        if check is not None:
+            await check()
         await programs.release(held)
         loop.add_reader(read_fd, drain)
         code = await held.ended()

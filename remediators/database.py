@@ -17,7 +17,7 @@ from remediators import command
 from remediators.base import Context, Outcome, Step, StepFailed, Stops
 from supervisor import backups
 from supervisor.at_work import Progress
-from supervisor.incidents.model import Effect, Recipe, StepResult
+from supervisor.incidents.model import Authority, Effect, Recipe, StepResult
 from supervisor.messages import StepPlan
 
 REPORT_CHARS_MAX = 2_000
@@ -118,7 +118,8 @@ class RestoreDatabase(_CopyStep):
     """The newest good copy, or what can be salvaged of the damaged file, whichever holds more, in its place (R10).
 
     It is all or nothing, and keeps the damaged file; a second run begins with what the first has left. Putting the
-    damaged file back is the undo, and keeps the restored one in its turn.
+    damaged file back is the undo, and keeps the restored one in its turn. What is whole by now, only a person's own
+    order replaces: the check of a large database takes minutes, in which somebody may have mended it.
     """
 
     kind = "restore-database"
@@ -143,10 +144,12 @@ class RestoreDatabase(_CopyStep):
 
     async def run(self, ctx: Context) -> Outcome:
         _refuse_the_ledger(ctx)
-        report = await run_program(ctx, self.module)
+        unless_whole = () if ctx.execution.authority is Authority.PERSON else ("--unless-whole",)
+        report = await run_program(ctx, self.module, *unless_whole)
         places = tuple(str(report[key]) for key in ("damaged", "good") if report.get(key))
         kept = str(report.get("damaged") or "")
-        return Outcome(str(report["said"]), places, undo=msgspec.json.encode(kept).decode() if kept else "")
+        undo = msgspec.json.encode(kept).decode() if kept else ""
+        return Outcome(str(report["said"]), places, changed=bool(report["replaced"]), undo=undo)
 
     async def undo(self, ctx: Context, result: StepResult) -> Outcome:
         _refuse_the_ledger(ctx)

@@ -44,9 +44,13 @@ class RestartGateway(Step):
 
     async def run(self, ctx: Context) -> Outcome:
         _must_be_gateway(ctx)
-        if ctx.execution.authority is Authority.NOT_RUNNING:
-            await _refuse_alive(ctx)
-        code, output = await command.run_to_completion(ctx.programs, ctx.recipe)
+
+        async def check() -> None:
+            if ctx.execution.authority is Authority.NOT_RUNNING:
+                await _refuse_alive(ctx)
+
+        await check()
+        code, output = await command.run_to_completion(ctx.programs, ctx.recipe, check)
         text = f"{command.words(ctx.recipe.argv)}: {command.exit_text(code)}"
         answer = _answer_of(output)
         if answer is None:

@@ -20,6 +20,7 @@ from remediators import registry
 from remediators.base import Context, Cut, Outcome, Step, StepFailed
 from remediators.cancelling import Ended, Live
 from remediators.command import Programs
+from remediators.evidence import WITHIN_S as EVIDENCE_S
 from remediators.evidence import snapshot
 from remediators.keeper import Nursery
 from remediators.launcher import Held
@@ -145,6 +146,8 @@ class Run:
             first = evidence is None and spec.effect in _CHANGES
             if first:
                 evidence = await self._evidence(step)
+                if index == 0 and not self.cancelled_by:  # a machine that stood still kept us waiting for longer
+                    check_grounds(self.execution, GROUNDS_S_MAX + EVIDENCE_S)
             result, changed = await self._step(step, index, evidence if evidence is not None else Evidence())
             if first and evidence is not None:
                 result = evidence.told(result)
@@ -275,15 +278,16 @@ def check(execution: Execution) -> None:
         raise Refusal("no_recipe", f"{execution.target.service_id} has no restart recipe")
 
 
-def check_grounds(execution: Execution) -> None:
-    """Only a person needs no reading (FR-007); every other execution rests on one that is at most 5 s old."""
+def check_grounds(execution: Execution, age_s_max: float = GROUNDS_S_MAX) -> None:
+    """Only a person needs no reading (FR-007); every other execution rests on one that is at most 5 s old, and on the
+    evidence that is written down before the first change. Raises Refusal."""
     if execution.authority is Authority.PERSON:
         return
     if execution.grounds_mono_s is None:
         raise Refusal("stale_grounds", "it rests on no reading at all")
     age_s = clock.monotonic_s() - execution.grounds_mono_s
-    if age_s > GROUNDS_S_MAX:
-        raise Refusal("stale_grounds", f"the reading it rests on is {age_s:.1f} s old, at most {GROUNDS_S_MAX:g} s")
+    if age_s > age_s_max:
+        raise Refusal("stale_grounds", f"the reading it rests on is {age_s:.1f} s old, at most {age_s_max:g} s")
 
 
 async def check_signal(execution: Execution, config: Config) -> None:

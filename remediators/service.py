@@ -151,9 +151,13 @@ async def _ask_manager(ctx: Context) -> Outcome:
     commands = [msgspec.structs.replace(recipe, argv=recipe.before)] if recipe.before else []
     lines: list[str] = []
     code: int | None = None
-    for one in [*commands, recipe]:
+
+    async def check() -> None:
         _refuse_manager(ctx)
-        code, output = await command.run_to_completion(ctx.programs, one, lambda: _refuse_manager(ctx))
+
+    for one in [*commands, recipe]:
+        await check()
+        code, output = await command.run_to_completion(ctx.programs, one, check)
         lines.append(f"{command.words(one.argv)}: {command.exit_text(code)}\n{output}".rstrip())
     if code != 0:
         raise StepFailed("\n".join(lines))

@@ -54,7 +54,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Host(msgspec.Struct, frozen=True):
-    """What is looked at; `file` is the configuration's. `proc` and `var` stand elsewhere in tests only."""
+    """What is looked at; `file` is the configuration's. `proc`, `var` and `run` stand elsewhere in tests only."""
 
     config: Config
     env: dict[str, str]
@@ -62,6 +62,7 @@ class Host(msgspec.Struct, frozen=True):
     user: str
     proc: Path = Path("/proc")
     var: Path = Path("/var")
+    run: Path = Path("/run")
     file: Path | None = None
 
     @property
@@ -125,7 +126,7 @@ def sockets(host: Host) -> Iterator[Finding]:
 
 def lingering(host: Host) -> Iterator[Finding]:
     """A user's systemd ends with their last login, and everything under it (loginctl(1))."""
-    systemd = Path("/run/systemd/system").exists()
+    systemd = (host.run / "systemd/system").exists()
     if host.euid == 0 or not systemd or (host.var / "lib/systemd/linger" / host.user).exists():
         return
     says = f"what {host.user} starts under systemd ends with the last logout"

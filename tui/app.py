@@ -163,6 +163,9 @@ class Board(Acting):
             self._draw()
             self._draw_from_s = began_s + DRAW_SHARE * (clock.monotonic_s() - began_s)
 
+    def on_resize(self) -> None:
+        self._draw_top()
+
     def _show_missed(self, answer: Json) -> None:
         self.model.apply(Item(0, "incident", clock.wall_s(), answer["incident"]))
 
@@ -179,7 +182,7 @@ class Board(Acting):
         order = (
             f"by {self._order}" + (", reversed" if self._reverse else "") + (", with those over" if self._ended else "")
         )
-        self._say(self._top, panes.top(self.model, order, read_only=self.read_only))
+        self._say(self._top, panes.top(self.model, order, self.size.width - 2, read_only=self.read_only))
 
     def _say(self, where: Static, text: Text) -> None:
         """Only what is new, and without a new layout, which takes longer than all the rest: it is as high as it is."""

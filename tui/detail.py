@@ -20,7 +20,15 @@ Json = dict[str, Any]
 
 OUTPUT_LINES_MAX = 40  # of one step
 READING_KEYS_MAX = 30
-_VERIFIED = {True: "verified", False: "not verified", None: "nothing to verify yet"}
+_VERIFIED = {True: "verified", False: "not verified", None: "no verdict"}
+# R3's grounds, as the policy words them in the trail.
+AUTHORITY = {
+    "harmless": "by itself: it only observes or protects",
+    "whitelist": "by itself: it is on the whitelist",
+    "not_running": "by itself: auto_restart is set, and nothing of it was running",
+    "approved": "by itself: it is approved",
+    "person": "by a person's order",
+}
 
 
 class Detail(Screen[None]):
@@ -126,10 +134,9 @@ def _heading(text: Text, words: str) -> None:
 
 
 def _execution(text: Text, execution: Json) -> None:
-    _heading(text, f"{look.plain(execution['runbook_id'])}, by {look.plain(execution['authority'])}")
-    verified = {True: "verified", False: "not verified", None: "nothing to verify yet"}[
-        execution["verification_passed"]
-    ]
+    grounds = AUTHORITY.get(execution["authority"], execution["authority"])
+    _heading(text, f"{look.plain(execution['runbook_id'])}, {look.plain(grounds)}")
+    verified = _VERIFIED[execution["verification_passed"]]
     text.append(f"{execution['execution_id']}  {execution['state']}, {verified}\n", "dim")
     for step in execution["steps_executed"]:
         good = step["status"] == "success"

@@ -71,8 +71,14 @@ def incident(row: Json, now_wall_s: float) -> Cells:
     )
 
 
-def top(known: model.Model, order: str, *, read_only: bool) -> Text:
-    """One line: how much is open, what waits for a person, what is held back; `order` is that of the list."""
+def top(known: model.Model, order: str, width: int, *, read_only: bool) -> Text:
+    """One line: how much is open, what waits for a person, what is held back; `order` is that of the list. Where all
+    of it has no room, severities are their symbols alone."""
+    text = _top(known, order, read_only=read_only, in_words=True)
+    return text if text.cell_len <= width else _top(known, order, read_only=read_only, in_words=False)
+
+
+def _top(known: model.Model, order: str, *, read_only: bool, in_words: bool) -> Text:
     text = Text()
     text.append("read-only  " if read_only else "", "yellow")
     if not known.known:
@@ -83,7 +89,7 @@ def top(known: model.Model, order: str, *, read_only: bool) -> Text:
     text.append(f"{total} open", "bold red" if total else "bold green")
     for word, (symbol, style) in look.SEVERITY.items():
         if counts[word]:
-            text.append(f"  {symbol.strip()} {counts[word]} {word}", style)
+            text.append(f"  {symbol.strip()} {counts[word]}{f' {word}' if in_words else ''}", style)
     if counts["waiting"]:
         text.append(f"  @ {counts['waiting']} wait for you", "bold yellow")
     for halt in known.halted:
@@ -109,9 +115,9 @@ def below(row: Json | None, known: model.Model) -> Text:
 
 
 def below_child(row: Json) -> Text:
-    """How it ended last, and what it said then."""
-    words = row.get("last_words")
-    return Text(f"Last exit: {look.plain(row.get('last_exit'))}\n{look.plain(words) if words else NO_LAST_WORDS}")
+    """How it ended last, and the end of what it said then."""
+    words = str(row.get("last_words") or NO_LAST_WORDS).splitlines()[-2:]
+    return Text("\n".join(look.plain(line) for line in (f"Last exit: {row.get('last_exit') or '-'}", *words)))
 
 
 def below_target(row: Json | None) -> Text:

@@ -10,6 +10,7 @@ from tui import look
 
 SINCE_S = 30 * 86_400.0  # as `healctl report` does
 DEADLINE_S = 120.0
+UNITS = (("_s", " s"), ("_percent", "%"))
 
 
 def report_text(answer: dict[str, Any]) -> Text:
@@ -21,7 +22,7 @@ def report_text(answer: dict[str, Any]) -> Text:
 
 def _add(text: Text, value: dict[str, Any], depth: int) -> None:
     for name, item in value.items():
-        text.append("  " * depth + _words(name) + ": ", "dim")
+        text.append("  " * depth + _words(name, item) + ": ", "dim")
         if isinstance(item, dict) and any(isinstance(it, dict | list) for it in item.values()):
             text.append("\n")
             _add(text, item, depth + 1)
@@ -31,20 +32,31 @@ def _add(text: Text, value: dict[str, Any], depth: int) -> None:
                 _line(text, row if isinstance(row, dict) else {"": row})
             text.append("\n" if item else "-\n")
         else:
-            _line(text, item if isinstance(item, dict) else {"": item})
+            if isinstance(item, dict):
+                _line(text, item)
+            else:
+                text.append(look.plain(_shown(name, item)), "bold")
             text.append("\n")
 
 
 def _line(text: Text, row: dict[str, Any]) -> None:
     for number, (name, value) in enumerate(row.items()):
-        text.append((", " if number else "") + (f"{_words(name)} " if name else ""), "dim")
-        text.append(look.plain(_shown(value)), "bold")
+        text.append((", " if number else "") + (f"{_words(name, value)} " if name else ""), "dim")
+        text.append(look.plain(_shown(name, value)), "bold")
 
 
-def _words(name: str) -> str:
-    return look.plain(name.replace("_", " "))
+def _unit(name: str, value: object) -> tuple[str, str]:
+    """(how the name of a figure ends, what that means behind the figure)"""
+    figure = isinstance(value, int | float)
+    return next((it for it in UNITS if figure and name.endswith(it[0])), ("", ""))
 
 
-def _shown(value: object) -> object:
-    """A stamp as the time of day here; everything else as it is."""
-    return look.clock_text(value) if isinstance(value, str) and look.wall_s(value) is not None else value
+def _words(name: str, value: object) -> str:
+    return look.plain(name.removesuffix(_unit(name, value)[0]).replace("_", " "))
+
+
+def _shown(name: str, value: object) -> object:
+    """A stamp as the time of day here, a figure with its unit."""
+    if isinstance(value, str) and look.wall_s(value) is not None:
+        return look.clock_text(value)
+    return f"{value}{unit}" if (unit := _unit(name, value)[1]) else value

@@ -45,7 +45,7 @@ NO_SERVICE = """\
 @with_output
 def init(only_print: bool, force: bool) -> None:
     """Look at this host and write a commented configuration: services of systemd and PM2, pid files, signal-cli,
-    OpenClaw, databases in the usual places, a fleet file.
+    OpenClaw, mounts, databases in the usual places, a fleet file.
 
     It only looks, and runs `systemctl show` and `pm2 jlist` at most. -c FILE says where to; else
     $XDG_CONFIG_HOME/healctl/healctl.toml; as root, where that is not set, /etc/healctl/healctl.toml.
@@ -104,8 +104,10 @@ def written(found: Survey) -> str:
         parts.append(f"[fleet]\nhosts_file = {_text(found.fleet)}\n")
     for number, path in enumerate(found.databases, 1):
         parts.append(f"[database.{_database_name(path, number)}]\npath = {_text(path)}\n")
+    disks = _comment(", ".join(found.mounts) or "no mount")
     parts.append(
-        "# Disks, memory and the usual logs are watched anyway; [disk], [memory] and [logs.NAME] change how.\n"
+        f"# Watched anyway: the disks under {disks}, and any other as it is mounted; memory, and the usual logs.\n"
+        "# [disk], [memory] and [logs.NAME] change how.\n"
     )
     return "\n".join(parts)
 

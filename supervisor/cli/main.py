@@ -1,7 +1,8 @@
 """`healctl`: finds the command, runs it, turns every error into words and an exit code.
 
 Exit codes (DESIGN §6): 0 ok, 1 failed or refused, 2 usage, 3 not running, 4 unknown id, 5 needs --confirm, 70 the
-core gave up, 78 bad configuration. A command's module is imported when it is called, so that `--help` costs nothing.
+core gave up, 78 bad configuration, 130 interrupted. A command's module is imported when it is called, so that `--help`
+costs nothing.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("demo", "demo", "Watch a service, a disk and a database be broken and healed, in a sandbox."),
 }
 
+EXIT_INTERRUPTED = 130  # as a shell tells of what SIGINT has ended: 128 + 2
+
 EPILOG = """\b
 Examples:
   healctl demo                    see it work: about 15 seconds, nothing installed
@@ -57,7 +60,7 @@ Examples:
 
 \b
 Exit codes: 0 ok, 1 failed or refused, 2 usage, 3 not running, 4 unknown id,
-  5 needs --confirm, 70 the core gave up, 78 bad configuration.
+  5 needs --confirm, 70 the core gave up, 78 bad configuration, 130 interrupted (Ctrl-C).
 """
 
 
@@ -124,10 +127,12 @@ def run(args: list[str]) -> int:
         _tell(chosen, "an argument is not UTF-8 text", "usage", "ids and texts are sent as UTF-8")
         return 2
     except OSError as error:
+        from supervisor.cli.output import fault
+
         # The disk behind standard output is full, say. What could not be written must not be tried again at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         where = error.filename or "the output cannot be written"
-        sys.stderr.write(f"healctl: {where}: {error.strerror or error}\n")
+        fault(f"healctl: {where}: {error.strerror or error}")
         return 1
 
 
@@ -144,7 +149,7 @@ def _run(args: list[str], chosen: Settings) -> int:
         error.show(sys.stderr)
         return 2
     except (KeyboardInterrupt, click.Abort):
-        return 130
+        return EXIT_INTERRUPTED
     return result if isinstance(result, int) else 0
 
 

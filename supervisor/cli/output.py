@@ -43,6 +43,18 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
+def fault(text: str) -> None:
+    """What went wrong, on stderr; where journald reads that, as an error (sd-daemon(3)): it takes a bare line for news,
+    and `journalctl -p warning` would not show why a unit did not start."""
+    from supervisor.tree import lines
+    from supervisor.tree.output import STDERR
+    from supervisor.units import LogFormat
+
+    if lines.fitting(STDERR, os.environ) is LogFormat.JOURNAL:
+        text = "\n".join(f"<{lines.JOURNAL_PRIORITY['error']}>{line}" for line in text.split("\n"))
+    note(text)
+
+
 def coloured(text: str, colour: str) -> str:
     """`text` in a colour when stdout is a terminal and NO_COLOR (no-color.org) is unset."""
     if not colour or os.environ.get("NO_COLOR") or not sys.stdout.isatty():
@@ -82,7 +94,7 @@ def show_error(*, json: bool, message: str, code: str, hint: str) -> None:
             body["hint"] = hint
         say(msgspec.json.encode(body).decode())
         return
-    note(f"healctl: {message}" + (f"\n  {hint}" if hint else ""))
+    fault(f"healctl: {message}" + (f"\n  {hint}" if hint else ""))
 
 
 def halted(halt: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import socket
-import sys
 
 import click
 
@@ -59,5 +58,5 @@ def page(unit: str, restarted: bool, user: bool | None) -> None:
     try:
         paged.note(state_dir, key, clock.wall_s())
     except OSError as error:
-        sys.stderr.write(f"healctl: {state_dir}: {error.strerror}: the page was sent, and may be sent again\n")
+        output.fault(f"healctl: {state_dir}: {error.strerror}: the page was sent, and may be sent again")
     output.note(f"{unit}: paged")

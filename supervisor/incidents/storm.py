@@ -72,10 +72,15 @@ def began(world: World, execution: Execution, family: str) -> None:
 
 
 def withdrawn(world: World, execution: Execution) -> None:
-    """A canary ended without proving anything (not run, or to be decided anew): another takes its place."""
-    storm = world.storms.get(execution.target.family)
-    if storm is not None and execution.id in storm.canaries and execution.id not in storm.verified:
-        storm.canaries.remove(execution.id)
+    """A canary ended without proving anything (not run, cancelled, or to be decided anew): another takes its place,
+    first of all one that runs already, having begun before there were so many."""
+    family = execution.target.family
+    storm = world.storms.get(family)
+    if storm is None or execution.id not in storm.canaries or execution.id in storm.verified:
+        return
+    storm.canaries.remove(execution.id)
+    running = _automatic(world, [i for i in world.incidents.values() if i.family == family])
+    storm.canaries += [one for one in running if one not in (*storm.canaries, execution.id)][:1]
 
 
 def verified(world: World, execution: Execution) -> None:
@@ -130,11 +135,15 @@ def _storm(turn: Turn, incident: Incident) -> Storm | None:
     at_once = sum(1 for i in mine if i.detected_steady_s >= since or i.id in world.rerun)
     if at_once < world.policy.canary_from and not any(i.held_as_canary for i in mine):
         return None
-    ids = {i.execution_id for i in mine}
-    running = [e.id for e in world.executions.values() if e.id in ids and e.authority is not Authority.PERSON]
-    storm = Storm(canaries=running[: world.policy.canary_count])
+    storm = Storm(canaries=_automatic(world, mine)[: world.policy.canary_count])
     world.storms[incident.family] = storm
     return storm
+
+
+def _automatic(world: World, incidents: list[Incident]) -> list[str]:
+    """What runs for them by nobody's order, in the order in which it began."""
+    ids = {i.execution_id for i in incidents}
+    return [e.id for e in world.executions.values() if e.id in ids and e.authority is not Authority.PERSON]
 
 
 def _covered(turn: Turn, incident: Incident) -> None:

@@ -43,6 +43,7 @@ class Report(msgspec.Struct, frozen=True):
     said: str
     good: str = ""  # the path of the good copy
     damaged: str = ""  # the folder of the raw copies
+    replaced: bool = True  # of a restore: the database is another than before
     manifest: Manifest | None = None
     removed: tuple[str, ...] = ()
     took_s: float = 0.0

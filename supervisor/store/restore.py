@@ -1,6 +1,6 @@
 """`python -m supervisor.store.restore`: a good copy, or what can be salvaged, in a damaged database's place (R10).
 
-    --source FILE --folder STATE/backups/NAME --name NAME [--undo DAMAGED_FOLDER]
+    --source FILE --folder STATE/backups/NAME --name NAME [--unless-whole | --undo DAMAGED_FOLDER]
 
 The newest good copy or what `rescue` finds, whichever holds more rows; both are checked before either is used, and the
 file as it is now is kept first. Meanwhile nobody can write it (`sentry`); if somebody has, in the instant before it is
@@ -11,7 +11,9 @@ replaced, everything begins anew. Then one of three ways, each all or nothing:
   refuses and names them. Until the header stands it is no database for anybody, as it was before.
 * There is no file: the copy gets its name, which must still be free.
 
-With --undo the raw copies of an earlier restore are put back in the same ways.
+With --unless-whole a file that is whole by now, and lacks no table of the newest good copy, is left alone: the check
+that found it damaged may have begun minutes ago. With --undo the raw copies of an earlier restore are put back in the
+same ways.
 """
 
 from __future__ import annotations
@@ -22,15 +24,13 @@ import shutil
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
-
-import msgspec
 
 from supervisor import at_work, backups, clock, crashpoint
 from supervisor.errors import StoreError
-from supervisor.store import backup, copies, openers, pages, rescue, sqlite
+from supervisor.store import backup, candidates, copies, openers, pages, sqlite
 from supervisor.store.backup import Report
 from supervisor.store.copies import Folder, Patience
 from supervisor.store.sentry import Sentry, posted
@@ -41,34 +41,15 @@ SPIN_S = 0.1  # for the sentry's lock: its end takes the kernel some millisecond
 BUSY_S = 0.005  # between two attempts, behind a writer
 BYTES_AT_ONCE = 1024 * 1024  # half of what SQLite keeps in memory before it writes
 ANEW_MAX = 10  # others' writes between the sentry's lock and ours
-SAID_FIRST = ("incidents", "messages")  # what decides which copy holds more
-
-
-class Choice(msgspec.Struct, frozen=True):
-    """A verified database that could be put in place; `what` it is, in words."""
-
-    path: Path
-    what: str
-    rows: dict[str, int]
-
-    @property
-    def weight(self) -> tuple[int, int]:
-        """Without our own positions: what is salvaged comes without them, and is no poorer for that."""
-        counted = {name: count for name, count in self.rows.items() if name != rescue.POSITION}
-        return sum(counted.get(name, 0) for name in SAID_FIRST), sum(counted.values())
-
-    def words(self) -> str:
-        counted = [f"{self.rows[name]} {name}" for name in SAID_FIRST if name in self.rows]
-        return f"{self.what} ({', '.join([*counted, f'{sum(self.rows.values())} rows in all'])})"
 
 
 class _Written(Exception):
     """Another program has written the file since it was copied: what it wrote would be lost."""
 
 
-def restore(folder: Folder, live: Path) -> Report:
+def restore(folder: Folder, live: Path, *, unless_whole: bool = False) -> Report:
     """Raises StoreError, sqlite3.Error, OSError; then the live file is as it was, or no database as before."""
-    return _unwritten(folder, live, lambda sentry: _restored(folder, live, sentry))
+    return _unwritten(folder, live, lambda sentry: _restored(folder, live, sentry, unless_whole=unless_whole))
 
 
 def undo(folder: Folder, live: Path, damaged: Path) -> Report:
@@ -98,13 +79,16 @@ def _unwritten(folder: Folder, live: Path, work: Callable[[Sentry | None], Repor
     raise StoreError(f"{live} was not restored: it is written again and again: {who}", "stop it, and restore again")
 
 
-def _restored(folder: Folder, live: Path, sentry: Sentry | None) -> Report:
+def _restored(folder: Folder, live: Path, sentry: Sentry | None, *, unless_whole: bool) -> Report:
     damaged = ""
     if any(Path(f"{live}{suffix}").is_file() for suffix in copies.BESIDE):
         damaged = _kept(folder, live, sentry)
         crashpoint.reach("restore.kept")
-    with _workplace(folder) as work:
-        choices = _choices(folder, live, work)
+        if unless_whole and candidates.is_whole(folder, Path(damaged) / live.name):
+            shutil.rmtree(damaged)
+            return Report(ok=True, said=f"{live} is whole by now: nothing was replaced", replaced=False)
+    with candidates.workplace(folder) as work:
+        choices = candidates.choices(folder, live, work)
         if not choices:
             raise StoreError(
                 f"there is no good copy of {live}, and nothing of it can be salvaged",
@@ -123,10 +107,8 @@ def _restored(folder: Folder, live: Path, sentry: Sentry | None) -> Report:
 
 def _undone(folder: Folder, live: Path, original: Path, sentry: Sentry | None) -> Report:
     kept = _kept(folder, live, sentry) if sentry is not None else ""
-    with _workplace(folder) as work:
-        copy = _copied(original, work)
-        with suppress(sqlite3.Error), closing(sqlite.open_damaged(copy)) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    with candidates.workplace(folder) as work:
+        copy = candidates.merged(original, work)
         how = put(copy, live, folder, sentry, legible=_is_legible(copy, work))
     return Report(ok=True, said=f"{live} is again what it was in {original.parent.name}, {how}", damaged=kept)
 
@@ -147,72 +129,6 @@ def _kept(folder: Folder, live: Path, sentry: Sentry | None) -> str:
         sentry.mark()
     kept, _ = copies.raw_copies(folder, live, clock.wall_s())
     return str(kept)
-
-
-# --- what to put there -----------------------------------------------------------------------------------------------
-
-
-def _choices(folder: Folder, live: Path, work: Path) -> list[Choice]:
-    """The newest copy that is still good, and what can be salvaged; each checked from end to end."""
-    found = []
-    good = _newest_good(folder)
-    if good is not None:
-        found.append(good)
-    newest = backups.damaged(folder.path)
-    if live.is_file() and newest and (newest[0] / live.name).is_file():
-        salvaged = _salvaged(folder, newest[0] / live.name, work, good.path if good is not None else None)
-        if salvaged is not None:
-            found.append(salvaged)
-    return found
-
-
-def _newest_good(folder: Folder) -> Choice | None:
-    for one in backups.good(folder.path):
-        if copies.sha256_of(one.path) != one.manifest.sha256:
-            continue
-        integrity, rows = backup.examine(one.path, folder)
-        if integrity == "ok":
-            return Choice(one.path, f"the good copy of {one.manifest.at}", rows)
-    return None
-
-
-def _salvaged(folder: Folder, original: Path, work: Path, like: Path | None) -> Choice | None:
-    size = copies.size_with_log(original)
-    folder.need(2 * size)
-    copy, new = _copied(original, work), work / "salvaged.db"
-    try:
-        found = rescue.rescue(copy, new, like, lambda done, total: folder.tell("salvage", done, total, "pages"))
-    except (StoreError, sqlite3.Error) as error:
-        if isinstance(error, sqlite3.Error) and sqlite.fault_of(error) in sqlite.DISK_FAULTS:
-            raise  # it could hold more than the good copy: with room, or on a disk that is well, that can be told
-        sys.stderr.write(f"nothing can be salvaged of {original}: {error}\n")
-        return None
-    integrity, rows = backup.examine(new, folder)
-    if integrity != "ok":
-        return None
-    lost = f", {found.pages_lost} pages and {found.rows_lost} rows lost" if not found.whole else ""
-    notes = f" ({'; '.join(found.notes)})" if found.notes else ""
-    return Choice(new, f"what could be salvaged{lost}{notes}", rows)
-
-
-def _copied(original: Path, work: Path) -> Path:
-    """A copy of a raw copy, with what lay beside it, to be changed; never the index of a log, which is made anew."""
-    for suffix in ("", "-wal", "-journal"):
-        part = Path(f"{original}{suffix}")
-        if part.is_file():
-            shutil.copyfile(part, work / part.name)
-    return work / original.name
-
-
-@contextmanager
-def _workplace(folder: Folder) -> Iterator[Path]:
-    """A directory beside the copies, gone afterwards; a killed program's is swept by the next."""
-    work = folder.part("work")
-    work.mkdir(mode=0o700)
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work)
 
 
 # --- how to put it there ---------------------------------------------------------------------------------------------
@@ -372,7 +288,7 @@ def _proved(live: Path, rows: dict[str, int]) -> None:
 def _work(args: argparse.Namespace) -> Report:
     live = Path(os.path.realpath(args.source))
     with copies.opened(args.folder, args.name) as folder:
-        return undo(folder, live, args.undo) if args.undo else restore(folder, live)
+        return undo(folder, live, args.undo) if args.undo else restore(folder, live, unless_whole=args.unless_whole)
 
 
 def main() -> int:
@@ -382,6 +298,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--undo", type=Path)
+    parser.add_argument("--unless-whole", action="store_true")
     return backup.run(sys.argv[1:], _work, parser)
 
 

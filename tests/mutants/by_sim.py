@@ -32,6 +32,11 @@ _DIES_AND_IS_BACK = tuple(
 )
 _SLOW_PLANS = tuple((100.0 * n + 9.0, "slow_plan", 20.0) for n in range(3))
 _STALE = ((12.0, "freeze", True), (320.0, "look", "augur-signals"))
+_CANCELLED = (
+    (9.0, "slow_evidence", 1.5),
+    (10.0, "kill", "auto-a", True),
+    (11.0, "cancel", "auto-a", 0, "matthew"),
+)
 _APPROVED = (5.0, "approve", "augur-signals", 0, "matthew")
 
 DECIDED = (
@@ -48,7 +53,15 @@ DECIDED = (
             "no step without a fresh failing reading",
             on("services", (5.0, "message", "dispatch", "delay", 50, 9.0), (10.0, "kill", "auto-a", True)),
         ),
-        ("remediators.run:check_grounds", "if age_s > GROUNDS_S_MAX:", "if False:"),
+        ("remediators.run:check_grounds", "if age_s > age_s_max:", "if False:"),
+    ),
+    mutant(
+        "grounds grow old while a machine stands still",
+        BySim(
+            "no step without a fresh failing reading",
+            on("mixed", (10.0, "slow_evidence", 1.5), (10.0, "disk", 0.88, True), (11.0, "stall", 70.0)),
+        ),
+        ("remediators.run:Run._run", "check_grounds(self.execution, GROUNDS_S_MAX + EVIDENCE_S)", "pass"),
     ),
     mutant(
         "a fed reading is grounds",
@@ -153,6 +166,83 @@ DECIDED = (
         ),
         ("incidents.policy:permission", "if not_running:", "if True:"),
         ("remediators.gateway:_refuse_alive", "section is None or not section.health_url", "True"),
+    ),
+    mutant(
+        "what came back while its restart was written down is restarted",
+        BySim(
+            "no false action",
+            on(
+                "mixed",
+                *_GATEWAY,
+                (13.025, "slow_disk", 1.0, 5.0),
+                (13.5, "gateway", "gw", "up"),
+            ),
+        ),
+        ("remediators.gateway:RestartGateway.run", "ctx.recipe, check)", "ctx.recipe)"),
+    ),
+    mutant(
+        "a cancelled canary makes room for one too many",
+        BySim(
+            "storms are bounded",
+            on(
+                "services",
+                (9.0, "slow_evidence", 1.5),
+                (10.0, "kill", "auto-e", True),
+                (10.03, "kill", "auto-d", True),
+                (10.05, "cancel", "auto-e", 0, "matthew"),
+                (10.3, "kill", "auto-c", True),
+                (10.46, "kill", "auto-a", True),
+                (10.5, "kill", "auto-b", True),
+                (10.6, "kill", "auto-f", True),
+            ),
+        ),
+        ("incidents.storm:withdrawn", "not in (*storm.canaries, execution.id)][:1]", "not in (execution.id,)][:0]"),
+    ),
+    # --- what a person has cancelled (R15) ---
+    mutant(
+        "the next rung follows what was cancelled",
+        BySim(
+            "nothing follows by itself what was cancelled",
+            on(
+                "mixed",
+                (5.0, "approve", "disk:/data", 1, "matthew"),
+                (10.0, "disk", 0.96, True),
+                (10.1, "cancel", "disk:/data", 0, "matthew"),
+            ),
+        ),
+        ("incidents.outcome:give_up", "reason = TierReason.CANCELLED if cancelled else reason", "pass"),
+        ("incidents.outcome:give_up", "if not cancelled:  # a person", "if True:  # a person"),
+    ),
+    mutant(
+        "what was cancelled has failed",
+        BySim(
+            "a failure has failed",
+            on("mixed", (10.0, "disk", 0.88, True), (10.1, "cancel", "disk:/data", 0, "matthew")),
+        ),
+        ("incidents.outcome:give_up", "(by_itself or not cancelled)", "True"),
+    ),
+    mutant(
+        "what was cancelled begins its next step",
+        BySim("what was cancelled begins no step", on("services", *_CANCELLED)),
+        (
+            "remediators.run:Run._step",
+            "if self.cancelled_by:\n                raise",
+            "if False:\n                raise",
+        ),
+    ),
+    mutant(
+        "a cancel is told and not written down",
+        BySim("what is said to be cancelled is written down", on("services", *_CANCELLED)),
+        ("incidents.cancelling:order", "if not execution.cancelled_by:", "if False:"),
+        ("incidents.cancelling:told", "cancelled_by=execution.cancelled_by or event.actor", 'cancelled_by=""'),
+    ),
+    mutant(
+        "a dead executor takes a cancel with it",
+        BySim(
+            "nothing follows by itself what was cancelled",
+            on("services", *_CANCELLED, (11.05, "die", "executor", 0)),
+        ),
+        ("incidents.verify:redecide", "if execution.cancelled_by:", "if False:"),
     ),
     mutant(
         "what was dismissed is repaired all the same",

@@ -14,13 +14,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from probes.survey import Service, SignalDaemon, Survey, survey
-from supervisor import config
+from probes.survey import SIGNAL, Service, SignalDaemon, Survey, signal_daemon, survey
+from supervisor import config, proc
 from supervisor.cli.init import written
 from supervisor.targets import targets
+from supervisor.transports import parse
 from tests import parts
 from tests.lab import systemd
-from tests.lab.daemon import Site, site
+from tests.lab.daemon import Site, site, until
 from tests.lab.pm2 import pm2
 
 HEALCTL = Path(sys.executable).with_name("healctl")
@@ -84,6 +85,41 @@ def test_a_host_with_nothing_is_no_error_and_the_text_is_a_configuration(tmp_pat
     assert "# Not asked: systemd" in done.stdout
     assert config.parse(done.stdout, "printed").process == {}
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.req("FR-001")
+@pytest.mark.parametrize(("line", "transports", "account"), [
+    ("java Main signal-cli -a +15550100 daemon --http 127.0.0.1:8081", ("http://127.0.0.1:8081",), "+15550100"),
+    ("signal-cli --account=+15550100 daemon --http", ("http://localhost:8080",), "+15550100"),
+    ("signal-cli daemon --socket /run/s --tcp --no-receive-stdout", ("unix:/run/s", "tcp://localhost:7583"), ""),
+    ("signal-cli daemon --socket", (), ""),
+])  # fmt: skip
+def test_a_signal_cli_daemon_is_read_off_its_command_line(line: str, transports: tuple[str, ...], account: str) -> None:
+    assert SIGNAL.search(line)
+    assert signal_daemon(line) == SignalDaemon(transports, account)
+    for way in transports:
+        parse(way)
+
+
+@pytest.mark.req("FR-001")
+def test_signal_cli_openclaw_and_the_mounts_are_found_on_this_host(tmp_path: Path) -> None:
+    (tmp_path / "openclaw").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "openclaw").chmod(0o700)
+    environment = {"HOME": str(tmp_path), "PATH": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    signal_cli = tmp_path / "signal-cli"
+    signal_cli.write_text("#!/bin/sh\nread line\n")
+    signal_cli.chmod(0o700)
+    argv = [str(signal_cli), "-a", "+15550100", "daemon", "--http", "127.0.0.1:8081"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE) as child:
+        until("it runs", lambda: "daemon" in proc.command_line(child.pid))
+        done = healctl("init", "--print", **environment)
+        child.communicate(b"end\n")
+    assert done.returncode == 0, done.stderr
+    loaded = config.parse(done.stdout, "printed")
+    assert "signal-cli" in loaded.process
+    assert "# [notify.signal]\n# transports = [" in done.stdout
+    assert loaded.gateway["openclaw-gateway"].restart[0] == str(tmp_path / "openclaw")
+    assert "# Watched anyway: the disks under /" in done.stdout
 
 
 @pytest.mark.req("FR-001")

@@ -16,7 +16,6 @@ UNREACHABLE: dict[str, str] = {
     "anomaly drill_failed": "nobody orders a drill here; see tests/acceptance/test_drill.py",
     "anomaly dead_man_failing": "nobody outside is pinged here; see tests/process/test_dead_man_pings.py",
     "anomaly limit_reached": "10,000 open incidents, or 500 entries in one trail, are more than a short run has",
-    "reason cancelled": "nobody cancels here; see tests/unit/test_engine_cancel.py",
     "anomaly backup_overdue": "two days are longer than any run; see tests/unit/test_engine_copies.py",
 }
 

@@ -154,6 +154,15 @@ class Deeds:
     def do_dismiss(self, target_id: str, pick: int, actor: str) -> None:
         self._order("dismiss", actor, incident_id=self._open(pick), reason="planned")
 
+    def do_cancel(self, target_id: str, pick: int, actor: str) -> None:
+        """By the name of a target, or of what is at work, or of its incident."""
+        at_work = (ExecutionState.INTENDED, ExecutionState.CLAIMED)
+        found = next((it for it in self.sim.watch.executions.values() if it.state in at_work), None)
+        named = target_id
+        if found is not None and pick % 3:
+            named = (found.incident_id or found.id) if pick % 3 == 1 else found.id
+        self._order("cancel", actor, id=named)
+
     def do_ack(self, target_id: str, pick: int, actor: str) -> None:
         self._order("ack", actor, incident_id=self._open(pick))
 
@@ -257,6 +266,7 @@ class Deeds:
         """The machine, or the virtual one that it is, stops: time goes on and nothing of it runs."""
         self.sim.fates.hit("stall", "machine")
         self.world.loop._now += seconds
+        self.world.stood_still_s += seconds
 
     def do_slow_disk(self, delay_s: float, seconds: float) -> None:
         self.sim.fates.disk_slow_s = delay_s

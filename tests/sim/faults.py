@@ -9,6 +9,7 @@ from __future__ import annotations
 from supervisor.messages import (
     Ack,
     Acks,
+    Cancel,
     Claim,
     ClaimAnswer,
     Claimed,
@@ -56,6 +57,7 @@ KIND_OF = {
     Ack: "ack",
     Nack: "ack",
     LedgerTrouble: "ack",
+    Cancel: "cancel",
     Settle: "settle",
     Settled: "settle",
     FetchExecution: "fetch",

@@ -15,10 +15,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from remediators import command, executor, gateway, planning, registry, run, service, settle
-from remediators.base import Context, Outcome, Step, StepFailed
+from remediators.base import Context, Outcome, Step, StepFailed, Stops
 from remediators.fence import Ending
 from supervisor import clock, crashpoint, http, proc
-from supervisor.incidents.model import Execution, Recipe, StepResult, StepSpec
+from supervisor.incidents.model import Authority, Execution, Recipe, StepResult, StepSpec
 from supervisor.incidents.readings import ProcessRef, SignalData
 from supervisor.messages import StepPlan
 from tests.sim.loop import MachineTime, replaced
@@ -85,12 +85,11 @@ class Hands:
         if self.world.signal_age_s() < reading.data.age_s and execution.authority != "person":
             raise run.Refusal("stale_grounds", "the live signal has been written since it was found stale")
 
-    async def run_to_completion(
-        self, programs: Any, recipe: Recipe, check: Any = lambda: None
-    ) -> tuple[int | None, str]:
+    async def run_to_completion(self, programs: Any, recipe: Recipe, check: Any = None) -> tuple[int | None, str]:
         """A manager's or a gateway's own command, which ends by itself."""
         held = await programs.hold(recipe, -1)
-        check()
+        if check is not None:
+            await check()
         await programs.release(held)
         return await held.ended(), ""
 
@@ -253,6 +252,8 @@ class _Simulated(Step):
 
 
 class _Rotate(_Simulated):
+    stops = Stops.ENDED
+
     def predicts(self, ctx: Context) -> bool:
         return self.hands.world.disk_frees
 
@@ -272,6 +273,8 @@ class _Rotate(_Simulated):
 
 
 class _Prune(_Simulated):
+    stops = Stops.ENDED
+
     def do(self, ctx: Context, world: World) -> Outcome:
         world.acting("prune", ctx.target.target_id, False)
         world.set_disk(min(world.disk_share, 0.5))
@@ -312,6 +315,7 @@ class _Halt(_Simulated):
 
 
 class _Backup(_Simulated):
+    stops = Stops.ENDED
     takes_s = 2.0
 
     def do(self, ctx: Context, world: World) -> Outcome:
@@ -324,6 +328,8 @@ class _Restore(_Simulated):
     takes_s = 2.0
 
     def do(self, ctx: Context, world: World) -> Outcome:
+        if not world.corrupt and ctx.execution.authority is not Authority.PERSON:
+            return Outcome("it is whole by now", changed=False)
         world.acting("restore", ctx.target.target_id, False)
         world.set_corrupt(False)
         return Outcome("restored", undo='{"kept": "old"}')

@@ -41,6 +41,7 @@ from supervisor.pinging import Pinging
 from supervisor.progressing import Progressing
 from supervisor.rounds import Rounds
 from supervisor.showing import Showing
+from supervisor.stopping import Stopping
 from supervisor.store.process import HEALER, StoreWorker
 from supervisor.store.synapse import Synapse
 from supervisor.targets import open_families, targets
@@ -152,6 +153,7 @@ class SimHealer(_Mixin, HealerWorker):
         self._desk.open(self._control)
         self._asking = Asking(self._hub, self._store, self._readings, self._decide)
         self._fresh = Fresh(self._hub, world, self._clock.now, self._desk.answer, self._readings)
+        self._cancelling = Stopping(self._hub, self._decide)
         self._history = SimpleNamespace(ask=lambda token, args: None)  # type: ignore[assignment]
         self._rounds = Rounds(partial(self._decide, e.Round()), self._came_round, self.alarm)
         self._listen()
@@ -351,6 +353,8 @@ class SimProbe(_Mixin):
         found = world.ill(AnomalyType.DB_CORRUPTION, name)
 
         def over() -> None:
+            if name not in self._checking:  # it was cancelled, and has found nothing
+                return
             self._checking.discard(name)
             world.check_database(name, began_s, found)
             self._send(name)
@@ -365,6 +369,11 @@ class SimProbe(_Mixin):
                 case m.Resync():
                     self._link.post(m.Ack(), re=frame.id)
                     self._send_all()
+                case m.Cancel(target_id=target_id) if target_id not in self._checking:
+                    self._link.post(m.Nack("refused", f"no check of {target_id} is at work"), re=frame.id)
+                case m.Cancel(target_id=target_id):
+                    self._checking.discard(target_id)
+                    self._link.post(m.Ack(), re=frame.id)
                 case _:
                     self._link.post(m.Ack(), re=frame.id)
 

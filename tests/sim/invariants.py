@@ -8,7 +8,7 @@ which it is made is not there when it is made, and was not there either `RACE_S`
 a reading that is at most 5 s old (DESIGN §2.3), and then takes at most 2 s to write down what was there (the
 evidence). What healed by itself within that time nobody can know; such runs are counted as `race`. Two kinds of change
 have no such allowance, since a fence looks in the very moment: to end a live process under R3 (a) to (c), and to start
-a service that is alive.
+a service that is alive. The fence of a gateway is a question over HTTP, which takes `ASKED_S`.
 """
 
 from __future__ import annotations
@@ -37,14 +37,17 @@ from supervisor.incidents.model import (
     is_over,
 )
 from supervisor.messages import Body, Commit, Deliver, Dispatch
+from tests.sim.cancels import Cancels
 from tests.sim.coverage import Coverage
 from tests.sim.invariants_more import More
 from tests.sim.loop import MONO_START_S, WALL_START_S
+from tests.sim.storms import Storms
 from tests.sim.world import OUR_PARTS_FAMILY, World
 
 GROUNDS_S = 5.0
 EVIDENCE_S = 2.0
 RACE_S = GROUNDS_S + EVIDENCE_S + 0.1
+ASKED_S = 0.003
 HOUR_S = 3600.0
 STEADY_AHEAD_S = WALL_START_S - MONO_START_S  # of the steady clock before the monotonic one, all through a run
 WHITELIST = frozenset({"rb-rotate-logs", "rb-gc-trigger"})  # R3 (b), NFR-001
@@ -109,7 +112,7 @@ class Watch:
         self.executions: dict[str, Execution] = {}
         self.intended_s: dict[str, float] = {}
         self.claims: dict[str, str] = {}
-        self.began: dict[tuple[str, int], int] = {}
+        self.began: dict[tuple[str, int], float] = {}  # step -> how long the machine had stood still by then
         self.at_work: dict[str, str] = {}  # execution -> incarnation of the executor that runs it
         self.died_at_work: dict[str, float] = {}  # executions that were cut off, and when
         self.acted: set[str] = set()  # executions that have changed the world, or tried to
@@ -128,6 +131,8 @@ class Watch:
         self.races = 0
         self.changes = 0
         self.more = More(self)
+        self.storms = Storms(self)
+        self.cancels = Cancels(self)
 
     def fail(self, name: str, text: str) -> None:
         self._fail(Broken(name, text))
@@ -148,7 +153,8 @@ class Watch:
                 case r.PutIncident(it):
                     if (old := self.incidents.get(it.id)) is None or old.state is not it.state:
                         moved[it.id] = it.state
-                        self._transition(old, it)
+                        if not commit.seed:  # which tells what has become of it, and not how
+                            self._transition(old, it)
                         self.more.moved(old, it)
                     self._put_incident(old, it)
                 case r.AddTrail(it) if commit.seed and it.n < self.trail.get(it.incident_id, 0):
@@ -207,6 +213,7 @@ class Watch:
             if run.predicts_clear:
                 self.dry_clear[run.runbook_id, it.target_id].add(it.id)
         self.incidents[it.id] = it
+        self.storms.moved(old, it)
 
     def _closed(self, old: Incident | None, it: Incident) -> None:
         """R6, R7: what is closed was read well, after it had been opened; what comes and goes, for a while."""
@@ -270,6 +277,8 @@ class Watch:
             self._intent(it)
         if it.state not in (ExecutionState.INTENDED, ExecutionState.CLAIMED):
             self.at_work.pop(it.id, None)
+        self.storms.told(self.executions.get(it.id), it)
+        self.cancels.told(it)
         self.executions[it.id] = it
 
     def _intent(self, it: Execution) -> None:
@@ -288,7 +297,9 @@ class Watch:
             return
         self._permitted(it)
         self._again(it)
-        self._in_a_storm(it, changes=changes)
+        self.cancels.intent(it)
+        if changes:
+            self.storms.begins(it)
 
     def _permitted(self, it: Execution) -> None:
         """R3."""
@@ -318,36 +329,6 @@ class Watch:
                 again = self.approved_s > self.died_at_work[old.id]  # a person's word, with the trail before them
                 if not again and not all(step.idempotent for step in old.runbook.steps):
                     self.fail("an interrupted execution is never blindly repeated", f"{it.runbook.id}: {it.id}")
-
-    def _in_a_storm(self, it: Execution, *, changes: bool) -> None:
-        """DESIGN §2.8: five at once, and three must verify before the rest go on; fleet and gateway: nobody goes on."""
-        if not changes or it.incident_id is None:
-            return
-        mine = self.incidents[it.incident_id]
-        if mine.family in self.family_pauses:
-            self.fail("storms are bounded", f"{it.id}: {mine.family} is paused after canaries that failed")
-        now_s = self.loop.time()
-        waiting = [
-            i
-            for i in self.incidents.values()
-            if i.open and i.family == mine.family and not i.outside and now_s - self.opened_s[i.id] <= 9.0
-            and i.state in (State.DIAGNOSING, State.REMEDIATING, State.VERIFYING)
-        ]  # fmt: skip
-        if len(waiting) < 5 or mine.id not in {i.id for i in waiting}:
-            return
-        ids = {i.execution_id for i in waiting}
-        unproved = [e for e in self.executions.values() if e.id in ids and not is_over(e)]
-        # What began before there were five is no canary; the first three of it are.
-        five_s = sorted(self.opened_s[i.id] for i in waiting)[4]
-        mine_ids = {i.id for i in waiting}
-        before = [
-            e
-            for e in self.executions.values()
-            if e.incident_id in mine_ids and e.created_steady_s < five_s + STEADY_AHEAD_S
-        ]
-        most = 3 + max(0, len(before) - 3)
-        if mine.family in ("gateway", "fleet") or len(unproved) >= most:
-            self.fail("storms are bounded", f"{it.id} is the {len(unproved) + 1}th at once of {len(waiting)}")
 
     def _not_paused(self, it: Execution) -> None:
         """R15: a person's pause holds back every change."""
@@ -387,7 +368,8 @@ class Watch:
         self.at_work[it.id] = incarnation
         if (it.id, index) in self.began:
             self.fail("no duplicate executions", f"step {index} of {it.id} began twice")
-        self.began[it.id, index] = 1
+        self.began[it.id, index] = self.world.stood_still_s
+        self.cancels.step_begins(it)
         if it.authority is not Authority.PERSON and not undo and index == 0:
             self._first_step(it)
 
@@ -444,18 +426,29 @@ class Watch:
             self.fail("a dry run changes nothing", f"{what} {target_id}")
         if it.authority is Authority.PERSON:
             return
-        if ends_live and it.authority is not Authority.APPROVED:
+        if ends_live and it.authority is not Authority.APPROVED and not self._while_it_was_asked(what, target_id):
             self.fail("no false action", f"{it.id} ({it.authority}) ends a live process: {what} {target_id}")
         self.more.acts(it)
         # A safeguard (R3 a) acts on the verdict at hand, however long its check took (R7), and is no change.
         if index == 0 and it.incident_id is not None and it.authority is not Authority.HARMLESS:
             self._false_action(it, what, target_id)
 
+    def _while_it_was_asked(self, what: str, target_id: str) -> bool:
+        """Whether a gateway runs, only an answer of its own tells, and that may be older than what came up since."""
+        well_s = self.world.well_s.get((AnomalyType.GATEWAY_UNRESPONSIVE, target_id), float("-inf"))
+        if what != "restart" or self.loop.time() - well_s > ASKED_S:
+            return False
+        self.races += 1
+        self.coverage.see("race", "a gateway that was asked")
+        return True
+
     def _false_action(self, it: Execution, what: str, target_id: str) -> None:
         incident, now_s = self.incidents[it.incident_id or ""], self.loop.time()
         if incident.family == OUR_PARTS_FAMILY or self.world.ill(incident.anomaly, incident.target_id):
             return
         well_s = now_s - self.world.well_s.get((incident.anomaly, incident.target_id), float("-inf"))
+        still_s = self.world.stood_still_s  # in the midst of the step, so that it could not look
+        well_s -= still_s - self.began.get((it.id, 0), still_s)
         if well_s <= RACE_S:
             self.races += 1
             self.coverage.see("race", incident.anomaly)

@@ -24,6 +24,7 @@ from supervisor.incidents.model import (
 )
 from supervisor.incidents.readings import ProcessData
 from supervisor.messages import Body, Commit, DeliveryReport, StepReport
+from tests.sim.cancels import stopped
 from tests.sim.loop import MONO_START_S, WALL_START_S
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ STEADY_AHEAD_S = WALL_START_S - MONO_START_S
 HOLD_S = 60.0  # R2
 REPEAT_S = (3_600.0, 4 * 3_600.0, 86_400.0)  # R2
 SLACK_S = 1.5
+LATE_S = 100.0  # so much later may a decision be durable that a fault of the store keeps waiting
 SETTLE_S, VERIFIED_WITHIN_S = 1.0, 30.0  # R6
 HEARD = frozenset({r.AddAudit, r.PutExecution, r.PutIncident, r.PutHalt, r.DropHalt, r.PutRunbookState})
 
@@ -112,10 +114,14 @@ class More:
             self.watch.fail("a full disk is paged at once", f"{it.target_id}: {it.id}")
 
     def _record(self, it: Any) -> None:
-        """R4, R5: what counts as a success of a runbook is a run of it that its probe has verified; no dry run does."""
-        runs = (e for e in self.watch.executions.values() if e.runbook.id == it.runbook_id and e.verified)
-        if it.successes > sum(e.target.target_id == it.target_id for e in runs):
+        """R4, R5: what counts as a success of a runbook is a run of it that its probe has verified; no dry run does.
+        R15: what a person has stopped before it was done counts as no failure."""
+        key = (it.runbook_id, it.target_id)
+        runs = [e for e in self.watch.executions.values() if (e.runbook.id, e.target.target_id) == key]
+        if it.successes > sum(bool(e.verified) for e in runs):
             self.watch.fail("a success was verified", f"{it.runbook_id} for {it.target_id}: {it.successes}")
+        if it.failures > sum(not e.verified and not stopped(e) for e in runs):
+            self.watch.fail("a failure has failed", f"{it.runbook_id} for {it.target_id}: {it.failures}")
 
     def _said(self, it: Incident, commit: Commit) -> None:
         """R1, tier 0: R3 let it run, it was verified, and it is not critical: that is nobody's business."""
@@ -205,7 +211,8 @@ class More:
         """R2: after 1 h, 4 h, then daily; not once somebody has acknowledged it."""
         if incident.acknowledged_wall_s is not None or not incident.open:
             self.watch.fail("only what nobody acknowledged is repeated", incident.id)
-        if before and now_s - before[-1] < REPEAT_S[0] - SLACK_S:
+        slack_s = SLACK_S if self.calm() else LATE_S
+        if before and now_s - before[-1] < REPEAT_S[0] - slack_s:
             text = f"{incident.id} after {now_s - before[-1]:.0f} s"
             self.watch.fail("a page is repeated after an hour at the earliest", text)
 
@@ -216,11 +223,14 @@ class More:
             if incident.page_id in self._row_s:
                 by_page[incident.page_id].append(incident)
         for page_id, told in by_page.items():
-            last = max(told, key=lambda it: self._over_s.get(it.id, float("inf")))
-            over_s = self._over_s.get(last.id)
-            if over_s is None or last.state is State.DISMISSED or self._row_s[page_id] >= over_s:
+            if not all(it.id in self._over_s for it in told):
                 continue
-            later = (row for row in self.watch.rows.values() if row.id != page_id and last.id in row.covers)
+            over_s = max(self._over_s[it.id] for it in told)
+            ends = {it.id for it in told if self._over_s[it.id] == over_s}  # some end in one moment
+            last = next(it for it in told if it.id in ends)
+            if last.state is State.DISMISSED or self._row_s[page_id] >= over_s:
+                continue
+            later = (row for row in self.watch.rows.values() if row.id != page_id and ends.intersection(row.covers))
             words = (row for row in later if row.channel is Channel.SIGNAL and row.kind in ("closing", "grouped"))
             if not any(self._row_s[row.id] >= over_s for row in words):
                 self.watch.fail("what was paged is said to be over", f"{last.id} ({last.anomaly} of {last.target_id})")

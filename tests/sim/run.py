@@ -11,6 +11,7 @@ import random
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +22,7 @@ from supervisor.config import Config
 from supervisor.incidents import world as engine_world
 from supervisor.incidents.lifecycle import Trigger, advance
 from supervisor.incidents.model import AnomalyType, State
-from supervisor.messages import Request
+from supervisor.messages import Reply, Request
 from supervisor.notifier.flights import Flights
 from supervisor.store import opening
 from tests.sim.coverage import Coverage
@@ -188,11 +189,15 @@ class Simulation:
     def asks(self, request: Request) -> None:
         """A person's request, sent until it is answered."""
         assert self._cli is not None
-        self._cli.ask(request).add_done_callback(self._answered, context=self.context)
+        self._cli.ask(request).add_done_callback(partial(self._answered, request.action), context=self.context)
 
-    def _answered(self, answer: asyncio.Future[Any]) -> None:
-        if not answer.cancelled():
-            self.coverage.see("answer", type(answer.result()).__name__)
+    def _answered(self, action: str, answer: asyncio.Future[Any]) -> None:
+        if answer.cancelled():
+            return
+        body = answer.result()
+        self.coverage.see("answer", type(body).__name__)
+        if action == "cancel" and isinstance(body, Reply):
+            self.watch.cancels.answered(msgspec.json.decode(body.body))
 
     def code(self, pick: int) -> str:
         child = self._healer()

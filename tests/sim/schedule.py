@@ -62,7 +62,14 @@ FAULTS = tuple(
         "fault large ledger",
     ]
 )
-RARE = ("settle", "epoch", "fetch", "program", "plan")  # kinds of messages that few runs send: armed more often
+RARE = (
+    "settle",
+    "epoch",
+    "fetch",
+    "program",
+    "plan",
+    "cancel",
+)  # kinds of messages that few runs send: armed more often
 
 
 def generate(seed: int, *, real_every: int = 50) -> Plan:
@@ -101,8 +108,17 @@ class _Maker:
 
     def happening(self, at_s: float) -> list[Event]:
         make = self.rng.choices(
-            (self._world, self._storm, self._people, self._message, self._crash, self._machine, self._flapping),
-            (34, 5, 22, 16, 12, 9, 4),
+            (
+                self._world,
+                self._storm,
+                self._people,
+                self._message,
+                self._crash,
+                self._machine,
+                self._flapping,
+                self._stop,
+            ),
+            (34, 5, 22, 16, 12, 9, 4, 4),
         )[0]
         return make(at_s)
 
@@ -231,7 +247,7 @@ class _Maker:
         actor = "agent:cortex" if rng.random() < 0.15 else "matthew"
         what = rng.choice(
             ("approve", "approve", "approve", "approve_all", "revoke", "execute", "execute", "dismiss", "dismiss",
-             "ack", "pause", "undo", "dry_run", "record_fix", "captured", "confirm", "outside", "hint")
+             "ack", "pause", "undo", "dry_run", "record_fix", "captured", "confirm", "outside", "hint", "cancel")
         )  # fmt: skip
         match what:
             case "pause":
@@ -246,6 +262,30 @@ class _Maker:
             case "hint":
                 return [Event(at_s, "hint", (target,))]
         return [Event(at_s, what, (target, pick, actor))]
+
+    def _stop(self, at_s: float) -> list[Event]:
+        """A repair begins, and a person cancels it; some of those who would carry that out may die meanwhile."""
+        rng = self.rng
+        what, target = rng.choice(
+            (
+                (Event(at_s, "disk", (0.88, rng.random() < 0.7)), "disk:/data"),
+                (Event(at_s, "execute", ("brain-db", 0, "matthew")), "brain-db"),
+                (Event(at_s, "corrupt", (True,)), "brain-db"),
+                (Event(at_s, "kill", (name := rng.choice(self.autos), True)), name),
+            )
+        )
+        events = [what]
+        if rng.random() < 0.5:
+            events.insert(0, Event(at_s, "slow_evidence", (1.5,)))
+        for _ in range(rng.choice((1, 1, 2))):
+            cancelled_s = at_s + rng.choice((0.02, 0.2, 1.5, 4.0)) * rng.uniform(0.5, 1.5)
+            events.append(Event(cancelled_s, "cancel", (target, rng.randrange(3), "matthew")))
+        if rng.random() < 0.3:
+            events.append(Event(at_s, "message", ("cancel", rng.choice(("lose", "double", "delay")), 1, 0.5)))
+        for name in ("healer", "executor"):
+            if rng.random() < 0.25:
+                events.append(Event(cancelled_s + rng.uniform(-0.05, 0.1), "die", (name, 0)))
+        return events
 
     # -- faults --
 

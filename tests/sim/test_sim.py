@@ -107,6 +107,24 @@ FOUND = {
             Event(425.6, "die", ("healer", 0)),
         ),
     ),
+    "a machine that stood still while the evidence was written acted on what it had read 71 s before": Plan(
+        3000119,
+        "mixed",
+        False,
+        (Event(107.1, "slow_evidence", (1.5,)), Event(107.1, "disk", (0.88, True)), Event(108.1, "stall", (70.0,))),
+    ),
+    "a gateway that had come back while its restart waited for the ledger was restarted": Plan(
+        2008199,
+        "mixed",
+        False,
+        (
+            Event(10.0, "gateway", ("gw", "down")),
+            Event(11.0, "look", ("gw",)),
+            Event(13.0, "look", ("gw",)),
+            Event(13.025, "slow_disk", (1.0, 5.0)),
+            Event(13.5, "gateway", ("gw", "up")),
+        ),
+    ),
     "an executor died of a doubled order that had expired while it was away": Plan(
         180, "mixed", False, (Event(150.4, "loop", ("executor", 11, 4)),)
     ),

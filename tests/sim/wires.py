@@ -29,7 +29,7 @@ class Net:
         self.fates = fates
         self.hubs: dict[str, Hub] = {}
         self.links: list[Link] = []
-        self._moment_s, self._nth = 0.0, 0
+        self._newest_s = 0.0  # when the newest undelayed message arrives
         self.ends: list[End] = []
         self.calm_s = 0.0  # from when on an answer can be relied on, so that nothing need be sent again
         self.seen: Callable[[str, Body], None] = lambda to, body: None  # every request that leaves, once
@@ -51,10 +51,10 @@ class Net:
             self._carry(to, source, frame, now_s, delay_s + self._disk_s(now_s) if to.slow else delay_s)
 
     def _carry(self, to: End, source: str, frame: Frame, now_s: float, delay_s: float) -> None:
-        """What is sent in one moment arrives in its order, as over a socket, unless a fault delays it."""
-        self._nth = self._nth + 1 if self._moment_s == now_s else 0
-        self._moment_s = now_s
-        at_s = now_s + delay_s + self._nth * ORDER_S
+        """What no fault delays arrives in the order in which it was sent, as over a socket."""
+        at_s = now_s + delay_s
+        if delay_s == LATENCY_S:
+            at_s = self._newest_s = max(at_s, self._newest_s + ORDER_S)
         self.loop.call_at(at_s, to.arrive, source, frame, context=to.proc.context)
 
     def disturbed(self, for_s: float = 0.0) -> None:

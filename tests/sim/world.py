@@ -111,6 +111,7 @@ class World:
         self.max_age_s = 300.0
         self.writer = config.trading["augur"].process if config.trading else ""
         self.checks: dict[str, tuple[float, bool]] = {}  # database -> when its last check began, what it found
+        self.stood_still_s = 0.0  # the machine, in all
         self.blind: dict[str, float] = {}  # target -> until when its probe cannot tell
         self.well_s: dict[tuple[A, str], float] = {}
         self.seen_ill: dict[str, dict[float, frozenset[A]]] = {}  # target -> reading's time -> what was really ill
@@ -324,9 +325,10 @@ class World:
         """As of now. What it says is the truth, unless others lie; what a background check says is of its beginning."""
         now_s = self.loop.time()
         target = self.targets[target_id]
-        data, reason, checked_s = self._data(target, lies=lies)
-        if self.blind.get(target_id, 0.0) > now_s and not external:
+        if self.blind.get(target_id, 0.0) > now_s and not external:  # nor does it see that a task moves
             data, reason, checked_s = None, Unavailable.PERMISSION, None
+        else:
+            data, reason, checked_s = self._data(target, lies=lies)
         told = data is not None or reason not in (Unavailable.NONE, Unavailable.PERMISSION)
         if told and not external:
             ills = self.illnesses(target_id)

@@ -163,6 +163,25 @@ def assert_that_the_sandbox_hides_nothing(container: Container, main: str) -> No
     assert container.run("systemctl", "show", "-p", "MainPID", "--value", "web").strip() not in ("0", old)
 
 
+def journal(container: Container, *words: str) -> list[dict[str, str]]:
+    """What healctl itself has said, of the unit: systemd's own words about it are not."""
+    told = container.run("journalctl", "--unit", SERVICE, "--output=json", "--no-pager", "--quiet", *words)
+    return [it for it in map(json.loads, told.splitlines()) if it["_COMM"] != "systemd"]
+
+
+def assert_that_the_journal_tells_apart_and_finds_by_id(container: Container, main: str, incident_id: str) -> None:
+    """With `log_format = "auto"`: each line has the priority of its level (sd-daemon(3)) and says its incident."""
+    container.run("kill", "-9", container.run("pgrep", "-P", main, "-f", "^healctl: logs").strip())
+    (ended,) = until("its end", lambda: [it for it in journal(container, "-p", "err") if "[logs] pid" in it["MESSAGE"]])
+    assert (ended["PRIORITY"], ended["MESSAGE"].split(": ")[1]) == ("3", "killed by SIGKILL")
+    warned = [it["MESSAGE"] for it in journal(container, "-p", "warning")]
+    assert any("[root] WatchdogSec=6 is less than" in it for it in warned)
+    assert not any(it.endswith("ready") for it in warned)
+    course = [it["MESSAGE"] for it in journal(container, "--grep", f"incident={incident_id} ")]
+    assert [it.split(" toy is ")[1].split()[0] for it in course][:3] == ["detected", "diagnosing", "escalated"]
+    assert not any(it["MESSAGE"].startswith("<") for it in journal(container))
+
+
 def opened(container: Container) -> list[dict[str, Any]]:
     """Every open incident; none while nobody answers."""
     code, answer = healctl(container, "heal", "status")
@@ -183,6 +202,7 @@ def test_a_unit_of_the_system_from_nothing_to_nothing_left(container: Container,
 
     container.run("kill", "-9", container.read("/tmp/toy.pid").strip())
     open_id = until("the incident", lambda: incident(container))
+    assert_that_the_journal_tells_apart_and_finds_by_id(container, first, open_id)
 
     # It hangs: the watchdog ends it, systemd starts it again, and what was open is open.
     healer = container.run("pgrep", "-P", first, "-f", "^healctl: healer").strip()
@@ -218,6 +238,8 @@ def test_a_unit_of_the_system_from_nothing_to_nothing_left(container: Container,
     until("the squatter waits", lambda: "-> FLOCK" in container.read("/proc/locks"))
     container.run("kill", "-9", third)
     until("failed for good", lambda: show(container, "ActiveState") == "failed", 120)
+    refused_start = [it for it in journal(container, "-p", "err") if "is already running" in it["MESSAGE"]]
+    assert {it["PRIORITY"] for it in refused_start} == {"3"}, "why it does not start is an error, too"
     (last,) = until("the last page", lambda: [text for text in sent(container) if "healctl is down" in text], 60)
     assert "failed (exit 1; after" in last
     code, failed = healctl(container, "install")

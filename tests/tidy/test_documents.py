@@ -15,7 +15,7 @@ import supervisor
 from remediators.runbooks import RUNBOOKS
 from supervisor import config, errors
 from supervisor.cli import manual
-from supervisor.cli.main import EPILOG
+from supervisor.cli.main import EPILOG, EXIT_INTERRUPTED
 from supervisor.config import Config, Tables
 from supervisor.incidents.model import AnomalyType
 from supervisor.metering import Metering
@@ -111,7 +111,7 @@ def test_the_help_of_every_command_has_an_example(context: click.Context) -> Non
 def test_the_readme_and_the_help_name_every_exit_code() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.HealError)]
     text = README.read_text()
-    for code in {0, *(kind.exit_code for kind in kinds)}:
+    for code in {0, EXIT_INTERRUPTED, *(kind.exit_code for kind in kinds)}:
         assert re.search(rf"^\| {code} \|", text, re.MULTILINE), f"README: exit code {code}"
         assert re.search(rf"[ ,]{code} [a-z]", EPILOG[EPILOG.index("Exit codes") :]), f"--help: exit code {code}"
 

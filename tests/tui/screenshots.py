@@ -1,17 +1,19 @@
 """`make screenshots`: the pictures of the dashboard in docs/screens, drawn by the real app on a told story.
 
-The clock stands still and the zone is UTC, so that the same code draws the same pictures. Each SVG is made a PNG, too,
-where Debian's chromium is installed; these are to be looked at, and are not kept.
+The clock stands still and the zone is UTC, so that the same code draws the same pictures. Each SVG that is new is made
+a PNG, too, which needs Debian's chromium; it says of which SVG it is. Look at them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,11 +22,11 @@ from typing import Any
 from textual.pilot import Pilot
 
 from supervisor import clock
+from tests.tui import png
 
 NOW_S = 1_794_000_000.0
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs/screens"
-PNGS = ROOT / ".cache/screens"
 SIZE = (110, 26)
 PIXELS = "1360,686"
 FONTS = "Fira Code, DejaVu Sans Mono, Menlo, Consolas, monospace"
@@ -32,9 +34,10 @@ FONTS = "Fira Code, DejaVu Sans Mono, Menlo, Consolas, monospace"
 PICTURES = {
     "incidents": (),
     "detail": ("enter",),
-    "tree": ("2",),
+    "steps": ("down", "down", "enter"),
+    "tree": ("2", "down", "down"),
     "runbooks": ("3",),
-    "targets": ("4",),
+    "targets": ("4", *["down"] * 7),
     "report": ("5",),
     "help": ("question_mark",),
     "light": ("t",),
@@ -76,7 +79,7 @@ async def draw(keys: tuple[str, ...]) -> str:
         await until(pilot, lambda: len(board._rows["incidents"].keys) == len(story.incidents()))
         await until(pilot, lambda: board._targets)
         await pilot.press(*keys)
-        asked = {"detail": "incident", "3": "list_runbooks", "5": "report", "enter": "incident"}.get("".join(keys))
+        asked = {"3": "list_runbooks", "5": "report", "enter": "incident"}.get(keys[-1] if keys else "")
         await until(pilot, lambda: asked is None or asked in [action for action, _ in source.asked])
         await pilot.pause(0.5)  # the answer is drawn
         return without_web_fonts(board.export_screenshot(title="healctl tui"))
@@ -88,15 +91,26 @@ def without_web_fonts(svg: str) -> str:
     return re.sub(r"font-family: [^;]+;", f"font-family: {FONTS};", svg)
 
 
-def png(svg: Path, to: Path, chromium: str) -> None:
-    """What a browser makes of it, for eyes."""
-    subprocess.run(
-        [
-            chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={PIXELS}",
-            f"--screenshot={to}", svg.absolute().as_uri(),
-        ],
-        check=True, capture_output=True, timeout=120,
-    )  # fmt: skip
+def digest(svg: Path) -> str:
+    """What a PNG of it says that it is of."""
+    return hashlib.sha256(svg.read_bytes()).hexdigest()
+
+
+def as_png(svg: Path, chromium: str) -> None:
+    """What a browser makes of it, in its few colours beside it; nothing is done where that is there."""
+    to = svg.with_suffix(".png")
+    if to.exists() and png.source(to) == digest(svg):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        shot = Path(folder) / "shot.png"
+        subprocess.run(
+            [
+                chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+                f"--window-size={PIXELS}", f"--screenshot={shot}", svg.absolute().as_uri(),
+            ],
+            check=True, capture_output=True, timeout=120,
+        )  # fmt: skip
+        png.write(to, png.read(shot), digest(svg))
 
 
 def words(svg: str) -> list[str]:
@@ -104,24 +118,23 @@ def words(svg: str) -> list[str]:
     return re.findall(r">([^<>]+)</text>", svg)
 
 
-def main(folder: Path = FOLDER, names: Iterable[str] = PICTURES, pngs: Path | None = PNGS) -> None:
-    """Draws these into `folder`, and into `pngs` as PNG, unless it is None."""
+def main(folder: Path = FOLDER, names: Iterable[str] = PICTURES, *, pngs: bool = True) -> None:
+    """Draws these into `folder`."""
     stand_still()
     folder.mkdir(parents=True, exist_ok=True)
-    chromium = shutil.which("chromium") if pngs is not None else None
+    chromium = shutil.which("chromium") if pngs else None
     for name in names:
         svg = folder / f"{name}.svg"
         svg.write_text(asyncio.run(draw(PICTURES[name])) + "\n")
-        if chromium is not None and pngs is not None:
-            pngs.mkdir(parents=True, exist_ok=True)
-            png(svg, pngs / f"{name}.png", chromium)
+        if chromium is not None:
+            as_png(svg, chromium)
         print(svg)
-    if pngs is not None and chromium is None:
+    if pngs and chromium is None:
         print("no PNGs: Debian's chromium is not installed", file=sys.stderr)
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:  # python -m tests.tui.screenshots FOLDER NAME...
-        main(Path(sys.argv[1]), sys.argv[2:], None)
+        main(Path(sys.argv[1]), sys.argv[2:], pngs=False)
     else:
         main()

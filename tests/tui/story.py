@@ -58,6 +58,25 @@ WEB_TRAIL = trail(
 )
 
 
+GATEWAY_TRAIL = trail(
+    (71.0, "detected", "probe", "detected: it refuses connections, 2 in a row, by its health address"),
+    (70.9, "diagnosing", "engine", "a fresh probe will tell whether it is still so"),
+    (70.6, "remediating", "engine", "runs rb-gateway-restart: auto_restart is set and nothing of it is running"),
+    (66.4, "verifying", "executor", "every step is done; its probe decides"),
+)
+GATEWAY_RUN = {
+    "execution_id": "exe_8be0417fd2a3", "runbook_id": "rb-gateway-restart", "authority": "not_running",
+    "state": "succeeded", "verification_passed": None,
+    "steps_executed": [{
+        "step_id": "restart", "status": "success", "duration_ms": 4180.0,
+        "output": "openclaw gateway restart --json: exit 0; it says 'restarted'",
+    }],
+    "reading": {
+        "endpoint": "refused", "failures": 2, "failures_needed": 2, "judged_by": "health_url", "runtime": "stopped",
+    },
+}  # fmt: skip
+
+
 def incidents() -> list[Json]:
     return [
         row(
@@ -75,7 +94,7 @@ def incidents() -> list[Json]:
             "inc_90ab33d17c52", "gateway_unresponsive", "openclaw-gateway", "high", "verifying", 71.0,
             runbook_id="rb-gateway-restart", escalation_tier=0, escalation_reason=None, execution_id="exe_8be0417fd2a3",
             evidence="it refuses connections, 2 in a row, by its health address",
-            audit_trail=trail((4.0, "verifying", "engine", "2 of 3 clear readings, 30 s apart")),
+            audit_trail=GATEWAY_TRAIL,
         ),
         row(
             "inc_c410e88f0d3b", "fleet_unreachable", "fleet:atlas", "high", "escalated", 3720.0,
@@ -85,11 +104,16 @@ def incidents() -> list[Json]:
         ),
         row(
             "inc_2d6f9c1e4477", "worker_failing", "executor", "medium", "escalated", 540.0,
-            escalation_tier=1, escalation_reason="told", evidence="it ended by signal 11 and was replaced",
+            escalation_tier=1, escalation_reason="told", evidence="it was killed by SIGSEGV, and was replaced",
             hint="see the log of healctl for its last words",
             audit_trail=trail((540.0, "escalated", "engine", "told over Synapse")),
         ),
     ]  # fmt: skip
+
+
+LAST_WORDS = """\
+Fatal Python error: Segmentation fault
+  File "/usr/lib/python3.11/gzip.py", line 287 in write"""
 
 
 def children() -> list[Json]:
@@ -98,7 +122,7 @@ def children() -> list[Json]:
         for name, pid in PIDS.items()
     ]
     return [
-        it | {"restarts": 1, "last_exit": "signal 11 (SIGSEGV)", "since": stamp(540.0)}
+        it | {"restarts": 1, "last_exit": "killed by SIGSEGV", "since": stamp(540.0), "last_words": LAST_WORDS}
         if it["name"] == "executor"
         else it
         for it in rows
@@ -117,6 +141,8 @@ Decide: restart web?
 
 def detail(args: Json) -> Json:
     known = next(it for it in incidents() if it["id"] == args["incident_id"])
+    if known["target_id"] != "web":
+        return {"incident": known, "executions": [GATEWAY_RUN], "messages": []}
     page = {
         "channel": "signal", "kind": "page", "created_at": stamp(251.8), "delivered_at": stamp(251.7), "receipt": "ok",
         "subject": "web is down", "body": PAGE,
@@ -165,7 +191,7 @@ def target(
 
 RISE = [0.79, 0.80, 0.80, 0.81, 0.82, 0.82, 0.83, 0.84, 0.84, 0.85, 0.86, 0.874]
 TARGETS = [
-    target("web", "process", 0.3, "ms", [0.4, 0.4, 0.5, 0.9, 0.3], 60.0, anomaly="process_dead", took_ms=0.3),
+    target("web", "process", None, "ms", [0.4, 0.4, 0.5, 0.9, 0.3], 60.0, anomaly="process_dead", available=True),
     target("api", "process", 3.1, "ms", [2.8, 3.0, 2.9, 3.3, 3.0, 2.9, 3.4, 3.1], 60.0, took_ms=3.4),
     target("worker", "process", 0.2, "ms", [0.2, 0.3, 0.2, 0.2], 60.0, took_ms=0.2),
     target("openclaw-gateway", "gateway", 18.0, "ms", [17.0, 19.0, 16.0, 18.0], 120.0, took_ms=21.0),
@@ -187,11 +213,11 @@ def spread(count: int, median_s: float, p95_s: float) -> Json:
 def figures(detected: int, healed: int, actions: int, pages: int) -> Json:
     return {
         "incidents": {
-            "detected": detected, "open": 0, "resolved": healed + 2, "resolved_by_runbook": healed,
-            "self_resolved": detected - healed - 2, "dismissed": 0,
+            "detected": detected, "open": 5, "resolved": healed + 2, "resolved_by_runbook": healed,
+            "self_resolved": detected - healed - 7, "dismissed": 0,
         },
         "mttd": {"at_most": spread(detected, 0.021, 48.0), "at_least": spread(detected, 0.001, 0.02)},
-        "mttr": spread(detected, 1.9, 420.0),
+        "mttr": spread(detected - 5, 1.9, 420.0),
         "mttr_by_runbook": spread(healed, 1.2, 31.0),
         "auto_resolved_percent": round(100.0 * healed / (healed + 2), 1),
         "actions": actions, "false_actions": 1, "false_action_percent": round(100.0 / actions, 1),

@@ -321,11 +321,12 @@ def test_the_foot_fits_eighty_columns_and_names_the_way_out() -> None:
 def test_what_belongs_together_in_a_report_stands_on_one_line() -> None:
     answer = {
         "since": stamp(86_400.0 * 30), "mttd": {"at_most": {"count": 3, "median_s": 0.02}}, "actions": 1,
-        "by": [{"name": "web", "pages": 2}], "passed_over": [],
+        "false_action_percent": 1.7, "by": [{"name": "web", "pages": 2}], "passed_over": [],
     }  # fmt: skip
     lines = report_text(answer).plain.splitlines()
     assert lines[0].startswith("since: 20")
     assert "T" not in lines[0]
     assert lines[1:] == [
-        "mttd: ", "  at most: count 3, median s 0.02", "actions: 1", "by: ", "  name web, pages 2", "passed over: -",
+        "mttd: ", "  at most: count 3, median 0.02 s", "actions: 1", "false action: 1.7%",
+        "by: ", "  name web, pages 2", "passed over: -",
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import termios
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from supervisor import proc
+from tests.lab import sshd
 from tests.lab.daemon import HEALCTL, Daemon, site, until
 from tests.tui.terminal import Terminal, terminal
 
@@ -177,6 +179,31 @@ def test_sixteen_colours_are_enough_none_are_and_a_terminal_without_a_cursor_is_
     with terminal(argv(daemon), TERM="dumb") as it:
         assert it.ended() == 2
         assert "needs a terminal" in it.text()
+
+
+@pytest.mark.skipif(bool(sshd.missing()), reason=sshd.missing())
+def test_over_ssh_without_a_mouse_it_is_the_same_and_a_line_that_is_cut_leaves_nothing(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    lab = sshd.Lab(tmp_path)
+    server = lab.sshd("127.0.79.1")
+    far = ["/usr/bin/ssh", "-tt", "-F", "none", "-i", str(lab.login), "-p", str(sshd.PORT)]
+    far += ["-o", f"UserKnownHostsFile={lab.known_hosts}", server.address, shlex.join(argv(daemon, "--read-only"))]
+    try:
+        with terminal(far) as it:
+            it.until("1 wait for you")
+            it.until("read-only")
+            for key, words in (("2", "notifier"), ("4", "process_dead"), ("1", "AGE")):
+                it.press(key)
+                it.until(words)
+            it.press("\r")
+            it.until("What happened")
+            far_away = [pid for pid in server.processes() if "tui" in proc.command_line(pid)]
+            assert len(far_away) == 1
+            os.kill(it.pid, signal.SIGKILL)  # the line is cut
+            until("its end there", lambda: proc.stat(far_away[0]) is None, 10.0)
+    finally:
+        lab.close()
 
 
 def test_no_byte_that_a_service_printed_is_obeyed_by_the_terminal() -> None:

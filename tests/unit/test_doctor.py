@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -17,6 +18,7 @@ from supervisor.cli.main import cli
 from supervisor.doctor import CHECKS, Finding, Host, Level, examine
 from supervisor.install import files, fitting
 from supervisor.install.scope import scope
+from supervisor.store import sqlite
 
 pytestmark = pytest.mark.req("FR-001", "NFR-003")
 
@@ -118,6 +120,39 @@ def test_a_recipe_that_cannot_be_run_and_files_in_a_temp_directory_of_ones_own(t
     assert list(doctor.private_tmp(host(tmp_path, proc, text))) == []
     (proc / "self/mountinfo").write_text("9 1 0:1 /systemd-private-a-b/tmp /tmp rw - ext4 /dev/vda1 rw\n")
     assert "[process.web]" in of("private_tmp", doctor.private_tmp(host(tmp_path, proc, text)))[0][1]
+
+
+def test_a_login_that_ends_its_services_unless_it_lingers(tmp_path: Path, proc: Path) -> None:
+    made = msgspec.structs.replace(host(tmp_path, proc), run=tmp_path / "run")
+    assert of("linger", doctor.lingering(made)) == [], "no systemd runs here"
+    (tmp_path / "run/systemd/system").mkdir(parents=True)
+    (finding,) = doctor.lingering(made)
+    assert (finding.level, finding.mend) == (Level.WARN, "loginctl enable-linger anna")
+    assert list(doctor.lingering(msgspec.structs.replace(made, euid=0))) == [], "the system's does not end"
+    (tmp_path / "var/lib/systemd/linger").mkdir(parents=True)
+    (tmp_path / "var/lib/systemd/linger/anna").touch()
+    assert list(doctor.lingering(made)) == []
+
+
+@pytest.mark.parametrize(("state", "count"), [(0, 0), (doctor.TIME_ERROR, 1)])
+def test_a_clock_that_is_not_set(
+    tmp_path: Path, proc: Path, monkeypatch: pytest.MonkeyPatch, state: int, count: int
+) -> None:
+    """adjtimex(2): what the kernel of this machine says cannot be chosen by a test."""
+    libc = SimpleNamespace(adjtimex=lambda buffer: state)
+    monkeypatch.setattr(doctor.ctypes, "CDLL", lambda *args, **kwargs: libc)
+    found = list(doctor.clock(host(tmp_path, proc)))
+    assert [(it.level, "timedatectl" in it.mend) for it in found] == [(Level.WARN, True)] * count
+
+
+@pytest.mark.parametrize("affected", [False, True])
+def test_a_library_of_sqlite_with_a_known_fault(
+    tmp_path: Path, proc: Path, monkeypatch: pytest.MonkeyPatch, affected: bool
+) -> None:
+    monkeypatch.setattr(sqlite, "has_wal_reset_bug", lambda: affected)
+    found = list(doctor.sqlite(host(tmp_path, proc)))
+    assert [it.level for it in found] == [Level.WARN] * affected
+    assert all(sqlite.VERSION in it.says and "3.51.3" in it.mend for it in found)
 
 
 def test_a_check_that_cannot_look_says_so(tmp_path: Path, proc: Path) -> None:

@@ -300,3 +300,26 @@ def test_what_ended_cancelled_before_the_word_came_is_answered_as_cancelled() ->
     lab.feed(e.CancelTold("c-1", "matthew", "web", execution.id, unsure="the executor has not said within 8 s"))
     assert lab.answers["c-1"].error is None
     assert (lab.answers["c-1"].body or {})["execution_id"] == execution.id
+
+
+@pytest.mark.req("R15", "NFR-001")
+def test_the_place_of_a_cancelled_canary_goes_to_what_runs_already() -> None:
+    """Four had begun before there were five: then the fourth is no reason for a fifth."""
+    lab = Lab(*NAMES[:6], policy=Policy(settle_s=0.0))
+    lab.hold_dispatch = True
+    for name in NAMES[:6]:
+        lab.kill(name)
+        lab.poll(name)
+        lab.advance(0.1)
+    begun = [it.target.target_id for it in lab.dispatched]
+    assert begun == list(NAMES[:4])
+    first = lab.dispatched[0]
+    lab.feed(e.ExecutionClaimed(first.id, "exec-1"))
+    cancelled(lab, first)
+    lab.advance(1)
+    assert [it.target.target_id for it in lab.dispatched] == begun
+    lab.hold_dispatch = False
+    for execution in list(lab.dispatched)[1:]:
+        lab.run(execution)
+    lab.advance(5)
+    assert [it.target.target_id for it in lab.dispatched] == list(NAMES[:6])

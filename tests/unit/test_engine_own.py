@@ -275,6 +275,7 @@ def test_the_limit_on_open_incidents_is_an_incident_itself_and_ends_well_below_i
     lab.kill("s6")
     lab.advance(600)
     assert "5 things are wrong at once; 2 more" in lab.only("healctl:limits").evidence
+    assert lab.metrics().count("heal_limit_reached") == 1
     lab.alive["s6"] = 600
     lab.poll("s6")
     assert lab.engine.world.turned_away == {(AnomalyType.PROCESS_DEAD, "s5")}

@@ -307,6 +307,7 @@ def test_a_strangers_message_is_not_answered_and_leaves_a_line_a_few_times_an_ho
     assert acts(lab.records[before:]) == set()
     lines = [r.entry for r in lab.records[before:] if isinstance(r, AddAudit)]
     assert len(lines) == replies.STRANGERS_MAX
+    assert lab.metrics().count("heal_reply_refused") == replies.STRANGERS_MAX
     assert all(lab.code not in line.args for line in lines)
     assert lab.only("web").acknowledged_wall_s is None
     lab.hear(msgspec.structs.replace(lab.last, person=BRAIN, text="ok"))

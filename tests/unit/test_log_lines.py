@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import pty
+import subprocess
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from supervisor.errors import ConfigError
 from supervisor.tree.lines import fitting, line
 from supervisor.units import LogFormat
+from tests.lab.daemon import HEALCTL
 
 AT_WALL_S = 1_770_000_000.5
 NASTY = 'supervisor.newsdesk: incident=inc_0123456789ab web is detected (healer): "\x1b[2J"\nsecond'
@@ -65,3 +68,18 @@ def test_a_path_that_is_no_utf8_is_shown_in_each_form(form: LogFormat) -> None:
     made = line(form, "error", "root", f"cannot rotate {path}", 0.0)
     assert b"cannot rotate /var/log/" in made.encode()
     assert "udcff" in made
+
+
+def test_why_it_does_not_start_is_an_error_in_the_journal_and_plain_words_elsewhere(tmp_path: Path) -> None:
+    """journald takes a bare line for news (sd-daemon(3)); `journalctl -p err` must show it."""
+    for form, prefix in ((LogFormat.JOURNAL, "<3>"), (LogFormat.JSON, "")):
+        with (tmp_path / form).open("w+") as file:
+            at = os.fstat(file.fileno())
+            stream = f"{at.st_dev}:{at.st_ino}" if form is LogFormat.JOURNAL else "1:2"
+            words = [HEALCTL, "-c", str(tmp_path / "none.toml"), "start"]
+            done = subprocess.run(words, stderr=file, env={**os.environ, "JOURNAL_STREAM": stream}, check=False)
+            assert done.returncode == ConfigError.exit_code
+            file.seek(0)
+            told = file.read().splitlines()
+        assert told[0].startswith(f"{prefix}healctl: ")
+        assert all(line.startswith(prefix) for line in told)

@@ -20,6 +20,7 @@ from supervisor.scrape.text import number, page
 from supervisor.units import parse_listen
 from tests import parts
 from tests.lab.engine import Lab
+from tests.unit.test_engine_incident import die_after_2_s
 
 HOSTILE = 'a"b\\c\nheal_forged_total{x="y"} 1\n\u2028é\ud800'
 CHILDREN = [{"name": "store", "state": "ready", "restarts": 2}, {"name": "metrics", "state": "exited", "restarts": 0}]
@@ -40,7 +41,7 @@ def values(family: Family) -> dict[tuple[str, ...], float]:
 
 
 def busy() -> Lab:
-    """Something of everything: healed, failed and delivered, with a breaker, a pause and a message that waits."""
+    """Something of everything: healed, failed and delivered, with a pause and a message that waits."""
     lab = Lab("web", "api")
     lab.heals["api"] = False
     lab.kill("web")
@@ -106,7 +107,22 @@ def test_values_of_a_busy_house() -> None:
     assert values(families["heal_projection_behind_seconds"]) == {("brain_db",): 1.5}
     assert values(families["heal_ledger_size_bytes"]) == {(): 4096}
     assert values(families["heal_ledger_up"]) == {(): 1}
-    assert families["heal_last_signal_sent_timestamp_seconds"].samples[0].value <= lab.now_s
+    for name in (
+        "heal_last_remediation_timestamp_seconds",
+        "heal_last_escalation_timestamp_seconds",
+        "heal_last_signal_sent_timestamp_seconds",
+    ):
+        (at,) = values(families[name]).values()
+        assert lab.now_s - 120 < at <= lab.now_s
+    assert values(families["heal_targets"]) == {(): len(lab.engine.world.targets)}
+
+
+def test_a_breaker_is_counted_while_it_is_open() -> None:
+    lab = Lab("web")
+    lab.kill("web")
+    for _ in range(40):
+        die_after_2_s(lab)
+    assert values(shown(lab)["heal_breakers"]) == {("rb-restart-service", "open"): 1}
 
 
 @pytest.mark.req("FR-008")
