@@ -31,6 +31,7 @@ from supervisor.incidents import (
     quiet,
     remedy,
     replies,
+    storm,
     undoing,
     verify,
     views,
@@ -100,6 +101,7 @@ class Engine:
         _handle(turn, event)
         drill.look(turn)
         own.look(turn)
+        storm.look(turn)
         outage.look(turn)
         halts.look(turn)
         replies.finish(turn)

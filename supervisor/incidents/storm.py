@@ -112,14 +112,26 @@ def pause(turn: Turn, family: str, why: str) -> None:
         escalation.grouped_page(turn, unpaged, why)
 
 
+def look(turn: Turn) -> None:
+    """After every event: whatever has settled the last of a storm, the next one has canaries anew."""
+    for family in [*turn.world.storms]:
+        over(turn, family)
+
+
 def over(turn: Turn, family: str) -> None:
-    """Ends the storm, and the pause, once nothing of the family is left to settle."""
-    if family not in turn.world.storms and family not in turn.world.pauses:
-        return  # asked at each end of an incident, of which there may be thousands
-    mine = [i for i in turn.world.incidents.values() if i.family == family]
-    if not any(_unsettled(turn.world, i) for i in mine):
-        turn.world.storms.pop(family, None)
-    if not mine:
+    """Ends the storm, and the pause, once nothing of the family is left to settle. Asked often, and there may be
+    thousands: the newest is the last to be settled, mostly."""
+    world = turn.world
+    storm = world.storms.get(family)
+    if storm is not None:
+        known = world.incidents.get(storm.witness)
+        if known is None or not _unsettled(world, known):
+            mine = (i for i in reversed(world.incidents.values()) if i.family == family)
+            left = next((i for i in mine if _unsettled(world, i)), None)
+            storm.witness = left.id if left is not None else ""
+            if left is None:
+                del world.storms[family]
+    if family in world.pauses and not any(i.family == family for i in reversed(world.incidents.values())):
         turn.drop_pause(family)
 
 

@@ -46,14 +46,7 @@ from supervisor.incidents.orders import MarkArgs, Offer, OperatorPause, TakenRep
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.putting import Putting
 from supervisor.incidents.readings import HealthReading, ProcessRef
-from supervisor.incidents.records import (
-    AddTrail,
-    PutExecution,
-    PutIncident,
-    PutOutbox,
-    PutRunbookState,
-    Record,
-)
+from supervisor.incidents.records import AddTrail, PutExecution, PutIncident, PutOutbox, PutRunbookState, Record
 
 TRAIL_MAX = 500  # entries of one incident; beyond it only its transitions are still written
 OPEN_INCIDENTS_MAX = 10_000
@@ -82,6 +75,7 @@ class Storm:
 
     canaries: list[str] = field(default_factory=list)  # executions
     verified: set[str] = field(default_factory=set)
+    witness: str = ""  # an incident that is not settled yet, when last somebody looked for one
 
 
 @dataclass

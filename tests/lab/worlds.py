@@ -46,7 +46,7 @@ def copied(world: World) -> World:
 def _copied(value: Any) -> Any:
     if type(value) in (list, set):
         return copy(value)
-    return Storm(list(value.canaries), set(value.verified)) if type(value) is Storm else value
+    return Storm(list(value.canaries), set(value.verified), value.witness) if type(value) is Storm else value
 
 
 class Ledger:

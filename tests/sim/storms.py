@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 from supervisor.incidents.model import Authority, Execution, Incident, State, is_over
@@ -17,21 +18,22 @@ class Storms:
 
     def __init__(self, watch: Any) -> None:
         self._watch = watch
-        self._proved: dict[str, int] = {}  # family in a storm -> automatic repairs that have verified since it began
+        self._since_s: dict[str, float] = {}  # family in a storm -> since when
+        self._proved_s: defaultdict[str, list[float]] = defaultdict(list)  # when its automatic repairs have verified
 
     def moved(self, old: Incident | None, it: Incident) -> None:
         family = it.family
         if old is None and len(self._at_once(family)) >= 5:
-            self._proved.setdefault(family, 0)
-        elif family in self._proved and not any(
+            self._since_s.setdefault(family, self._watch.loop.time())
+        elif family in self._since_s and not any(
             i.open and i.family == family and i.state in UNSETTLED for i in self._watch.incidents.values()
         ):
-            del self._proved[family]
+            del self._since_s[family]
 
     def told(self, old: Execution | None, it: Execution) -> None:
         anew = it.verified and (old is None or not old.verified)
-        if anew and it.authority is not Authority.PERSON and it.target.family in self._proved:
-            self._proved[it.target.family] += 1
+        if anew and it.authority is not Authority.PERSON:
+            self._proved_s[it.target.family].append(self._watch.loop.time())
 
     def begins(self, it: Execution) -> None:
         """An intent of the engine's own, to change something."""
@@ -45,7 +47,7 @@ class Storms:
         ids = {i.id for i in waiting}
         if len(waiting) < 5 or mine.id not in ids:
             return
-        if self._proved.get(mine.family, 0) >= 3 and mine.family not in NOBODY_GOES_ON:
+        if self._proved(mine.family) >= 3 and mine.family not in NOBODY_GOES_ON:
             return
         executions = list(watch.executions.values())
         runs = {i.execution_id for i in waiting}
@@ -56,6 +58,11 @@ class Storms:
         most = 3 + max(0, len(before) - 3)
         if mine.family in NOBODY_GOES_ON or len(unproved) >= most:
             watch.fail("storms are bounded", f"{it.id} is the {len(unproved) + 1}th at once of {len(waiting)}")
+
+    def _proved(self, family: str) -> int:
+        """Since the storm began, or shortly before: what is approved, and goes on with others, is of their storm."""
+        from_s = min(self._since_s.get(family, float("inf")), self._watch.loop.time() - AT_ONCE_S)
+        return sum(at_s >= from_s for at_s in self._proved_s[family])
 
     def _at_once(self, family: str) -> list[Incident]:
         now_s = self._watch.loop.time()

@@ -10,18 +10,22 @@ from supervisor.incidents import wording
 from supervisor.incidents.model import AnomalyType, Channel, Execution, State, StepResult, Target, TierReason, TimerKind
 from supervisor.incidents.policy import Policy
 from supervisor.incidents.readings import FleetData, HealthReading, ProcessData, ProcessRef, Unavailable, Zombie
-from tests.lab.engine import Lab
+from tests.lab.engine import Lab, service
 
 NAMES = tuple(f"svc{n:02d}" for n in range(20))
 
 
 def all_die(lab: Lab) -> None:
+    die_at_once(lab, NAMES)
+
+
+def die_at_once(lab: Lab, names: tuple[str, ...]) -> None:
     """Dead before anybody looks, then seen one after another, as a batch of readings comes in."""
-    lab.silent.update(NAMES)
-    for name in NAMES:
+    lab.silent.update(names)
+    for name in names:
         lab.kill(name)
     lab.silent.clear()
-    for name in NAMES:
+    for name in names:
         lab.poll(name)
 
 
@@ -370,3 +374,23 @@ def test_a_canary_that_has_had_its_page_is_not_named_in_the_grouped_one() -> Non
     pages = [row for row in lab.messages("signal") if row.kind in ("page", "grouped", "outcome")]
     assert "grouped" in {row.kind for row in pages}
     assert [row.kind for row in pages if first.id in row.covers] == ["page"]
+
+
+@pytest.mark.req("R8", "NFR-001")
+def test_a_storm_is_over_when_its_last_one_waits_for_a_person_and_the_next_has_canaries_anew() -> None:
+    """Its dry run may take a while; nothing of the family ends after it."""
+    names = NAMES[:6]
+    lab = Lab(policy=Policy(settle_s=0.0), targets=(service("asks", auto_restart=False), *map(service, names)))
+    lab.hold_plans = True
+    first = ("asks", *names[:4])
+    die_at_once(lab, first)
+    lab.advance(20)
+    lab.hold_plans = False
+    lab.answer_plan(lab.planned[-1])
+    lab.advance(20)
+    assert [it.target_id for it in lab.engine.world.incidents.values()] == ["asks"]
+    assert lab.incidents("asks")[-1].state is State.ESCALATED
+    before = len(lab.dispatched)
+    lab.hold_dispatch = True
+    die_at_once(lab, names)
+    assert len(lab.dispatched) == before + 3
