@@ -261,6 +261,7 @@ def _ack(turn: Turn, token: str, args: AckArgs, actor: str) -> views.Json:
     if incident.acknowledged_wall_s is None:
         incident = turn.update(incident, acknowledged_wall_s=turn.now.wall_s)
         incident = turn.note(incident, actor, "acknowledged")
+        turn.hand_on_repeat(incident)
         turn.drop_timer(TimerKind.REPEAT, incident.id)
     at = views.stamp(incident.acknowledged_wall_s)
     return {"success": True, **_named(incident), "acknowledged_at": at}

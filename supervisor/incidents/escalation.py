@@ -209,11 +209,13 @@ def _gathered(turn: Turn, incident: Incident) -> None:
 
 
 def repeat_due(turn: Turn, incident: Incident) -> None:
-    """R2: the page again while nobody acknowledged it: after 1 h, 4 h, then daily."""
+    """R2: the page again while nobody acknowledged it: after 1 h, 4 h, then daily. One for many, without those of them
+    that somebody did acknowledge."""
     if incident.acknowledged_wall_s is not None or incident.state not in _REPEATED:
         return
     ids = turn.world.paging.covers.get(incident.page_id or "", {})
     others = [turn.world.incidents[incident_id] for incident_id in ids if incident_id != incident.id]
+    others = [other for other in others if other.acknowledged_wall_s is None]
     if others and pages.free(turn.world):
         covered = [incident, *others]
         subject = wording.group_subject(turn.world, covered)

@@ -54,11 +54,11 @@ def _stopped(turn: Turn, execution: Execution, result: StepResult) -> str:
 
 
 def on_step(turn: Turn, execution_id: str, index: int, result: StepResult, *, last: bool) -> None:
-    """A step ended. Idempotent by (execution, index): a report that comes twice changes nothing."""
+    """A step ended. Idempotent by (execution, index): a report that comes twice changes nothing. That of an interrupted
+    one was on its way when the executor died, or word of a new executor came later than that one's own."""
     execution = turn.world.executions.get(execution_id)
-    if execution is None or index != len(execution.results):
-        return
-    if execution.state not in (ExecutionState.INTENDED, ExecutionState.CLAIMED):
+    begun = (ExecutionState.INTENDED, ExecutionState.CLAIMED, ExecutionState.INTERRUPTED)
+    if execution is None or index != len(execution.results) or execution.state not in begun:
         return
     execution = msgspec.structs.replace(execution, results=(*execution.results, result))
     if last:
@@ -69,7 +69,8 @@ def on_step(turn: Turn, execution_id: str, index: int, result: StepResult, *, la
         incident = turn.note(incident, "executor", f"step {result.step_id} {word}", result, execution_id=execution_id)
     bad = next((result for result in execution.results if not result.success), None)
     if not last:
-        turn.put_execution(execution, state=ExecutionState.CLAIMED)
+        interrupted = execution.state is ExecutionState.INTERRUPTED
+        turn.put_execution(execution, state=execution.state if interrupted else ExecutionState.CLAIMED)
         if incident is not None and execution.runbook.steps[index].kind == halts.HALT:
             escalation.page_hold_due(turn, incident, f"paged: {_stopped(turn, execution, result)}")
     elif bad is not None:

@@ -331,12 +331,12 @@ class Turn(Putting):
             covered.pop(incident.id, None)
             if not covered:
                 del world.paging.covers[incident.page_id or ""]
-        self._hand_on_repeat(incident)
+        self.hand_on_repeat(incident)
         for kind in (TimerKind.PAGE_HOLD, TimerKind.REPEAT, TimerKind.RECHECK, TimerKind.PLAN):
             self.drop_timer(kind, incident.id)
 
-    def _hand_on_repeat(self, incident: Incident) -> None:
-        """A grouped page is repeated by one of those that it covers: by the next, once that one is over."""
+    def hand_on_repeat(self, incident: Incident) -> None:
+        """A grouped page is repeated by one of those that it covers: by the next, once that is over or acknowledged."""
         if (repeat := self.world.timers.get((TimerKind.REPEAT, incident.id))) is not None:
             ids = self.world.paging.covers.get(incident.page_id or "", ())
             covered = (self.world.incidents[incident_id] for incident_id in ids)

@@ -37,6 +37,8 @@ from supervisor.incidents.model import (
     Program,
     RunbookState,
     StepResult,
+    Timer,
+    TimerKind,
 )
 from supervisor.incidents.readings import ProcessRef
 from supervisor.incidents.recover import rebuild
@@ -326,7 +328,7 @@ def canonical(node: Node) -> tuple[Any, ...]:
     names |= {x.id: f"{x.runbook.id}@{x.resource}" for x in world.executions.values()}
     executions = tuple(sorted(_execution(node, x, names) for x in world.executions.values()))
     timers = tuple(
-        (timer.kind, names.get(timer.subject, timer.subject), span(max(0.0, timer.due_steady_s - now)))
+        (timer.kind, _subject(timer, names), span(max(0.0, timer.due_steady_s - now)))
         for timer in sorted(world.timers.values(), key=lambda it: it.due_steady_s)
     )
     history: dict[tuple[str, str], list[int]] = {}
@@ -354,6 +356,11 @@ def canonical(node: Node) -> tuple[Any, ...]:
         node.up,
         tuple(sorted(plan.execution.runbook.id for plan in node.plans)),
     )
+
+
+def _subject(timer: Timer, names: dict[str, str]) -> str:
+    """A page that left a while ago counts, whatever it is called."""
+    return "" if timer.kind is TimerKind.PAGED else names.get(timer.subject, timer.subject)
 
 
 def _row(row: OutboxRow, names: dict[str, str]) -> tuple[Any, ...]:

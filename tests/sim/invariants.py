@@ -409,7 +409,7 @@ class Watch:
             runs = self.auto_runs[key]
             while runs and runs[0][0] < now_s - HOUR_S:
                 runs.popleft()
-            runs.append((now_s, it.id))
+            runs.append((it.created_steady_s - STEADY_AHEAD_S, it.id))
             if len(runs) > limit:
                 self.fail("breakers hold", f"{len(runs)} automatic runs of {key} within an hour")
 

@@ -13,6 +13,7 @@ from supervisor.incidents.effects import (
 )
 from supervisor.incidents.model import ExecutionState, Program, State, StepResult, Target, Tier, TierReason
 from supervisor.incidents.readings import ProcessRef, Unavailable
+from supervisor.incidents.records import AddTrail
 from tests.lab.engine import Lab, service
 
 
@@ -70,6 +71,23 @@ def test_interrupted_before_it_took_effect_is_decided_anew() -> None:
     lab.advance(2)
     assert lab.only("web").state is State.RESOLVED
     assert len(lab.dispatched) == 2
+
+
+@pytest.mark.req("FR-004", "FR-008", "NFR-002")
+def test_a_report_that_comes_after_word_of_the_executors_death_counts() -> None:
+    """It was on its way, or word of a new executor came later than that one's own."""
+    lab = held()
+    first = interrupted(lab)
+    lab.feed(e.StepEnded(first, 0, StepResult("stop", True, "nothing was alive", 1.0), False))
+    assert lab.engine.world.executions[first].state is ExecutionState.INTERRUPTED
+    lab.alive["web"] = 4_242
+    lab.feed(e.StepEnded(first, 1, StepResult("start", True, "started", 1.0), True))
+    lab.feed(e.ExecutionSettled(first, True, False, ()))
+    lab.advance(5)
+    assert lab.only("web").state is State.RESOLVED
+    notes = [record.entry.note for record in lab.records if isinstance(record, AddTrail)]
+    assert [note for note in notes if note.startswith("step")] == ["step stop done", "step start done"], notes
+    assert len(lab.dispatched) == 1
 
 
 def test_interrupted_after_the_service_came_up_is_verified_not_repeated() -> None:

@@ -283,6 +283,19 @@ def test_a_grouped_page_is_repeated_for_those_who_are_left_when_the_first_of_the
     assert "h1, h2, h3, h4, h5." in repeat.body
 
 
+@pytest.mark.req("R2", "FR-005")
+def test_a_grouped_page_is_not_repeated_for_what_somebody_has_acknowledged() -> None:
+    lab = cut_off(6, 5.0)
+    for execution in list(lab.dispatched):
+        still_down(lab, execution)
+    for name in ("h0", "h1"):
+        assert lab.order("ack", incident_id=lab.only(f"fleet:{name}").id)
+    lab.advance(3_700)
+    repeat = next(row for row in lab.messages("signal") if row.kind == "repeat")
+    assert set(repeat.covers) == {lab.only(f"fleet:h{n}").id for n in range(2, 6)}
+    assert "h2, h3, h4, h5." in repeat.body
+
+
 def test_nobody_is_told_to_execute_a_runbook_where_there_is_none() -> None:
     lab = Lab(*NAMES)
     del lab.engine.world.runbooks["rb-kill-zombie"]
