@@ -110,7 +110,6 @@ class Watch:
         self.trail: dict[str, int] = {}
         self.steps_told: set[tuple[str, str]] = set()
         self.executions: dict[str, Execution] = {}
-        self.intended_s: dict[str, float] = {}
         self.claims: dict[str, str] = {}
         self.began: dict[tuple[str, int], float] = {}  # step -> how long the machine had stood still by then
         self.at_work: dict[str, str] = {}  # execution -> incarnation of the executor that runs it
@@ -283,7 +282,6 @@ class Watch:
 
     def _intent(self, it: Execution) -> None:
         """A new intent: was it allowed?"""
-        self.intended_s[it.id] = self.loop.time()
         self.coverage.see("authority", it.authority)
         if any(not is_over(other) and other.resource == it.resource for other in self.executions.values()):
             self.fail("one execution per resource", f"{it.id} on {it.resource}")

@@ -47,6 +47,7 @@ class More:
         self._dismissed: dict[tuple[AnomalyType, str], float] = {}  # key -> until when (steady)
         self._undone: set[tuple[str, str]] = set()  # runbook, target: a person has taken it back
         self._halted: dict[str, str] = {}  # path -> database
+        self._intended: set[str] = set()  # executions that are known
         self._over_s: dict[str, float] = {}  # incident -> when it ended
         self._row_s: dict[str, float] = {}  # row -> when it was written
         self.calm = lambda: True  # no fault has hit yet
@@ -83,7 +84,8 @@ class More:
         told = [result.step_id for result in it.results]
         if told != [step.step_id for step in it.steps][: len(told)]:
             self.watch.fail("each step is told once", f"{it.id}: {told}")
-        new = self.watch.intended_s.get(it.id) == self.watch.loop.time() and it.state is ExecutionState.INTENDED
+        new = it.id not in self._intended
+        self._intended.add(it.id)
         key = (it.runbook.id, it.target.target_id)
         if new and it.authority is Authority.PERSON and not it.undoes:
             by = [order.actor for order in orders if order.action in ("execute", "confirm")]

@@ -49,7 +49,7 @@ class Storms:
             return
         if self._proved(mine.family) >= 3 and mine.family not in NOBODY_GOES_ON:
             return
-        executions = list(watch.executions.values())
+        executions = [e for e in watch.executions.values() if e.authority is not Authority.PERSON]
         runs = {i.execution_id for i in waiting}
         unproved = [e for e in executions if e.id in runs and not is_over(e)]
         # What began before there were five is no canary; the first three of it are.
