@@ -433,8 +433,8 @@ class Watch:
 
     def _while_it_was_asked(self, what: str, target_id: str) -> bool:
         """Whether a gateway runs, only an answer of its own tells, and that may be older than what came up since."""
-        well_s = self.world.well_s.get((AnomalyType.GATEWAY_UNRESPONSIVE, target_id), float("-inf"))
-        if what != "restart" or self.loop.time() - well_s > ASKED_S:
+        came_s = self.world.gateway_came_s.get(target_id, float("-inf"))
+        if what != "restart" or self.loop.time() - came_s > ASKED_S:
             return False
         self.races += 1
         self.coverage.see("race", "a gateway that was asked")

@@ -96,6 +96,7 @@ class World:
         }
         self.gateways = dict.fromkeys(config.gateway, "up")  # up | down | hang
         self.gateway_failures = dict.fromkeys(config.gateway, 0)
+        self.gateway_came_s = dict.fromkeys(config.gateway, 0.0)  # when its process was last there again, well or not
         self.gateway_next = dict.fromkeys(config.gateway, "ok")  # ok | fails | stays
         self.hosts = {f"fleet:{name}": True for name in config.fleet.hosts}
         self.tasks: dict[str, tuple[int, bool, float | None]] = dict.fromkeys(TASKS, (0, True, None))
@@ -239,6 +240,8 @@ class World:
             self._now_well(A.FLEET_UNREACHABLE, target_id)
 
     def set_gateway(self, name: str, state: str) -> None:
+        if self.gateways[name] == "down" != state:
+            self.gateway_came_s[name] = self.loop.time()
         self.gateways[name] = state
         if state == "up":
             self._now_well(A.GATEWAY_UNRESPONSIVE, name)
