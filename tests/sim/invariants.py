@@ -106,6 +106,7 @@ class Watch:
         self.incidents: dict[str, Incident] = {}
         self.open: dict[tuple[AnomalyType, str], str] = {}
         self.opened_s: dict[str, float] = {}
+        self.escalated_s: dict[str, float] = {}
         self.seen_s: dict[str, float] = {}  # incident -> when the reading was taken that opened it (monotonic)
         self.trail: dict[str, int] = {}
         self.steps_told: set[tuple[str, str]] = set()
@@ -204,6 +205,8 @@ class Watch:
         elif self.open.get(key) == it.id:
             del self.open[key]
             self._closed(old, it)
+        if it.escalated_wall_s is not None:
+            self.escalated_s.setdefault(it.id, self.loop.time())
         if it.tier_reason is not None and (old is None or old.tier_reason is not it.tier_reason):
             self.coverage.see("reason", it.tier_reason)
         if old is None or old.tier is not it.tier or (old.open and not it.open):
@@ -540,7 +543,7 @@ class Watch:
         """Everything that can be said only at the end."""
         for incident in self.incidents.values():
             told = self.pages.get(incident.id, ())
-            if incident.tier is Tier.PAGE and not told and not _untold(incident):
+            if incident.tier is Tier.PAGE and not told and not self._untold(incident):
                 self.fail("a page is never lost", f"{incident.id} ({incident.anomaly}) is of tier 3, and no row is")
             elif any(not self._arrived(row_id) for row_id in told):
                 self.fail("a page is never lost", f"{incident.id}: {told} did not arrive")
@@ -552,6 +555,16 @@ class Watch:
                 self.fail("every step is in the ledger", f"step {index} of {execution_id}")
         self._trails()
         self.more.closed_with_a_word()
+
+    def _untold(self, incident: Incident) -> bool:
+        """Of tier 3 without a page, and rightly: it is about Signal itself; a person has dismissed it; or it was over
+        while its family's page was still being gathered (45 s)."""
+        if incident.anomaly is AnomalyType.DELIVERY_FAILING or incident.state is State.DISMISSED:
+            return True
+        lasted_s = self.more.over_s.get(incident.id, float("inf")) - self.escalated_s.get(incident.id, float("inf"))
+        return (
+            incident.family in ("fleet", "gateway") and incident.severity is not Severity.CRITICAL and lasted_s < 46.0
+        )
 
     def _arrived(self, row_id: str) -> bool:
         row = self.rows[row_id]
@@ -566,16 +579,6 @@ class Watch:
             for result in execution.results:
                 if (execution.id, result.step_id) not in self.steps_told:
                     self.fail("every step is in the trail", f"{result.step_id} of {execution.id}")
-
-
-def _untold(incident: Incident) -> bool:
-    """Of tier 3 without a page, and rightly: it is about Signal itself; a person has dismissed it; or it was over while
-    its family's page was still being gathered (45 s)."""
-    if incident.anomaly is AnomalyType.DELIVERY_FAILING or incident.state is State.DISMISSED:
-        return True
-    lasted_s = (incident.resolved_wall_s or 0.0) - (incident.escalated_wall_s or 0.0)
-    gathered = incident.family in ("fleet", "gateway") and incident.severity is not Severity.CRITICAL
-    return gathered and not incident.open and abs(lasted_s) < 46.0
 
 
 def critical_unpaged(watch: Watch, hold_s: float) -> str:

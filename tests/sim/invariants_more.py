@@ -48,7 +48,7 @@ class More:
         self._undone: set[tuple[str, str]] = set()  # runbook, target: a person has taken it back
         self._halted: dict[str, str] = {}  # path -> database
         self._intended: set[str] = set()  # executions that are known
-        self._over_s: dict[str, float] = {}  # incident -> when it ended
+        self.over_s: dict[str, float] = {}  # incident -> when it ended
         self._row_s: dict[str, float] = {}  # row -> when it was written
         self.calm = lambda: True  # no fault has hit yet
 
@@ -136,7 +136,7 @@ class More:
 
     def moved(self, old: Incident | None, new: Incident) -> None:
         if not new.open:
-            self._over_s[new.id] = self.watch.loop.time()
+            self.over_s[new.id] = self.watch.loop.time()
         if new.state is State.DISMISSED and new.dismiss_until_steady_s is not None:
             self._dismissed[new.anomaly, new.target_id] = new.dismiss_until_steady_s
         if old is not None and old.state is State.VERIFYING and new.state is State.RESOLVED:
@@ -225,10 +225,10 @@ class More:
             if incident.page_id in self._row_s:
                 by_page[incident.page_id].append(incident)
         for page_id, told in by_page.items():
-            if not all(it.id in self._over_s for it in told):
+            if not all(it.id in self.over_s for it in told):
                 continue
-            over_s = max(self._over_s[it.id] for it in told)
-            ends = {it.id for it in told if self._over_s[it.id] == over_s}  # some end in one moment
+            over_s = max(self.over_s[it.id] for it in told)
+            ends = {it.id for it in told if self.over_s[it.id] == over_s}  # some end in one moment
             last = next(it for it in told if it.id in ends)
             if last.state is State.DISMISSED or self._row_s[page_id] >= over_s:
                 continue
