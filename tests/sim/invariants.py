@@ -561,10 +561,10 @@ class Watch:
         while its family's page was still being gathered (45 s)."""
         if incident.anomaly is AnomalyType.DELIVERY_FAILING or incident.state is State.DISMISSED:
             return True
-        lasted_s = self.more.over_s.get(incident.id, float("inf")) - self.escalated_s.get(incident.id, float("inf"))
-        return (
-            incident.family in ("fleet", "gateway") and incident.severity is not Severity.CRITICAL and lasted_s < 46.0
-        )
+        gathered = incident.family in ("fleet", "gateway") and incident.severity is not Severity.CRITICAL
+        never_s = float("inf")
+        lasted_s = self.more.over_s.get(incident.id, never_s) - self.escalated_s.get(incident.id, 0.0)
+        return gathered and lasted_s < 46.0
 
     def _arrived(self, row_id: str) -> bool:
         row = self.rows[row_id]
