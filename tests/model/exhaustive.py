@@ -37,7 +37,6 @@ from supervisor.incidents.model import (
     Program,
     RunbookState,
     StepResult,
-    Timer,
     TimerKind,
 )
 from supervisor.incidents.readings import ProcessRef
@@ -322,15 +321,18 @@ def _ordered(action: str, **args: Any) -> Callable[[Node], None]:
 
 
 def canonical(node: Node) -> tuple[Any, ...]:
-    """All that what comes next depends on, without names, words, counts that only grow, and exact times."""
+    """All that what comes next depends on, without names, words, counts that only grow, and exact times; of the pages
+    that left lately, only how many there are."""
     world, now = node.world, node.now_s
     names = {i.id: f"{i.anomaly}:{i.target_id}" for i in world.incidents.values()}
     names |= {x.id: f"{x.runbook.id}@{x.resource}" for x in world.executions.values()}
     executions = tuple(sorted(_execution(node, x, names) for x in world.executions.values()))
     timers = tuple(
-        (timer.kind, _subject(timer, names), span(max(0.0, timer.due_steady_s - now)))
+        (timer.kind, names.get(timer.subject, timer.subject), span(max(0.0, timer.due_steady_s - now)))
         for timer in sorted(world.timers.values(), key=lambda it: it.due_steady_s)
+        if timer.kind is not TimerKind.PAGED
     )
+    paged = sum(timer.kind is TimerKind.PAGED for timer in world.timers.values())
     history: dict[tuple[str, str], list[int]] = {}
     for began_s, runbook_id, resource, _ in world.history:
         if now - began_s < node.site.policy.breaker_window_s:
@@ -343,6 +345,7 @@ def canonical(node: Node) -> tuple[Any, ...]:
         tuple(sorted(_incident(node, i, names) for i in world.incidents.values())),
         executions,
         timers,
+        paged,
         tuple(sorted(_closed(node).items())),
         tuple(sorted((key, min(len(n), 4)) for key, n in history.items())),
         tuple(sorted(deaths.items())),
@@ -356,11 +359,6 @@ def canonical(node: Node) -> tuple[Any, ...]:
         node.up,
         tuple(sorted(plan.execution.runbook.id for plan in node.plans)),
     )
-
-
-def _subject(timer: Timer, names: dict[str, str]) -> str:
-    """A page that left a while ago counts, whatever it is called."""
-    return "" if timer.kind is TimerKind.PAGED else names.get(timer.subject, timer.subject)
 
 
 def _row(row: OutboxRow, names: dict[str, str]) -> tuple[Any, ...]:
