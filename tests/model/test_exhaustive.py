@@ -44,7 +44,6 @@ def test_every_state_within_large_bounds_keeps_every_rule(name: str) -> None:
     found = explore(SITES[name], depth=60, states=SOAK_STATES)
     print(msgspec.json.encode(found).decode())
     assert found.complete or found.states >= SOAK_STATES
-    assert found.complete == (name == "tiny")
 
 
 # --- a broken engine is found --------------------------------------------------------------------------------------
