@@ -339,7 +339,7 @@ def half_open_due(turn: Turn, subject: str) -> None:
 
 def release(turn: Turn, family: str) -> None:
     """Something ended: whoever waited for a lock, a place or a canary is probed afresh and considered again."""
-    storm.over(turn, family)
+    storm.unpaused(turn, family)
     room = turn.world.policy.executions_max
     for incident in list(turn.world.incidents.values()):
         if room <= 0:

@@ -113,25 +113,24 @@ def pause(turn: Turn, family: str, why: str) -> None:
 
 
 def look(turn: Turn) -> None:
-    """After every event: whatever has settled the last of a storm, the next one has canaries anew."""
-    for family in [*turn.world.storms]:
-        over(turn, family)
-
-
-def over(turn: Turn, family: str) -> None:
-    """Ends the storm, and the pause, once nothing of the family is left to settle. Asked often, and there may be
-    thousands: the newest is the last to be settled, mostly."""
+    """After every event: whatever has settled the last of a storm, the next one has canaries anew. There may be
+    thousands in it: the newest is the last to be settled, mostly."""
     world = turn.world
-    storm = world.storms.get(family)
-    if storm is not None:
+    for family, storm in [*world.storms.items()]:
         known = world.incidents.get(storm.witness)
-        if known is None or not _unsettled(world, known):
-            mine = (i for i in reversed(world.incidents.values()) if i.family == family)
-            left = next((i for i in mine if _unsettled(world, i)), None)
-            storm.witness = left.id if left is not None else ""
-            if left is None:
-                del world.storms[family]
-    if family in world.pauses and not any(i.family == family for i in reversed(world.incidents.values())):
+        if known is not None and _unsettled(world, known):
+            continue
+        mine = (i for i in reversed(world.incidents.values()) if i.family == family)
+        left = next((i for i in mine if _unsettled(world, i)), None)
+        if left is None:
+            del world.storms[family]
+        else:
+            storm.witness = left.id
+
+
+def unpaused(turn: Turn, family: str) -> None:
+    """Ends the pause once nothing of the family is open any more."""
+    if family in turn.world.pauses and not any(i.family == family for i in reversed(turn.world.incidents.values())):
         turn.drop_pause(family)
 
 
