@@ -14,11 +14,11 @@ class Cancels:
         self._stopped: set[str] = set()  # those of which a person was told that they are
 
     def told(self, it: Execution) -> None:
-        if it.cancelled:
-            if self._since_s.setdefault(it.id, self._watch.loop.time()) == self._watch.loop.time():
-                self._watch.coverage.see("cancelled", it.state)
-        else:
+        if not it.cancelled:
             self._since_s.pop(it.id, None)
+        elif it.id not in self._since_s:
+            self._since_s[it.id] = self._watch.loop.time()
+            self._watch.coverage.see("cancelled", it.state)
 
     def answered(self, answer: dict[str, Any]) -> None:
         """A person hears that it is stopped."""

@@ -40,7 +40,7 @@ from supervisor.messages import Body, Commit, Deliver, Dispatch
 from tests.sim.cancels import Cancels
 from tests.sim.coverage import Coverage
 from tests.sim.invariants_more import More
-from tests.sim.loop import MONO_START_S, WALL_START_S
+from tests.sim.loop import STEADY_AHEAD_S
 from tests.sim.storms import Storms
 from tests.sim.world import OUR_PARTS_FAMILY, World
 
@@ -49,7 +49,6 @@ EVIDENCE_S = 2.0
 RACE_S = GROUNDS_S + EVIDENCE_S + 0.1
 ASKED_S = 0.003
 HOUR_S = 3600.0
-STEADY_AHEAD_S = WALL_START_S - MONO_START_S  # of the steady clock before the monotonic one, all through a run
 WHITELIST = frozenset({"rb-rotate-logs", "rb-gc-trigger"})  # R3 (b), NFR-001
 RESTARTS = frozenset({"start-service", "restart-gateway"})
 COMES_AND_GOES = frozenset(  # R6

@@ -25,12 +25,11 @@ from supervisor.incidents.model import (
 from supervisor.incidents.readings import ProcessData
 from supervisor.messages import Body, Commit, DeliveryReport, StepReport
 from tests.sim.cancels import stopped
-from tests.sim.loop import MONO_START_S, WALL_START_S
+from tests.sim.loop import STEADY_AHEAD_S
 
 if TYPE_CHECKING:
     from tests.sim.invariants import Watch
 
-STEADY_AHEAD_S = WALL_START_S - MONO_START_S
 HOLD_S = 60.0  # R2
 REPEAT_S = (3_600.0, 4 * 3_600.0, 86_400.0)  # R2
 SLACK_S = 1.5

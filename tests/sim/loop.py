@@ -19,6 +19,7 @@ from typing import Any
 
 MONO_START_S = 1_000.0
 WALL_START_S = 1_800_000_000.0
+STEADY_AHEAD_S = WALL_START_S - MONO_START_S  # of the steady clock before the monotonic one, all through a run
 TICK_EVENTS_MAX = 400_000  # callbacks of one run: more is a loop without an end
 
 
@@ -69,7 +70,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._now = MONO_START_S
-        self.wall_offset_s = WALL_START_S - MONO_START_S
+        self.wall_offset_s = STEADY_AHEAD_S
         self.end_s = float("inf")
         self.count = 0
         self._heap: list[Timer] = []

@@ -62,14 +62,8 @@ FAULTS = tuple(
         "fault large ledger",
     ]
 )
-RARE = (
-    "settle",
-    "epoch",
-    "fetch",
-    "program",
-    "plan",
-    "cancel",
-)  # kinds of messages that few runs send: armed more often
+# Kinds of messages that few runs send: armed more often.
+RARE = ("settle", "epoch", "fetch", "program", "plan", "cancel")
 
 
 def generate(seed: int, *, real_every: int = 50) -> Plan:
@@ -107,19 +101,8 @@ class _Maker:
             self.targets += ("augur-signals", "augur-positions")
 
     def happening(self, at_s: float) -> list[Event]:
-        make = self.rng.choices(
-            (
-                self._world,
-                self._storm,
-                self._people,
-                self._message,
-                self._crash,
-                self._machine,
-                self._flapping,
-                self._stop,
-            ),
-            (34, 5, 22, 16, 12, 9, 4, 4),
-        )[0]
+        makes = (self._world, self._storm, self._people, self._message, self._crash, self._machine)
+        make = self.rng.choices((*makes, self._flapping, self._stop), (34, 5, 22, 16, 12, 9, 4, 4))[0]
         return make(at_s)
 
     # -- the world --

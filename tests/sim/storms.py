@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import Any
 
 from supervisor.incidents.model import Authority, Execution, Incident, State, is_over
-from tests.sim.loop import MONO_START_S, WALL_START_S
+from tests.sim.loop import STEADY_AHEAD_S
 
 AT_ONCE_S = 9.0  # the engine says 10: at the mark itself either is right
 UNSETTLED = frozenset({State.DETECTED, State.DIAGNOSING, State.REMEDIATING, State.VERIFYING})
@@ -53,7 +53,7 @@ class Storms:
         runs = {i.execution_id for i in waiting}
         unproved = [e for e in executions if e.id in runs and not is_over(e)]
         # What began before there were five is no canary; the first three of it are.
-        five_s = sorted(watch.opened_s[i.id] for i in waiting)[4] + WALL_START_S - MONO_START_S
+        five_s = sorted(watch.opened_s[i.id] for i in waiting)[4] + STEADY_AHEAD_S
         before = [e for e in executions if e.incident_id in ids and e.created_steady_s < five_s]
         most = 3 + max(0, len(before) - 3)
         if mine.family in NOBODY_GOES_ON or len(unproved) >= most:
