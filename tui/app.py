@@ -195,8 +195,8 @@ class Board(Acting):
         self._say(self._below["incidents"], panes.below(incident, self.model))
         child = self.model.children.get(self._rows["tree"].key or "", {})
         self._say(self._below["tree"], panes.below_child(child))
-        target = self._targets.get(self._rows["targets"].key or "")
-        self._say(self._below["targets"], panes.below_target(target))
+        key = self._rows["targets"].key or ""
+        self._say(self._below["targets"], panes.below_target(self._targets.get(key), self.model.progress(key)))
 
     def _tick(self) -> None:
         """Ages move although nothing happens."""

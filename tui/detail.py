@@ -11,7 +11,7 @@ from textual.containers import VerticalScroll
 from textual.screen import Screen
 from textual.widgets import Static
 
-from tui import keys, look
+from tui import keys, look, panes
 
 if TYPE_CHECKING:
     from tui.app import Board
@@ -58,14 +58,13 @@ class Detail(Screen[None]):
 
     def look(self) -> None:
         """Asks anew when something about this incident has come since; how far it is is known without asking."""
-        incident = self._board.model.get(self.incident_id)
-        told = self._board.model.progress(incident) if incident is not None else None
+        known = self._board.model
+        incident = known.get(self.incident_id) or (self.file or {}).get("incident")
+        told = known.progress(incident["target_id"], incident["execution_id"]) if incident is not None else None
         line = self.query_one("#progress", Static)
         line.display = told is not None
         if told is not None:
-            from supervisor.cli.output import working  # most of it is not the dashboard's, whose first screen waits
-
-            line.update(Text(f"At work: {working(told)}", "bold"))
+            line.update(Text(panes.at_work(told), "bold"))
         version = self._board.about.get(self.incident_id, 0)
         if version != self._seen:
             self._seen = version

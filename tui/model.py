@@ -91,9 +91,10 @@ class Model:
         else:
             self.at_work[key] = data
 
-    def progress(self, incident: Json) -> Json | None:
-        """How far it is with what is at work about this incident, or on its target."""
-        return self.at_work.get(incident["execution_id"] or "") or self.at_work.get(incident["target_id"])
+    def progress(self, target_id: str, execution_id: str | None = None) -> Json | None:
+        """How far it is with what is at work: this execution, or else whatever works on the target."""
+        on_it = (it for it in self.at_work.values() if it["target_id"] == target_id)
+        return self.at_work.get(execution_id or "") or next(on_it, None)
 
     def _incident(self, data: Json) -> None:
         known = self.incidents.pop(data["id"], None) or self.over.pop(data["id"], None) or {}

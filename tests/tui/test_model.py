@@ -31,24 +31,27 @@ def progress(**more: Any) -> Item:
     return event("progress", **{**told, **more})
 
 
-def test_how_far_it_is_stands_with_its_incident_until_it_is_over(model: Model) -> None:
-    web = incident("web", execution_id="exe_1")
-    assert model.progress(web) is None
+def test_how_far_it_is_stands_with_its_execution_and_its_target_until_it_is_over(model: Model) -> None:
+    def done(*of: str) -> object:
+        found = model.progress(*of)
+        return found and found["done"]
+
+    assert done("web", "exe_1") is None
     before = model.version
     model.apply(progress())
     assert model.version > before
-    told = model.progress(web)
-    assert told is not None
-    assert told["done"] == 1
-    assert model.progress(incident("db")) is None
+    assert (done("web", "exe_1"), done("web", "exe_0"), done("web"), done("db")) == (1, 1, 1, None)
+    model.apply(progress(execution_id="exe_2", done=5))
+    assert (done("web", "exe_2"), done("web", "exe_1")) == (5, 1), "its own before another's"
+    model.apply(progress(execution_id="exe_2", over=True))
     model.apply(event("execution", execution_id="exe_1", state="claimed"))
-    assert model.progress(web) is not None
+    assert done("web", "exe_1") == 1
     model.apply(event("execution", execution_id="exe_1", state="failed"))
-    assert model.progress(web) is None
+    assert done("web", "exe_1") is None
     model.apply(progress(execution_id=None, target_id="db"))
-    assert model.progress(incident("db")) is not None, "the check of a database"
+    assert done("db") == 1, "the check of a database"
     model.apply(progress(execution_id=None, target_id="db", over=True))
-    assert model.progress(incident("db")) is None
+    assert done("db") is None
 
 
 @pytest.fixture

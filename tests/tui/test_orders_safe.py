@@ -18,7 +18,7 @@ from tui.model import STANDING
 
 pytestmark = pytest.mark.req("FR-007")
 
-ORDERED = {"approve", "execute", "ack", "dismiss", "undo", "pause", "resume"}
+ORDERED = {"approve", "execute", "ack", "dismiss", "undo", "pause", "resume", "cancel"}
 
 
 def orders(source: Recorded) -> list[tuple[str, Json]]:
@@ -29,7 +29,7 @@ def resolved(name: str, severity: str = "high") -> Item:
     return Item(3, "incident", NOW_S, incident(name, severity, state="resolved"))
 
 
-@pytest.mark.parametrize("key", ["k", "a", "d", "x", "i", "r", "p", "u"])
+@pytest.mark.parametrize("key", ["k", "a", "d", "x", "i", "r", "p", "u", "c"])
 @run
 async def test_a_key_that_was_meant_for_a_row_that_just_went_orders_nothing(key: str) -> None:
     """It was under the cursor when the finger came down; now another is."""
