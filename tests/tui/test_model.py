@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -80,6 +81,30 @@ def test_every_word_of_the_filter_must_be_found(model: Model) -> None:
     assert shown(model, words="DEAD web") == ["web"]
     assert shown(model, words="alive db") == ["db"]
     assert shown(model, words="web db") == []
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("words", ["", "quick"])
+@pytest.mark.parametrize("order", SORTS)
+def test_the_order_that_is_brought_forward_is_the_one_of_all(
+    order: str, words: str, ended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever changes, and whatever of it decides: severity, state, the last word, an end, a limit, a snapshot."""
+    monkeypatch.setattr("tui.model.OVER_MAX", 10)
+    chance, model = random.Random(f"{order} {words} {ended}"), Model()
+    for n in range(400):
+        name = f"t{chance.randrange(60)}"
+        if chance.random() < 0.4:
+            model.apply(event("trail", incident_id=f"inc_{name}", note=chance.choice(["quick", "slow"])))
+        else:
+            row = incident(name, chance.choice([*Severity]), chance.choice([*State]), chance.randrange(5) * 100.0)
+            model.apply(snapshot([row]) if n % 100 == 50 else Item(2, "incident", NOW_S, row))
+        if chance.random() < 0.3:
+            rows = [*model.incidents.values(), *(model.over.values() if ended else ())]
+            rows.sort(key=lambda it: (*SORTS[order](it), it["id"]))
+            wanted = [it["id"] for it in rows if words in it["note"]]
+            assert model.select(order, reverse=False, words=words, ended=ended) == wanted
+            assert model.select(order, reverse=True, words=words, ended=ended) == wanted[::-1]
 
 
 def test_an_incident_that_ends_leaves_the_list_and_can_be_called_back(model: Model) -> None:
