@@ -80,7 +80,7 @@ class Acting(App[None]):
         self.notify(f"{look.plain(error.message)}{hint}", severity="error", markup=False, timeout=8)
 
     def told(self, words: str) -> None:
-        self.notify(look.plain(words), markup=False)
+        self.notify(look.short(words), markup=False)
 
     # -- the orders --
 
@@ -91,7 +91,11 @@ class Acting(App[None]):
 
         def approve(more: Json) -> None:
             args = {"runbook_id": on.runbook_id} | more
-            self.ask("approve", args, lambda it: self.told(f"{it['runbook_id']} is now {it['mode']}"))
+            self.ask("approve", args, approved)
+
+        def approved(it: Json) -> None:
+            runs = "runs now" if it["running_for"] else "does not run now"
+            self.told(f"{it['runbook_id']} is now {it['mode']}, and {runs}")
 
         def every(word: str | None) -> None:
             if word is not None:
@@ -222,11 +226,11 @@ class Acting(App[None]):
                 return
             self.ask("cancel", {"id": named}, lambda it: self.told(f"{it['what']} is being stopped"))
 
-        what = look.words(f"{look.plain(on.target_id)}: nothing is seen to be at work, healctl will look\n", "yellow")
+        what = look.words(f"{look.short(on.target_id)}: nothing is seen to be at work, healctl will look\n", "yellow")
         if seen is not None:
-            what = look.words(panes.at_work(seen) + "\n", "bold")
+            what = look.words(look.short(panes.at_work(seen)) + "\n", "bold")
         elif incident.get("state") == State.REMEDIATING:
-            what = look.words(f"> {look.plain(on.runbook_id)} on {look.plain(on.target_id)}\n", "bold")
+            what = look.words(look.short(f"> {on.runbook_id} on {on.target_id}") + "\n", "bold")
         what.append(
             "It ends where nothing is half done. What it has done stays so, and nothing else is tried by itself."
         )

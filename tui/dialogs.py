@@ -17,12 +17,13 @@ from tui import look
 _CSS = """
 {name} {{ align: center middle; }}
 {name} > Vertical {{
-    width: 90%; max-width: 100; height: auto; max-height: 90%;
+    width: 90%; max-width: 100; height: auto; max-height: 100%;
     border: round $primary; padding: 0 1; background: $surface;
 }}
-{name} VerticalScroll {{ height: auto; max-height: 18; }}
-{name} .hint {{ color: $text-muted; }}
-{name}.-low > Vertical {{ border: none; width: 100%; max-height: 100%; }}
+{name} VerticalScroll {{ height: auto; max-height: 70vh; }}
+{name} .hint {{ color: $text-muted; max-height: 2; dock: bottom; }}
+{name} .title {{ text-style: bold; max-height: 2; }}
+{name}.-low > Vertical {{ border: none; width: 100%; }}
 """
 
 
@@ -40,7 +41,7 @@ class Reader(ModalScreen[bool]):
 
     def compose(self) -> ComposeResult:
         with Vertical():
-            yield Static(Text(visible(self._title), "bold"))
+            yield Static(Text(look.short(self._title)), classes="title")
             with VerticalScroll():
                 yield Static(self._text)
             yield Static(self.HINT, classes="hint")
@@ -69,7 +70,8 @@ class Question(ModalScreen[str | None]):
 
     DEFAULT_CSS = (
         _CSS.format(name="Question")
-        + "Question.-low #title { display: none; } Question.-low #text { max-height: 2; }\n"
+        + "Question #text { max-height: 9; }\n"
+        + "Question.-low .title { display: none; } Question.-low #text { max-height: 2; }\n"
         + "Question.-low Input { border: none; height: 1; }\n"
     )
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "give_up", "Back")]
@@ -80,8 +82,8 @@ class Question(ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical():
-            yield Static(Text(visible(self._title), "bold"), id="title")
-            yield Static(Text("\n".join(visible(line) for line in self._text.split("\n"))), id="text")
+            yield Static(Text(self._title), classes="title")
+            yield Static(Text("\n".join(look.short(line) for line in self._text.split("\n"))), id="text")
             yield Input(visible(self._value), placeholder=f"type {visible(self._must)}" if self._must else "")
             yield Static("Enter confirms, Esc gives up", classes="hint", id="hint")
 
@@ -91,7 +93,7 @@ class Question(ModalScreen[str | None]):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         said = event.value.strip()
         if self._must and said != visible(self._must).strip():
-            self._object(f"That is not {visible(self._must)}: nothing is done. Esc gives up")
+            self._object(f"That is not {look.short(self._must)}: nothing is done. Esc gives up")
             return
         if self._needed and not said:
             self._object("Something must stand here. Esc gives up")

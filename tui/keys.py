@@ -70,4 +70,5 @@ def page() -> Text:
         for word, (symbol, style) in table.items():
             text.append(f"{symbol.strip()} {word}  ", style)
         text.append("\n")
+    text.rstrip()
     return text

@@ -67,7 +67,7 @@ def recorded() -> Recorded:
         "execute": DONE,
         "undo": DONE,
         "ack": {"incident_id": "inc_web"},
-        "approve": {"runbook_id": "rb-restart-service", "mode": "auto_execute"},
+        "approve": {"runbook_id": "rb-restart-service", "mode": "auto_execute", "running_for": ["inc_web"]},
         "dismiss": {"incident_id": "inc_web", "dismiss_until": stamp(-3600.0)},
         "pause": {},
         "resume": {},
