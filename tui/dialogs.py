@@ -14,6 +14,7 @@ from textual.widgets import Input, Static
 from supervisor.redact import visible
 from tui import look
 
+TYPED_MAX = 10_000  # a pasted megabyte is drawn for seconds
 _CSS = """
 {name} {{ align: center middle; }}
 {name} > Vertical {{
@@ -84,7 +85,8 @@ class Question(ModalScreen[str | None]):
         with Vertical():
             yield Static(Text(self._title), classes="title")
             yield Static(Text("\n".join(look.short(line) for line in self._text.split("\n"))), id="text")
-            yield Input(visible(self._value), placeholder=f"type {visible(self._must)}" if self._must else "")
+            must = f"type {visible(self._must)}" if self._must else ""
+            yield Input(visible(self._value), placeholder=must, max_length=TYPED_MAX)
             yield Static("Enter confirms, Esc gives up", classes="hint", id="hint")
 
     def on_mount(self) -> None:
