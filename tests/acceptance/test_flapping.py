@@ -9,7 +9,7 @@ import pytest
 
 from tests.acceptance.conftest import signal_toml
 from tests.doubles.signal_double import SignalDouble
-from tests.lab.daemon import Daemon, Site, until
+from tests.lab.daemon import WAIT_S, Daemon, Site, until
 
 # The shape of the defaults at a tenth of their length: what lives 2 s with a settle of 1 s lives 0.6 s with 0.3 s.
 TENTH = """
@@ -69,6 +69,6 @@ def test_what_dies_within_settle_escalates_after_its_first_run_with_its_last_wor
     (row,) = daemon.wait_state("toy", "escalated")
     assert toy.starts() == 1
     assert "the port is taken" in str(row["audit_trail"])
-    (page,) = phone.wait_for(1, 10)
+    (page,) = phone.wait_for(1, WAIT_S)
     assert "port is taken" in page.text
     daemon.stop()

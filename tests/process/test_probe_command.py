@@ -19,7 +19,7 @@ from supervisor import proc
 from supervisor.incidents.readings import ProcessRef, Unavailable
 
 PY = sys.executable
-LONG_S = 20.0
+LONG_S = 60.0
 
 
 def run(*argv: str, timeout_s: float = LONG_S, **more: object) -> Output:

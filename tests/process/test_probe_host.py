@@ -304,7 +304,7 @@ def test_a_hung_mount_does_not_keep_a_process_from_ending(tmp_path: Path) -> Non
     )
     with mounts.hung(tmp_path / "hung") as hung:
         done = subprocess.run(
-            [sys.executable, "-c", code, str(hung)], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+            [sys.executable, "-c", code, str(hung)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
         )
     assert done.stdout.strip() == "deadline"
 
