@@ -271,7 +271,7 @@ def test_one_that_is_vacuumed_all_the_time_is_never_called_corrupt(tmp_path: Pat
 
     async def test(lab: Lab) -> None:
         with program(vacuum, made):
-            for _ in range(5):
+            for _ in range(3):
                 found.append(await lab.read("a"))
 
     lab(test, tmp_path, made)
