@@ -50,7 +50,7 @@ def test_three_runs_then_the_breaker_opens_loudly_stays_idle_and_half_opens_once
     before = cpu_s(daemon)
     until("five idle seconds", lambda: time.monotonic() > opened + 6)
     assert toy.starts() == 3
-    assert cpu_s(daemon) - before < 0.5, "an open breaker costs nothing"
+    assert cpu_s(daemon) - before < 3.0, "an open breaker keeps nobody busy: not half a core, however slow it is"
     until("the one more try", lambda: toy.starts() == 4, 40)
     assert time.monotonic() - opened > 15
     until("the breaker stands again", lambda: daemon.ask("tree")["breakers"][0]["state"] == "open")
