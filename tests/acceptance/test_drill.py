@@ -117,7 +117,7 @@ def test_signal_in_trouble_and_a_healer_killed_in_the_middle_fail_it_until_the_n
 def test_a_signal_daemon_that_is_gone_none_at_all_and_the_schedule(here: Site) -> None:
     daemon = here.daemon(UNREACHABLE + QUICK)
     daemon.start()
-    interrupted = [*words(daemon), "--timeout", "8s", "-o", "table"]
+    interrupted = [*words(daemon), "--timeout", "4s", "-o", "table"]
     with subprocess.Popen(interrupted, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
         assert command.stderr is not None
         assert b"detected" in command.stderr.readline()  # as it goes

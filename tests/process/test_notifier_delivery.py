@@ -212,7 +212,7 @@ def test_a_daemon_that_lost_the_message_gets_it_again_but_not_as_long_as_it_may_
 ) -> None:
     async def test(signal: SignalDouble) -> None:
         signal.fault = Fault(Kind.HANG, times=1)  # it answers every question from then on
-        channel = _small(signal)
+        channel = _small(signal, 1.5)
         for _ in range(3):
             with pytest.raises(Retryable, match="no answer"):
                 await channel.deliver(row("r1"))
@@ -242,7 +242,7 @@ def test_a_silent_daemon_is_asked_before_it_is_given_the_message_again() -> None
         server = await asyncio.start_server(swallow, "127.0.0.1", 0)
         async with server:
             url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            channel = SignalCli(config(url).notify.signal, attempt_s=0.3)
+            channel = SignalCli(config(url).notify.signal, attempt_s=1.0)
             with pytest.raises(Retryable, match="no answer within"):
                 await channel.deliver(row("r1"))
             for _ in range(3):
