@@ -35,26 +35,26 @@ def test_a_persons_first_five_minutes(here: Site) -> None:
     async def person() -> None:
         board = Board(Live(daemon.runtime_dir))
         async with board.run_test(size=(100, 30), notifications=True) as pilot:
-            await until(pilot, lambda: "0 open" in screen_text(board), 30.0)
+            await until(pilot, lambda: "0 open" in screen_text(board), 60.0)
             old = toy.kill()
-            await until(pilot, lambda: "1 wait for you" in screen_text(board), 30.0)
+            await until(pilot, lambda: "1 wait for you" in screen_text(board), 60.0)
             await pilot.press("enter")
-            await until(pilot, lambda: isinstance(board.screen, Detail) and "What happened" in screen_text(board), 30.0)
+            await until(pilot, lambda: isinstance(board.screen, Detail) and "What happened" in screen_text(board), 60.0)
             await pilot.press("a")
             await until(pilot, lambda: isinstance(board.screen, Question))
             assert board.screen.query_one(Input).value == "toy"
             await pilot.press("enter")
-            await until(pilot, lambda: "0 open" in str(board._top.render()), 30.0)
+            await until(pilot, lambda: "0 open" in str(board._top.render()), 60.0)
             assert toy.wait_new(old) != old
-            await until(pilot, lambda: "+ resolved" in screen_text(board), 30.0)
+            await until(pilot, lambda: "+ resolved" in screen_text(board), 60.0)
             await pilot.press("escape", "2")
             await until(pilot, lambda: "executor" in screen_text(board))
             daemon.kill_root()
-            await until(pilot, lambda: "No news from healctl" in screen_text(board), 30.0)
+            await until(pilot, lambda: "No news from healctl" in screen_text(board), 60.0)
             daemon.start()
             await until(pilot, lambda: "No news" not in screen_text(board) and board.model.known, 60.0)
             await pilot.press("4")
-            await until(pilot, lambda: "system-memory" in screen_text(board), 30.0)
+            await until(pilot, lambda: "system-memory" in screen_text(board), 60.0)
 
     asyncio.run(person())
 
