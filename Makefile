@@ -45,7 +45,6 @@ soak: $(STAMP)
 	$(PY) -m pytest -q -m soak --timeout 3600
 	$(PY) -m tests.sim --first 1000001 $(SIM) --no-coverage
 
-
 bench: $(STAMP)
 	@$(PY) -m tests.bench
 
