@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from supervisor.redact import plain as plain
+from supervisor.visible import plain as plain
 
 COLOURS = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
 STATE_COLOURS = {
