@@ -120,7 +120,7 @@ def working(told: dict[str, Any]) -> str:
         text += f", {_amount(told['rate_per_s'], told['unit'])}/s"
     if told["left_s"]:
         text += f", {told['left_s']:.0f} s left"
-    return text + ("" if told["can_be_cancelled"] else ", no longer to be cancelled")
+    return text + ("" if told["can_be_cancelled"] else ", not to be cancelled")
 
 
 def _amount(count: float, unit: str) -> str:
