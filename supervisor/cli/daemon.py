@@ -44,9 +44,12 @@ def start(detach: bool) -> int:
     """
     from supervisor import config, places
     from supervisor.tree import lock
+    from supervisor.units import LogFormat
 
     chosen = settings()
+    chosen.log_format = None if detach else LogFormat.AUTO
     loaded = chosen.load()
+    chosen.log_format = None if detach else loaded.healctl.log_format
     where = config.dirs(loaded)
     if (other := lock.holder(where.runtime_dir)) is not None:
         raise AlreadyRunning(

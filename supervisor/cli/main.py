@@ -132,7 +132,7 @@ def run(args: list[str]) -> int:
         # The disk behind standard output is full, say. What could not be written must not be tried again at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         where = error.filename or "the output cannot be written"
-        fault(f"healctl: {where}: {error.strerror or error}")
+        fault(f"{where}: {error.strerror or error}", chosen.log_format)
         return 1
 
 
@@ -156,7 +156,7 @@ def _run(args: list[str], chosen: Settings) -> int:
 def _tell(chosen: Settings, message: str, code: str, hint: str) -> None:
     from supervisor.cli.output import show_error
 
-    show_error(json=chosen.json, message=message, code=code, hint=hint)
+    show_error(json=chosen.json, message=message, code=code, hint=hint, log_format=chosen.log_format)
 
 
 def open_streams() -> None:

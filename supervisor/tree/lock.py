@@ -89,7 +89,7 @@ def acquire(runtime_dir: Path) -> Lock:
 def claim(directory: Path) -> Lock:
     """The lock alone, in a directory that exists (two daemons on one ledger would undo each other).
 
-    Raises AlreadyRunning; Refused when what stands there is no lock file.
+    Raises AlreadyRunning; Refused when what stands there is no lock file, or the disk does not take our name.
     """
     path = directory / NAME
     fd = _open(path)
@@ -109,8 +109,13 @@ def claim(directory: Path) -> Lock:
             time.sleep(LOOK_AGAIN_S)
     me = proc.stat(os.getpid())
     assert me is not None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{me.pid} {me.start_ticks} {me.ref.boot_id}\n".encode(), 0)
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{me.pid} {me.start_ticks} {me.ref.boot_id}\n".encode(), 0)
+    except OSError as error:
+        os.close(fd)
+        hint = f"make room on the disk of {directory}, or set another directory in [healctl]"
+        raise Refused(f"{path} cannot be written: {error.strerror}", hint) from error
     return Lock(fd, path)
 
 
