@@ -19,6 +19,7 @@ from supervisor.incidents.readings import ProcessRef
 
 NAME = "healctl.lock"
 SAID_BYTES_MAX = 200
+STOPPED = ("T", "t")  # proc(5)
 DYING_S = 1.0  # a killed holder, or a child of it, may keep the lock until the kernel has ended it
 LOOK_AGAIN_S = 0.005
 
@@ -146,6 +147,12 @@ def holder(runtime_dir: Path) -> ProcessRef | None:
     ref = ProcessRef(boot_id=words[2], pid=int(words[0]), start_ticks=int(words[1]))
     found = proc.same(ref)
     return ref if found is not None and found.live else None
+
+
+def stopped(ref: ProcessRef) -> bool:
+    """Whether it does nothing until somebody lets it go on: Ctrl-Z, SIGSTOP, a debugger."""
+    found = proc.same(ref)
+    return found is not None and found.state in STOPPED
 
 
 def make_state_dir(path: Path) -> None:

@@ -26,6 +26,20 @@ def answers(daemon: Daemon) -> None:
 
 
 @pytest.mark.req("FR-007")
+def test_a_file_in_the_place_of_a_socket_is_seen_though_it_has_its_number(here: Site) -> None:
+    """ext4 and tmpfs give the number of what was removed to the next file."""
+    daemon = here.daemon(BEAT + '[process.x]\nmatch = "nobody runs this"\n')
+    daemon.start()
+    answers(daemon)
+    path = daemon.runtime_dir / "control.sock"
+    path.unlink()
+    path.write_text("")
+    until("it is a socket again", path.is_socket)
+    answers(daemon)
+    daemon.stop()
+
+
+@pytest.mark.req("FR-007")
 @pytest.mark.parametrize("what", ["run", "run/control.sock", "run/store.sock", "run/healctl.lock"])
 def test_what_was_removed_is_made_anew_and_healing_goes_on(here: Site, what: str) -> None:
     one = here.service("one")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from supervisor.cli import client
 from supervisor.cli.main import COMMANDS
 from tests.acceptance.conftest import here as here
 from tests.lab import mounts
@@ -226,3 +228,26 @@ def test_where_nothing_can_be_written_it_is_one_sentence_and_all_stays(here: Sit
                 assert code in {1, 78}, (words, text)
                 assert re.search(rf"{disk}/{key}\b.*{trouble}", text), text
                 assert "[healctl]" in text, "the next step"
+
+
+@pytest.mark.req("FR-007")
+def test_of_a_daemon_that_is_held_it_is_said_how_to_let_it_go_on(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-Z in the terminal of `healctl start` holds it and all its workers: nobody is left who would restart them."""
+    daemon = here.daemon("")
+    daemon.start()
+    root = daemon.process
+    assert root is not None
+    held = [root.pid, daemon.workers()["healer"].pid]
+    for pid in held:
+        os.kill(pid, signal.SIGSTOP)
+    monkeypatch.setattr(client, "DEADLINE_S", 1.0)
+    with pytest.raises(client.NoAnswer) as refused, client.Control(daemon.runtime_dir) as control:
+        control.ask("execute", {}, deadline_s=10_000.0)
+    assert f"pid {root.pid}) is held" in refused.value.message
+    for words in (["stop", "--timeout", "100ms"], ["reload", "--timeout", "100ms"], ["status"]):
+        code, text = told("-c", str(daemon.config_file), *words)
+        assert code == 1, words
+        assert f"kill -CONT {root.pid}" in text, text
+    for pid in reversed(held):
+        os.kill(pid, signal.SIGCONT)
+    assert root.wait(30) == 0, "what it was told meanwhile it does then"
