@@ -22,7 +22,7 @@ class Guard:
         self._host = host
         self._locks = locks
         self._due_s = 0.0
-        self._seen: dict[str, tuple[str, tuple[int, int, int]]] = {}  # socket -> incarnation, file
+        self._seen: dict[str, tuple[str, tuple[int, int]]] = {}  # socket -> incarnation, file
 
     def look(self, now_s: float) -> None:
         """At most once a beat; some stat(2) of our own directories."""
@@ -60,9 +60,8 @@ class Guard:
             except OSError:
                 deaf = True
                 continue
-            # A file system gives the number of what was removed to the next file at once; nobody writes to a socket's.
-            file = (found.st_dev, found.st_ino, found.st_mtime_ns)
-            deaf = deaf or not stat.S_ISSOCK(found.st_mode)
+            file = (found.st_dev, found.st_ino)
+            deaf = deaf or not stat.S_ISSOCK(found.st_mode)  # it may have been put there before our first look
             incarnation, before = self._seen.get(socket, ("", file))
             self._seen[socket] = (child.incarnation, file)
             deaf = deaf or (incarnation == child.incarnation and before != file)
