@@ -47,8 +47,14 @@ class Control:
         self._name = f"cli.{os.getpid()}.{os.urandom(4).hex()}"
         self._counter = 0
         self._context = new_context()
-        self._socket = open_socket(self._context, zmq.DEALER, identity=self._name)
-        self._socket.connect(address)
+        try:
+            self._socket = open_socket(self._context, zmq.DEALER, identity=self._name)
+            self._socket.connect(address)
+        except zmq.ZMQError as error:  # no more descriptors, or no memory
+            self._context.destroy(linger=0)
+            raise HealError(
+                f"{address} cannot be connected to: {error}", "ulimit -a shows this shell's limits"
+            ) from error
 
     def __enter__(self) -> Control:
         return self

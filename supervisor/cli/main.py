@@ -8,6 +8,7 @@ costs nothing.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from typing import Any
@@ -168,6 +169,11 @@ def open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        if sys.stdout.isatty():
+            sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that has no such letter
+        else:
+            sys.stdout.reconfigure(encoding="utf-8")  # JSON is, whatever the locale (RFC 8259)
 
 
 def main() -> None:

@@ -251,3 +251,20 @@ def test_of_a_daemon_that_is_held_it_is_said_how_to_let_it_go_on(here: Site, mon
     for pid in reversed(held):
         os.kill(pid, signal.SIGCONT)
     assert root.wait(30) == 0, "what it was told meanwhile it does then"
+
+
+@pytest.mark.req("FR-007")
+def test_no_more_descriptors_are_one_sentence(here: Site) -> None:
+    daemon = here.daemon("")
+    daemon.start()
+    code, text = told("-c", str(daemon.config_file), "heal", "status", prefix=["prlimit", "--nofile=8"])
+    assert code == 1
+    assert "Too many open files" in text
+    daemon.stop()
+
+
+def test_json_is_utf_8_whatever_the_locale_is() -> None:
+    argv = [str(HEALCTL), "-c", "/nowhere/\u00fc.toml", "check", "--json"]
+    done = subprocess.run(argv, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=False)
+    assert done.returncode == 78
+    assert "/nowhere/\u00fc.toml" in msgspec.json.decode(done.stdout)["error"]
