@@ -322,7 +322,8 @@ class Watch:
         """An interrupted execution is never blindly repeated."""
         for old in self.executions.values():
             if old.id in self.died_at_work and old.incident_id == it.incident_id and old.runbook.id == it.runbook.id:
-                if it.incident_id is None:
+                refused = old.state is ExecutionState.EXPIRED and (old.id, 0) not in self.began  # before it died
+                if it.incident_id is None or refused:
                     continue
                 if not is_over(old):
                     self.fail("an interrupted execution is never blindly repeated", f"{it.id} while {old.id} is open")
