@@ -141,7 +141,7 @@ class HealerWorker(Worker):
         self._cancelling = Stopping(self._hub, self._decide)
         self._history = History(self._store, world, self._clock.now, self._desk.answer)
         self._rounds = Rounds(partial(self._decide, e.Round()), self._came_round, self.alarm)
-        self._reporting = Reporting(self._store, self._clock.now, self._desk.answer)
+        self._reporting = Reporting(self._store, self._clock.now, self._desk.answer, self._progressing.hear)
         self._feed = FeedServer(
             boot.runtime_dir,
             self._hub,

@@ -20,7 +20,7 @@ from supervisor.incidents.records import (
     Record,
 )
 from supervisor.messages import Event, Reloaded, TreeEvent
-from supervisor.redact import visible
+from supervisor.visible import visible
 
 log = logging.getLogger(__name__)
 

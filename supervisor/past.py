@@ -68,12 +68,15 @@ class FetchReport(msgspec.Struct, frozen=True, tag="fetch_report"):
 
 class ReportFound(msgspec.Struct, frozen=True, tag="report_found"):
     """An empty page with `more` is not the last. `oldest_wall_s`: of what was looked at, counted or not.
-    `passed_over`: what could not be read, and why."""
+    `passed_over`: what could not be read, and why. `stage`, `done`, `total`: how far that table is, by row numbers."""
 
     source: str
     more: bool
     table: int = 0
     after: int = 0
+    stage: str = ""
+    done: int = 0
+    total: int = 0
     incidents: tuple[PastIncident, ...] = ()
     actions: tuple[PastAction, ...] = ()
     pages: tuple[PastPage, ...] = ()

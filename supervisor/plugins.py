@@ -19,8 +19,8 @@ import msgspec
 from supervisor.errors import ConfigError
 from supervisor.incidents import open_names
 from supervisor.incidents.model import PLUGIN
-from supervisor.redact import visible
 from supervisor.schema import Key, Problem, Reader, dotted, near, shown
+from supervisor.visible import visible
 
 if TYPE_CHECKING:
     from importlib import metadata

@@ -15,8 +15,10 @@ from supervisor.incidents.cancelling import CHECK
 from supervisor.incidents.model import ExecutionState
 from supervisor.incidents.world import World
 from supervisor.messages import AtWork
+from supervisor.wire import HISTORY
 
 KNOWN_MAX = 1_000
+REPORT = "report"
 SILENT_S = 30.0  # of a check; then its probe is gone, or hangs
 Json = dict[str, Any]
 
@@ -75,7 +77,7 @@ class Progressing:
             "target_id": told.target_id,
             "execution_id": told.execution_id or None,
             "incident_id": execution.incident_id if execution is not None else None,
-            "what": execution.runbook.id if execution is not None else CHECK,
+            "what": execution.runbook.id if execution is not None else REPORT if told.target_id == HISTORY else CHECK,
             "stage": told.stage,
             "done": told.done,
             "total": told.total,

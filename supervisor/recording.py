@@ -226,8 +226,9 @@ class Replayed(msgspec.Struct):
     died: str | None = None
 
 
-def frames(path: Path) -> Iterator[_Frame | None]:
-    """Every whole frame, then None if something was cut off. Raises UsageError: it is no recording; OSError."""
+def frames(path: Path, read: Callable[[int], None] = lambda _: None) -> Iterator[_Frame | None]:
+    """Every whole frame, then None if something was cut off. `read` is told of the bytes behind it. Raises UsageError:
+    it is no recording; OSError."""
     with path.open("rb") as file:
         first = True
         while head := file.read(4):
@@ -243,17 +244,23 @@ def frames(path: Path) -> Iterator[_Frame | None]:
             if first != isinstance(frame, Header):
                 raise UsageError(f"{path} is no recording of healctl: it begins otherwise")
             first = False
+            read(file.tell())
             yield frame
         if first:
             raise UsageError(f"{path} is no recording of healctl: it is empty")
 
 
-def replay(path: Path, show: Callable[[Given, Decision], None] | None = None) -> Replayed:
-    """Feeds the engine anew and compares every decision, up to the first that differs. Raises UsageError, OSError."""
+def replay(
+    path: Path,
+    show: Callable[[Given, Decision], None] | None = None,
+    read: Callable[[int], None] = lambda _: None,
+) -> Replayed:
+    """Feeds the engine anew and compares every decision, up to the first that differs. `show` is told of each, `read`
+    how many bytes of the file are behind it. Raises UsageError, OSError."""
     found = Replayed(str(path), "", {})
     counts: Counter[str] = Counter()
     try:
-        _replay(path, found, counts, show)
+        _replay(frames(path, read), found, counts, show)
     except (msgspec.DecodeError, TypeError, KeyError) as error:
         hint = f"it was made by healctl {found.version}, this is {__version__}"
         raise UsageError(f"{path} cannot be replayed: {error}", hint) from error
@@ -261,17 +268,22 @@ def replay(path: Path, show: Callable[[Given, Decision], None] | None = None) ->
     return found
 
 
-def _replay(path: Path, found: Replayed, counts: Counter[str], show: Callable[[Given, Decision], None] | None) -> None:
+def _replay(
+    held: Iterator[_Frame | None],
+    found: Replayed,
+    counts: Counter[str],
+    show: Callable[[Given, Decision], None] | None,
+) -> None:
     engine: Engine | None = None
     waiting: Given | None = None
-    for frame in frames(path):
+    for frame in held:
         match frame:
             case None:
                 found.cut_off = True
             case Header(format, version):
                 found.version = version
                 if format != FORMAT:
-                    raise UsageError(f"{path} has format {format}, this healctl knows {FORMAT}")
+                    raise UsageError(f"{found.file} has format {format}, this healctl knows {FORMAT}")
             case Memory():
                 engine = Engine(remembered(frame))
             case Anew(ledger_id, epoch):

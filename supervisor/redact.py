@@ -75,16 +75,6 @@ _SHORT = {
 }  # fmt: skip
 
 
-def visible(text: str) -> str:
-    """Control characters as their escapes: a terminal obeys them, and nobody would see that they were there."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def plain(value: object) -> str:
-    """`value` on one line, without control characters; what is not there is a dash."""
-    return visible("-" if value is None or value == "" else str(value))
-
-
 def text(given: str) -> str:
     """`given` without what looks like a secret; idempotent."""
     if len(given) < _SHAPE_CHARS_MIN and not _MAYBE.search(given):

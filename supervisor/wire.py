@@ -42,6 +42,7 @@ class Event(msgspec.Struct, frozen=True, tag="event"):
 
 
 OPERATOR = "operator"  # a person at the command line
+HISTORY = "healctl:history"  # the target of progress on a report
 
 
 class Request(msgspec.Struct, frozen=True, tag="request"):

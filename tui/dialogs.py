@@ -11,7 +11,7 @@ from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
-from supervisor.redact import visible
+from supervisor.visible import visible
 from tui import look
 
 TYPED_MAX = 10_000  # a pasted megabyte is drawn for seconds

@@ -15,8 +15,8 @@ from rich.text import Text
 
 from supervisor import clock
 from supervisor.incidents.model import Severity, State
-from supervisor.redact import plain as plain
-from supervisor.redact import visible
+from supervisor.visible import plain as plain
+from supervisor.visible import visible
 
 # severity -> (symbol, style)
 SEVERITY: dict[str, tuple[str, str]] = {

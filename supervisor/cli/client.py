@@ -47,8 +47,14 @@ class Control:
         self._name = f"cli.{os.getpid()}.{os.urandom(4).hex()}"
         self._counter = 0
         self._context = new_context()
-        self._socket = open_socket(self._context, zmq.DEALER, identity=self._name)
-        self._socket.connect(address)
+        try:
+            self._socket = open_socket(self._context, zmq.DEALER, identity=self._name)
+            self._socket.connect(address)
+        except zmq.ZMQError as error:  # no more descriptors, or no memory
+            self._context.destroy(linger=0)
+            raise HealError(
+                f"{address} cannot be connected to: {error}", "ulimit -a shows this shell's limits"
+            ) from error
 
     def __enter__(self) -> Control:
         return self
@@ -80,6 +86,8 @@ class Control:
                 raise not_running(self._runtime_dir)
             waited_s += wait_s
             attempt += 1
+            if waited_s >= min(DEADLINE_S, deadline_s) and (pid := stopped(self._runtime_dir)):
+                raise NoAnswer(f'"{action}" got no answer: {held(pid)}', let_go(pid))
         raise NoAnswer(
             f'"{action}" got no answer within {deadline_s:g} s, though healctl runs',
             "its healer may be restarting or busy: see its log, and try again",
@@ -112,6 +120,22 @@ def is_running(runtime_dir: Path) -> bool:
     from supervisor.tree.lock import holder
 
     return holder(runtime_dir) is not None
+
+
+def stopped(runtime_dir: Path) -> int | None:
+    """The pid of a daemon that does nothing until somebody lets it go on."""
+    from supervisor.tree import lock
+
+    ref = lock.holder(runtime_dir)
+    return ref.pid if ref is not None and lock.stopped(ref) else None
+
+
+def held(pid: int) -> str:
+    return f"healctl (pid {pid}) is held (Ctrl-Z, SIGSTOP), and does nothing until it is let go on"
+
+
+def let_go(pid: int) -> str:
+    return f"kill -CONT {pid}, or fg in the shell that started it"
 
 
 def not_running(runtime_dir: Path) -> NotRunning:

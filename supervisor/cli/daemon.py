@@ -44,9 +44,12 @@ def start(detach: bool) -> int:
     """
     from supervisor import config, places
     from supervisor.tree import lock
+    from supervisor.units import LogFormat
 
     chosen = settings()
+    chosen.log_format = None if detach else LogFormat.AUTO
     loaded = chosen.load()
+    chosen.log_format = None if detach else loaded.healctl.log_format
     where = config.dirs(loaded)
     if (other := lock.holder(where.runtime_dir)) is not None:
         raise AlreadyRunning(
@@ -98,7 +101,7 @@ def _speaker(loaded: Config, detach: bool) -> Callable[[str], None]:
 def stop(timeout: str) -> None:
     """Stop the daemon and wait until it is gone. Services that it healed live on."""
     from supervisor import proc
-    from supervisor.cli.client import not_running
+    from supervisor.cli import client
     from supervisor.tree.lock import holder
 
     limit_s = duration_s(timeout, "--timeout")
@@ -106,12 +109,14 @@ def stop(timeout: str) -> None:
     ref = holder(runtime_dir)
     pidfd = proc.open_pidfd(ref) if ref is not None else None
     if ref is None or pidfd is None:
-        raise not_running(runtime_dir)
+        raise client.not_running(runtime_dir)
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGTERM)
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         if not poll.poll(int(limit_s * 1000)):
+            if client.stopped(runtime_dir):
+                raise HealError(client.held(ref.pid), f"{client.let_go(ref.pid)}: then it ends")
             raise HealError(f"healctl (pid {ref.pid}) is still stopping after {timeout}", "look at its log")
     except ProcessLookupError:
         pass  # it ended by itself in between: that is what was asked for
@@ -151,14 +156,14 @@ def reload(timeout: str) -> int:
 def order_reload(runtime_dir: Path, limit_s: float, limit: str) -> Reloaded:
     """SIGHUP to the daemon, and what came of the reload that began after it."""
     from supervisor import clock, proc
-    from supervisor.cli.client import not_running
+    from supervisor.cli import client
     from supervisor.tree.lock import holder
     from supervisor.tree.reload import outcome
 
     ref = holder(runtime_dir)
     pidfd = proc.open_pidfd(ref) if ref is not None else None
     if ref is None or pidfd is None:
-        raise not_running(runtime_dir)
+        raise client.not_running(runtime_dir)
     began_s = clock.monotonic_s()
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGHUP)
@@ -169,13 +174,15 @@ def order_reload(runtime_dir: Path, limit_s: float, limit: str) -> Reloaded:
             if select.select([pidfd], [], [], LOOK_AGAIN_S)[0]:
                 raise NotRunning(f"healctl (pid {ref.pid}) ended instead of reloading", "look at its log")
     except ProcessLookupError:
-        raise not_running(runtime_dir) from None
+        raise client.not_running(runtime_dir) from None
     except PermissionError as error:
         raise HealError(
             f"healctl (pid {ref.pid}) belongs to another user", "reload it as that user, or as root"
         ) from error
     finally:
         os.close(pidfd)
+    if client.stopped(runtime_dir):
+        raise HealError(client.held(ref.pid), f"{client.let_go(ref.pid)}: then it reloads")
     raise HealError(f"healctl (pid {ref.pid}) has not said within {limit} what became of it", "look at its log")
 
 

@@ -96,7 +96,7 @@ def status() -> None:
         if it["problem"]:
             output.note(f"healctl: the copies of {it['name']} cannot be looked at: {it['problem']}")
     if halted is None:
-        output.note("healctl: the daemon does not run: nobody can tell what is halted, and no copies are made")
+        output.note("healctl: no daemon answers: nobody can tell what is halted, and no copies are made")
 
 
 def _halted() -> dict[str, str] | None:

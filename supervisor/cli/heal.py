@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from supervisor.cli import output
 from supervisor.cli.options import duration_s, settings, with_output
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HISTORY_S = 60.0
 ACT_S = 3 * 3600.0  # an execution's steps and its verification take as long as their own limits allow
@@ -30,11 +33,10 @@ def ask(
     """Asks the daemon and shows the answer, as JSON or by `show`. `works_on`: it works for that long on this target
     (empty: on one that only it knows), and how far it is is shown meanwhile."""
     from supervisor.cli.client import Control
-    from supervisor.cli.waiting import waiting
 
     chosen = settings()
     runtime_dir = chosen.dirs().runtime_dir
-    with Control(runtime_dir) as control, nullcontext() if works_on is None else waiting(runtime_dir, works_on):
+    with Control(runtime_dir) as control, nullcontext() if works_on is None else _waiting(runtime_dir, works_on):
         body = control.ask(action, args, deadline_s, chosen.actor)
     answer: Answer = msgspec.json.decode(body)
     if chosen.json:
@@ -42,6 +44,12 @@ def ask(
     else:
         show(answer)
     return answer
+
+
+def _waiting(runtime_dir: Path, target_id: str) -> AbstractContextManager[None]:
+    from supervisor.cli.waiting import waiting
+
+    return waiting(runtime_dir, target_id)
 
 
 class Actions(click.Group):

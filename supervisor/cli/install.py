@@ -335,6 +335,7 @@ def _tell_what_stays(job: Job, service: Path) -> None:
 
 def _advise(job: Job, loaded: Config, file: Path, program: Path) -> None:
     """What will bite although it is no reason to refuse."""
+    import shlex
     import shutil
 
     from supervisor.doctor import lingering, this_host
@@ -344,9 +345,8 @@ def _advise(job: Job, loaded: Config, file: Path, program: Path) -> None:
         found = lingering(this_host(loaded, file))
         job.notes.extend(f"{it.says}, healctl too, and it does not start with the machine: {it.mend}" for it in found)
         if (zsh := job.scope.completions["zsh"]).exists():
-            job.notes.append(
-                f"zsh finds its completions with this in ~/.zshrc, before compinit: fpath=({zsh.parent} $fpath)"
-            )
+            line = f"fpath=({shlex.quote(str(zsh.parent))} $fpath)"
+            job.notes.append(f"zsh finds its completions with this in ~/.zshrc, before compinit: {line}")
     else:
         for what, path in (("program", program), ("configuration", file)):
             if whose := next(others_who_may_change(path), ""):

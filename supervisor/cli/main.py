@@ -8,6 +8,7 @@ costs nothing.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from typing import Any
@@ -132,7 +133,7 @@ def run(args: list[str]) -> int:
         # The disk behind standard output is full, say. What could not be written must not be tried again at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         where = error.filename or "the output cannot be written"
-        fault(f"healctl: {where}: {error.strerror or error}")
+        fault(f"{where}: {error.strerror or error}", chosen.log_format)
         return 1
 
 
@@ -156,7 +157,7 @@ def _run(args: list[str], chosen: Settings) -> int:
 def _tell(chosen: Settings, message: str, code: str, hint: str) -> None:
     from supervisor.cli.output import show_error
 
-    show_error(json=chosen.json, message=message, code=code, hint=hint)
+    show_error(json=chosen.json, message=message, code=code, hint=hint, log_format=chosen.log_format)
 
 
 def open_streams() -> None:
@@ -168,6 +169,11 @@ def open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        if sys.stdout.isatty():
+            sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that has no such letter
+        else:
+            sys.stdout.reconfigure(encoding="utf-8")  # JSON is, whatever the locale (RFC 8259)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import click
 if TYPE_CHECKING:
     from supervisor.config import Config
     from supervisor.places import Dirs
+    from supervisor.units import LogFormat
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -34,6 +35,7 @@ class Settings:
         self.config_path: Path | None = None
         self.output = ""
         self.actor = ""  # who asks, as the trail and the audit tell it; empty: the person at this terminal
+        self.log_format: LogFormat | None = None  # of what becomes the daemon: a refusal is then a line of its log
 
     @property
     def json(self) -> bool:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from supervisor.redact import plain as plain
+from supervisor.visible import plain as plain
+
+if TYPE_CHECKING:
+    from supervisor.units import LogFormat
 
 COLOURS = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
 STATE_COLOURS = {
@@ -43,14 +46,22 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
-def fault(text: str) -> None:
+def fault(text: str, log_format: LogFormat | None = None) -> None:
     """What went wrong, on stderr; where journald reads that, as an error (sd-daemon(3)): it takes a bare line for news,
-    and `journalctl -p warning` would not show why a unit did not start."""
+    and `journalctl -p warning` would not show why a unit did not start. `log_format`: of the log that stderr is, where
+    whatever reads it as JSON must find nothing else."""
+    from supervisor import clock
     from supervisor.tree import lines
     from supervisor.tree.output import STDERR
     from supervisor.units import LogFormat
 
-    if lines.fitting(STDERR, os.environ) is LogFormat.JOURNAL:
+    fitting = lines.fitting(STDERR, os.environ)
+    if (fitting if log_format is LogFormat.AUTO else log_format) is LogFormat.JSON:
+        sys.stderr.write(lines.line(LogFormat.JSON, "error", "root", text, clock.wall_s()))
+        sys.stderr.flush()
+        return
+    text = f"healctl: {text}"
+    if fitting is LogFormat.JOURNAL:
         text = "\n".join(f"<{lines.JOURNAL_PRIORITY['error']}>{line}" for line in text.split("\n"))
     note(text)
 
@@ -85,8 +96,8 @@ def show_json(body: bytes) -> None:
     say((msgspec.json.format(body, indent=2) if sys.stdout.isatty() else body).decode())
 
 
-def show_error(*, json: bool, message: str, code: str, hint: str) -> None:
-    """A refusal: an object on stdout for programs (SITE.md's `error`), words on stderr for people."""
+def show_error(*, json: bool, message: str, code: str, hint: str, log_format: LogFormat | None = None) -> None:
+    """A refusal: an object on stdout for programs (SITE.md's `error`), words on stderr for people, or for a log."""
     message = message.encode(errors="backslashreplace").decode()  # a file's name may be no text
     if json:
         body: dict[str, Any] = {"error": message, "code": code}
@@ -94,7 +105,7 @@ def show_error(*, json: bool, message: str, code: str, hint: str) -> None:
             body["hint"] = hint
         say(msgspec.json.encode(body).decode())
         return
-    fault(f"healctl: {message}" + (f"\n  {hint}" if hint else ""))
+    fault(message + (f"\n  {hint}" if hint else ""), log_format)
 
 
 def halted(halt: dict[str, Any]) -> str:
@@ -120,7 +131,7 @@ def working(told: dict[str, Any]) -> str:
         text += f", {_amount(told['rate_per_s'], told['unit'])}/s"
     if told["left_s"]:
         text += f", {told['left_s']:.0f} s left"
-    return text + ("" if told["can_be_cancelled"] else ", no longer to be cancelled")
+    return text + ("" if told["can_be_cancelled"] else ", not to be cancelled")
 
 
 def _amount(count: float, unit: str) -> str:

@@ -58,5 +58,5 @@ def page(unit: str, restarted: bool, user: bool | None) -> None:
     try:
         paged.note(state_dir, key, clock.wall_s())
     except OSError as error:
-        output.fault(f"healctl: {state_dir}: {error.strerror}: the page was sent, and may be sent again")
+        output.fault(f"{state_dir}: {error.strerror}: the page was sent, and may be sent again")
     output.note(f"{unit}: paged")

@@ -11,6 +11,7 @@ import click
 from supervisor import clock
 from supervisor.cli import output
 from supervisor.cli.options import settings, with_output
+from supervisor.cli.waiting import LOOK_MS, Line
 
 if TYPE_CHECKING:
     from supervisor.incidents.world import Decision
@@ -38,8 +39,12 @@ def replay(files: tuple[Path, ...], show: bool) -> int:
 
     chosen = settings()
     found: list[Replayed] = []
+    line = Line()
     for file in files:
-        one = recording.replay(file, _teller() if show and not chosen.json else None)
+        try:
+            one = recording.replay(file, _teller(line) if show and not chosen.json else None, _reader(line, file))
+        finally:
+            line.clear()
         found.append(one)
         if not chosen.json:
             _show(one)
@@ -48,8 +53,22 @@ def replay(files: tuple[Path, ...], show: bool) -> int:
     return 0 if all(one.same and not one.died for one in found) else 1
 
 
-def _teller() -> Callable[[Given, Decision], None]:
+def _reader(line: Line, file: Path) -> Callable[[int], None]:
+    """How far it is, LOOK_MS apart, on a terminal."""
+    size, due_s = file.stat().st_size, clock.monotonic_s() + LOOK_MS / 1000
+
+    def read(done: int) -> None:
+        nonlocal due_s
+        if line.seen and (now_s := clock.monotonic_s()) >= due_s:
+            due_s = now_s + LOOK_MS / 1000
+            line.show(output.plain(f"{file.name}: {min(1.0, done / size):.0%} of {size / 1024**2:.1f} MiB"))
+
+    return read
+
+
+def _teller(line: Line) -> Callable[[Given, Decision], None]:
     def tell(given: Given, decision: Decision) -> None:
+        line.clear()
         when = clock.rfc3339(given.at.wall_s)
         counted = f"{len(decision.records)} records, {len(decision.effects)} effects, {len(decision.probes)} probes"
         output.say(f"{when}  {given.kind}: {counted}")

@@ -9,6 +9,7 @@ import click
 from supervisor.cli import output
 from supervisor.cli.heal import Answer, ask
 from supervisor.cli.options import duration_s, with_output
+from supervisor.wire import HISTORY
 
 DEADLINE_S = 120.0  # years of incidents are read a page at a time
 
@@ -33,20 +34,22 @@ def report(since: str, by: str | None) -> None:
     Healed by healctl: of what was resolved, the share that a runbook resolved and no person.
     Actions: what healctl did by itself, looking not counted. False: undone, or for an incident that
       `healctl heal mark` says it should not have touched.
-    Pages: first messages over Signal; repetitions apart. A span shorter than a week counts as a week.
+    Pages: first messages for which Signal gave a receipt; repetitions apart, and what has no receipt (it still waits,
+      was given up, or no way to Signal is configured). A span shorter than a week counts as a week.
+    A drill counts nowhere.
     p95: the smallest value that 95 % of them do not exceed.
     """
     since_s = duration_s(since, "--since")
     if not since_s:
         raise click.BadParameter("more than 0, e.g. 30d", param_hint="--since")
     args: dict[str, Any] = {"since_s": since_s} | ({"by": by} if by else {})
-    ask("report", args, _show, DEADLINE_S)
+    ask("report", args, _show, DEADLINE_S, works_on=HISTORY)
 
 
 def _show(answer: Answer) -> None:
     found = answer["incidents"]
     recorded = output.local_time(answer["recorded_since"])
-    if not (found["detected"] or answer["actions"] or answer["pages"]):
+    if not (found["detected"] or answer["actions"] or answer["pages"] or answer["pages_without_receipt"]):
         output.say(f"Nothing to report since {output.local_time(answer['since'])}: no incident, no action, no page.")
     else:
         output.say(f"Since {recorded}:")
@@ -74,6 +77,7 @@ def _rows(it: Answer) -> list[tuple[object, ...]]:
         ("actions", it["actions"], "", "", ""),
         ("false actions", it["false_actions"], "", "", _share(it["false_action_percent"], "actions")),
         ("pages", it["pages"], "", "", f"{it['pages_per_week']:g} a week, {it['pages_repeated']} repeated"),
+        ("pages without receipt", it["pages_without_receipt"], "", "", ""),
     ]
 
 

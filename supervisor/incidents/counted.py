@@ -38,12 +38,13 @@ class PastAction(msgspec.Struct, frozen=True, gc=False):
 
 
 class PastPage(msgspec.Struct, frozen=True, gc=False):
-    """A tier-3 message for Signal. `first`: no repetition of an earlier one."""
+    """A tier-3 message for Signal. `first`: no repetition of an earlier one; `delivered`: there is a receipt."""
 
     id: str
     incident_id: str | None
     created_wall_s: float
     first: bool
+    delivered: bool
 
 
 class PastMark(msgspec.Struct, frozen=True, gc=False):

@@ -1,5 +1,8 @@
 """How well healctl does: times to detect and to repair, what healed by itself, false actions, pages (DESIGN §6). Pure.
 
+A page counts when it has a receipt; what was written and has none (nobody took it, or no way to Signal is configured)
+is told beside it. A drill counts nowhere (`store.reporting` leaves it out).
+
 What is told is what was written down. When something broke nobody knows exactly: it was later than its probe's last
 look that was well, and earlier than the look that found it. Both bounds of the time to detection are told, never a
 point between them; an incident without an earlier look (the first since a start) counts in neither upper figure.
@@ -134,7 +137,8 @@ class Report:
         healed = [it for it in resolved if it.acted_by == ActedBy.RUNBOOK]
         ended = [it for it in over if it.state != State.DISMISSED]
         false = [it for it in actions if it.id in self._undone or self._should_not_have(it)]
-        first = sum(1 for page in pages if page.first)
+        arrived = [page for page in pages if page.delivered]
+        first = sum(1 for page in arrived if page.first)
         return {
             "incidents": {
                 "detected": len(incidents),
@@ -155,7 +159,8 @@ class Report:
             "false_actions": len(false),
             "false_action_percent": _percent(len(false), len(actions)),
             "pages": first,
-            "pages_repeated": len(pages) - first,
+            "pages_repeated": len(arrived) - first,
+            "pages_without_receipt": len(pages) - len(arrived),
             "pages_per_week": round(first / weeks, 2),
         }
 

@@ -109,9 +109,11 @@ def place(files: Sequence[tuple[Path, bytes]], *, mode: int, keep: Callable[[Pat
     """As `put`. `keep`: whether what is there is kept, under its name with `kept` at its end."""
     new = [_beside(path) for path, _ in files]
     copies: list[Path] = []
+    made: list[Path] = []
     moved, at = 0, Path()
     try:
         for (at, content), beside in zip(files, new, strict=True):
+            made += _absent(at.parent)
             _make_folder(at.parent)
             _write(beside, content, mode)
         for (at, _), beside in zip(files, new, strict=True):
@@ -130,6 +132,9 @@ def place(files: Sequence[tuple[Path, bytes]], *, mode: int, keep: Callable[[Pat
         for beside in new:
             with contextlib.suppress(OSError):  # it was moved; or its folder is not there, or read-only: told already
                 beside.unlink()
+        for folder in sorted(made, reverse=True) if not moved else ():  # what is deeper comes first
+            with contextlib.suppress(OSError):  # it could not be made either; or others have put something there
+                folder.rmdir()
     return copies
 
 
@@ -155,6 +160,11 @@ def remove(paths: Iterable[Path]) -> None:
                 _sync(path.parent)
         except OSError as error:
             raise HealError(f"{path}: {error.strerror}", "the same command goes on with what is left") from error
+
+
+def _absent(folder: Path) -> list[Path]:
+    """The folder and those above it that are not there yet."""
+    return [it for it in (folder, *folder.parents) if not it.exists()]
 
 
 def _make_folder(folder: Path) -> None:

@@ -42,7 +42,9 @@ def scope(env: Mapping[str, str], *, user: bool) -> Scope:
         }
         return Scope(False, Path("/etc/systemd/system"), share / "man/man1", shells)
     config, data = _xdg(env, "XDG_CONFIG_HOME", "~/.config"), _xdg(env, "XDG_DATA_HOME", "~/.local/share")
-    bash = _xdg(env, "BASH_COMPLETION_USER_DIR", str(data / "bash-completion"))
+    # Several since bash-completion 2.12, as in PATH; the first is looked into first.
+    first = env.get("BASH_COMPLETION_USER_DIR", "").partition(":")[0]
+    bash = Path(first) if os.path.isabs(first) else data / "bash-completion"
     shells = {
         "bash": bash / "completions/healctl",
         "zsh": data / "zsh/site-functions/_healctl",

@@ -14,16 +14,24 @@ from typing import Any
 
 import msgspec
 
-from supervisor.incidents import marks
+from supervisor.incidents import drill_run, marks
 from supervisor.incidents.counted import PastAction, PastIncident, PastMark, PastPage
-from supervisor.incidents.model import Authority, Channel, Effect, ExecutionState, Tier
+from supervisor.incidents.model import (
+    AnomalyType,
+    Authority,
+    Channel,
+    Effect,
+    ExecutionState,
+    OutboxState,
+    Tier,
+)
 from supervisor.incidents.orders import AuditEntry, MarkArgs
 from supervisor.messages import FetchReport, ReportFound
 from supervisor.store import sqlite
 from supervisor.store.history import LEDGER, first_source, next_source
 
 PAGE_ROWS = 1_000
-CLOSING = frozenset({"closing"})  # says that it is over: nobody is called
+NOBODY_CALLED = frozenset({"closing", drill_run.KIND})  # it is over, or nothing was wrong
 REPEAT = "repeat"
 
 
@@ -38,6 +46,7 @@ class _Runbook(msgspec.Struct, gc=False):
 
 class _Target(msgspec.Struct, gc=False):
     target_id: str
+    family: str = ""
 
 
 class _Result(msgspec.Struct, gc=False):
@@ -62,16 +71,17 @@ class _Row(msgspec.Struct, gc=False):
     tier: int
     kind: str
     created_wall_s: float
+    state: str
     incident_id: str | None = None
 
 
-def _incident(it: PastIncident) -> tuple[float, PastIncident]:
-    return it.detected_wall_s, it
+def _incident(it: PastIncident) -> tuple[float, PastIncident | None]:
+    return it.detected_wall_s, None if it.anomaly == AnomalyType.DRILL else it
 
 
 def _action(it: _Execution) -> tuple[float, PastAction | None]:
-    """An undo that failed has taken nothing back, and is no action of ours either."""
-    if it.undoes and it.state != ExecutionState.SUCCEEDED:
+    """An undo that failed has taken nothing back, and is no action of ours either; what a drill does is made up."""
+    if (it.undoes and it.state != ExecutionState.SUCCEEDED) or it.target.family == drill_run.FAMILY:
         return it.created_wall_s, None
     action = PastAction(
         it.id, it.incident_id, it.runbook.id, it.target.target_id, it.created_wall_s,
@@ -84,9 +94,10 @@ def _action(it: _Execution) -> tuple[float, PastAction | None]:
 
 
 def _page(it: _Row) -> tuple[float, PastPage | None]:
-    if it.channel != Channel.SIGNAL or it.tier != Tier.PAGE or it.kind in CLOSING:
+    if it.channel != Channel.SIGNAL or it.tier != Tier.PAGE or it.kind in NOBODY_CALLED:
         return it.created_wall_s, None
-    return it.created_wall_s, PastPage(it.id, it.incident_id, it.created_wall_s, it.kind != REPEAT)
+    delivered = it.state == OutboxState.DELIVERED
+    return it.created_wall_s, PastPage(it.id, it.incident_id, it.created_wall_s, it.kind != REPEAT, delivered)
 
 
 def _mark(it: AuditEntry) -> tuple[float, PastMark | None]:
@@ -136,11 +147,21 @@ def _of(connection: sqlite3.Connection, source: str, asked: FetchReport, followi
         if row is not None and at_wall_s >= asked.since_wall_s:
             kept.append(row)
     passed_over = f"{source}: {bad} rows of {table} cannot be read" if bad else ""
+    stage, (done, total) = f"{name} in {source}", _how_far(connection, table, rows[-1][0] if rows else None)
     at, after, more = asked.table, rows[-1][0] if rows else 0, True
     if len(rows) < PAGE_ROWS:  # this table has no more
         at, after = asked.table + 1, 0
         if at == len(TABLES):
             at, more = 0, source != LEDGER
             source = following
-    answer = ReportFound(source=source, table=at, after=after, more=more, oldest_wall_s=oldest, passed_over=passed_over)
+    answer = ReportFound(
+        source=source, table=at, after=after, more=more, oldest_wall_s=oldest, passed_over=passed_over,
+        stage=stage, done=done, total=total,
+    )  # fmt: skip
     return msgspec.structs.replace(answer, **{name: tuple(kept)})
+
+
+def _how_far(connection: sqlite3.Connection, table: str, at: int | None) -> tuple[int, int]:
+    """(done, total) by the numbers of the rows, which SQLite knows without counting; some of them may be gone."""
+    (first,), (last,) = (connection.execute(f"SELECT {it}(rowid) FROM {table}").fetchone() for it in ("min", "max"))
+    return (at - first + 1, last - first + 1) if at is not None and first is not None else (0, 0)

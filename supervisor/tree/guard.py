@@ -7,6 +7,7 @@ with the beats. What was removed is made anew; what another healctl holds by now
 from __future__ import annotations
 
 import os
+import stat
 
 from supervisor.errors import HealError
 from supervisor.tree.host import Host
@@ -60,6 +61,7 @@ class Guard:
                 deaf = True
                 continue
             file = (found.st_dev, found.st_ino)
+            deaf = deaf or not stat.S_ISSOCK(found.st_mode)  # it may have been put there before our first look
             incarnation, before = self._seen.get(socket, ("", file))
             self._seen[socket] = (child.incarnation, file)
             deaf = deaf or (incarnation == child.incarnation and before != file)

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import msgspec
 
 from supervisor.clock import rfc3339
-from supervisor.redact import visible
 from supervisor.units import LogFormat
+from supervisor.visible import visible
 
 JOURNAL_PRIORITY = {"debug": 7, "info": 6, "out": 6, "warning": 4, "error": 3}  # syslog(3), sd-daemon(3)
 # How `newsdesk` says which incident its line is about, after the name of its logger.

@@ -19,6 +19,7 @@ from supervisor.incidents.readings import ProcessRef
 
 NAME = "healctl.lock"
 SAID_BYTES_MAX = 200
+STOPPED = ("T", "t")  # proc(5)
 DYING_S = 1.0  # a killed holder, or a child of it, may keep the lock until the kernel has ended it
 LOOK_AGAIN_S = 0.005
 
@@ -89,7 +90,7 @@ def acquire(runtime_dir: Path) -> Lock:
 def claim(directory: Path) -> Lock:
     """The lock alone, in a directory that exists (two daemons on one ledger would undo each other).
 
-    Raises AlreadyRunning; Refused when what stands there is no lock file.
+    Raises AlreadyRunning; Refused when what stands there is no lock file, or the disk does not take our name.
     """
     path = directory / NAME
     fd = _open(path)
@@ -109,8 +110,13 @@ def claim(directory: Path) -> Lock:
             time.sleep(LOOK_AGAIN_S)
     me = proc.stat(os.getpid())
     assert me is not None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{me.pid} {me.start_ticks} {me.ref.boot_id}\n".encode(), 0)
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{me.pid} {me.start_ticks} {me.ref.boot_id}\n".encode(), 0)
+    except OSError as error:
+        os.close(fd)
+        hint = f"make room on the disk of {directory}, or set another directory in [healctl]"
+        raise Refused(f"{path} cannot be written: {error.strerror}", hint) from error
     return Lock(fd, path)
 
 
@@ -141,6 +147,12 @@ def holder(runtime_dir: Path) -> ProcessRef | None:
     ref = ProcessRef(boot_id=words[2], pid=int(words[0]), start_ticks=int(words[1]))
     found = proc.same(ref)
     return ref if found is not None and found.live else None
+
+
+def stopped(ref: ProcessRef) -> bool:
+    """Whether it does nothing until somebody lets it go on: Ctrl-Z, SIGSTOP, a debugger."""
+    found = proc.same(ref)
+    return found is not None and found.state in STOPPED
 
 
 def make_state_dir(path: Path) -> None:

@@ -26,6 +26,18 @@ def answers(daemon: Daemon) -> None:
 
 
 @pytest.mark.req("FR-007")
+def test_a_file_in_the_place_of_a_socket_is_seen_though_it_was_there_at_the_first_look(here: Site) -> None:
+    daemon = here.daemon('[process.x]\nmatch = "nobody runs this"\n[tree]\nbeat = "4s"\n')
+    daemon.start()
+    path = daemon.runtime_dir / "control.sock"
+    path.unlink()
+    path.write_text("")
+    until("it is a socket again", path.is_socket)
+    answers(daemon)
+    daemon.stop()
+
+
+@pytest.mark.req("FR-007")
 @pytest.mark.parametrize("what", ["run", "run/control.sock", "run/store.sock", "run/healctl.lock"])
 def test_what_was_removed_is_made_anew_and_healing_goes_on(here: Site, what: str) -> None:
     one = here.service("one")

@@ -19,8 +19,8 @@ DECLARATIONS = {"supervisor/incidents/model.py"}
 
 # The rooms that must give the same answer for the same arguments, for ever (DESIGN §2.5).
 PURE = ("supervisor/incidents/", "supervisor/tree/kernel.py", "supervisor/tree/model.py", "supervisor/tree/wording.py",
-        "supervisor/units.py", "supervisor/redact.py", "supervisor/schema.py", "supervisor/transports.py",
-        "probes/schedule.py")  # fmt: skip
+        "supervisor/units.py", "supervisor/redact.py", "supervisor/visible.py", "supervisor/schema.py",
+        "supervisor/transports.py", "probes/schedule.py")  # fmt: skip
 IMPURE_MODULES = {
     "asyncio": "decide here, wait in the process around it",
     "io": "take the text as an argument",

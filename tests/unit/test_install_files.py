@@ -147,6 +147,14 @@ def user_scope(folder: Path) -> Scope:
 
 
 @pytest.mark.req("NFR-003")
+def test_bash_looks_first_into_the_first_of_its_user_s_folders() -> None:
+    """BASH_COMPLETION_USER_DIR is a list since bash-completion 2.12: nobody looks into a folder called /mine:/more."""
+    env = {"HOME": "/me", "BASH_COMPLETION_USER_DIR": "/mine:/more"}
+    assert scope(env, user=True).completions["bash"] == Path("/mine/completions/healctl")
+    default = Path("/me/.local/share/bash-completion/completions/healctl")
+    assert scope({**env, "BASH_COMPLETION_USER_DIR": ":/more"}, user=True).completions["bash"] == default
+
+
 @pytest.mark.parametrize("home", ["", "relative/home"])
 def test_a_home_that_is_no_absolute_path_is_no_place_to_write_to(home: str) -> None:
     """Once it wrote to the folder that it was called in, or to /.config."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from supervisor import recording
 from supervisor.cli.main import run
+from supervisor.cli.waiting import CLEAR
 from supervisor.errors import UsageError
 from supervisor.incidents import events as e
 from supervisor.incidents.engine import Engine
@@ -111,6 +113,32 @@ def test_what_differs_is_named(
     assert found.different["recorded"] != found.different["replayed"]
     assert run(["replay", str(file), "-o", "table", "--show"]) == 1
     assert "one differs" in capsys.readouterr().out
+
+
+def test_a_terminal_sees_how_far_a_replay_is_and_programs_see_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lab = lab_of()
+    recorder = recorded(lab, tmp_path)
+    lab.kill("auto")
+    lab.advance(5.0)
+    recorder.close()
+    (file,) = tmp_path.iterdir()
+    monkeypatch.setattr("supervisor.cli.replay.LOOK_MS", 0)
+    assert run(["replay", str(file), "--json"]) == 0
+    assert capfd.readouterr().err == ""
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr("sys.stderr", terminal)
+        assert run(["replay", str(file), "--json"]) == 0
+    seen = ""
+    with contextlib.suppress(OSError):  # EIO: the other end is closed
+        while more := os.read(ours, 4096):
+            seen += more.decode()
+    os.close(ours)
+    assert f"{file.name}: 100% of 0." in seen
+    assert seen.endswith(CLEAR)
+    assert msgspec.json.decode(capfd.readouterr().out)[0]["same"]
 
 
 def test_the_event_that_the_engine_died_of_is_the_last_and_dies_again(

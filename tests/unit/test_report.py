@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
+from supervisor.bus import Link
 from supervisor.errors import HealError, Refused, StoreError, UnknownId, UsageError
+from supervisor.incidents import drill_run
 from supervisor.incidents import events as e
 from supervisor.incidents import model as m
 from supervisor.incidents import records as rec
@@ -19,7 +22,8 @@ from supervisor.incidents.effects import FindIncident
 from supervisor.incidents.orders import AuditEntry
 from supervisor.incidents.records import AddAudit, AddLateTrail
 from supervisor.incidents.report import By, Report, rank
-from supervisor.messages import FetchReport, IncidentFound, Nack, ReportFound
+from supervisor.messages import AtWork, FetchReport, IncidentFound, Nack, ReportFound
+from supervisor.reporting import Reporting
 from supervisor.store import history, reporting
 from supervisor.store.ledger import Ledger
 from tests.lab.engine import Lab
@@ -63,8 +67,9 @@ def test_what_a_report_says_of_a_small_history() -> None:
     ]
     rows[2] = msgspec.structs.replace(rows[2], target_id="db")
     undo = PastAction("exe9", "inc1", "undo:rb-a", "web", NOW, False, True, True, undoes="exe1")
-    pages = [PastPage("out1", "inc3", NOW - DAY, True), PastPage("out2", "inc3", NOW, False)]
-    pages.append(PastPage("out3", None, NOW, True))
+    pages = [PastPage("out1", "inc3", NOW - DAY, True, True), PastPage("out2", "inc3", NOW, False, True)]
+    pages.append(PastPage("out3", None, NOW, True, True))
+    pages += [PastPage("out4", "inc3", NOW, True, False), PastPage("out5", "inc3", NOW, False, False)]  # nobody took it
     marks = [PastMark("inc2", "should_not_have", NOW - 5), PastMark("inc3", "fine", NOW)]
     marks.append(PastMark("inc3", "should_not_have", 1.0))
     actions = [action(1, "inc1"), action(2, "inc2"), action(3, "inc3"), action(4, "inc4", acts=False)]
@@ -83,6 +88,7 @@ def test_what_a_report_says_of_a_small_history() -> None:
     assert body["auto_resolved_percent"] == 66.7
     assert (body["actions"], body["false_actions"], body["false_action_percent"]) == (3, 2, 66.7)
     assert (body["pages"], body["pages_repeated"], body["pages_per_week"]) == (2, 1, 1.0)
+    assert body["pages_without_receipt"] == 2
     assert [(it["name"], it["incidents"]["detected"], it["pages"]) for it in body["groups"]] == [
         ("web", 5, 0), ("db", 1, 1), ("-", 0, 1),
     ]  # fmt: skip
@@ -155,6 +161,71 @@ def test_the_store_tells_every_row_once_from_archives_and_ledger_in_small_pages(
         assert isinstance(broken, ReportFound)
         assert archive.name in broken.passed_over
         assert ledger.damage == "", "that is no damage of the ledger"
+
+
+@pytest.mark.req("FR-008")
+def test_a_page_counts_with_its_receipt_and_a_drill_never(tmp_path: Path) -> None:
+    signal = m.Channel.SIGNAL
+    ended: dict[str, Any] = {"state": m.ExecutionState.SUCCEEDED, "claimed_by": "x"}
+    with closing(Ledger(tmp_path / "ledger.db")) as ledger:
+        book = lab.Book(ledger)
+        book.add(
+            rec.PutOutbox(lab.message(1, channel=signal, state=m.OutboxState.DELIVERED, receipt="r")),
+            rec.PutOutbox(lab.message(2, channel=signal)),
+            rec.PutOutbox(lab.message(3, channel=signal, state=m.OutboxState.QUARANTINED)),
+            rec.PutOutbox(msgspec.structs.replace(lab.message(4, channel=signal), kind=drill_run.KIND)),
+            rec.PutOutbox(msgspec.structs.replace(lab.message(5, channel=signal), kind="closing")),
+            rec.PutIncident(msgspec.structs.replace(lab.incident(6), anomaly=m.AnomalyType.DRILL)),
+            rec.PutIncident(lab.incident(7)),
+        )
+        made_up, real = lab.execution(8, **ended), lab.execution(9, **ended)
+        target = msgspec.structs.replace(made_up.target, family=drill_run.FAMILY)
+        book.add(rec.PutExecution(msgspec.structs.replace(made_up, target=target)), rec.PutExecution(real))
+        found = [ledger.past(partial(reporting.page, asked=FetchReport(0.0, "ledger", table))) for table in range(3)]
+        incidents, actions, pages = found
+        assert [it.id for it in incidents.incidents] == ["inc-000007"]
+        assert [it.id for it in actions.actions] == [real.id]
+        assert [(it.id, it.delivered) for it in pages.pages] == [
+            (lab.message(1).id, True), (lab.message(2).id, False), (lab.message(3).id, False),
+        ]  # fmt: skip
+        assert [(it.stage, it.done, it.total) for it in found] == [
+            ("incidents in ledger", 2, 2), ("actions in ledger", 2, 2), ("pages in ledger", 5, 5),
+        ]  # fmt: skip
+
+
+class Store:
+    """A link that gives these pages, then an error."""
+
+    def __init__(self, *pages: ReportFound) -> None:
+        self._pages = list(pages)
+
+    async def ask(self, body: FetchReport) -> ReportFound:
+        if not self._pages:
+            raise StoreError("it is gone")
+        return self._pages.pop(0)
+
+
+@pytest.mark.req("FR-007", "FR-008")
+@pytest.mark.parametrize("more", [False, True], ids=["to the end", "the store goes"])
+def test_a_long_report_says_how_far_it_is_and_when_it_is_over(monkeypatch: pytest.MonkeyPatch, more: bool) -> None:
+    monkeypatch.setattr("supervisor.reporting.TELL_S", 0.0)
+    pages = [ReportFound("ledger", True, stage="incidents in ledger", done=1, total=2),
+             ReportFound("ledger", more, stage="pages in ledger", done=2, total=2)]  # fmt: skip
+    answers: list[object] = []
+    told: list[AtWork] = []
+
+    async def ask() -> None:
+        store = cast(Link, Store(*pages))
+        asking = Reporting(store, lambda: m.Instant(NOW, NOW, NOW), lambda _, it: answers.append(it), told.append)
+        asking.ask("t1", b'{"since_s":60}')
+        while not told or not told[-1].over:
+            await asyncio.sleep(0)
+
+    asyncio.run(ask())
+    assert isinstance(answers[0], StoreError if more else dict)
+    assert [(it.stage, it.done, it.over) for it in told] == [
+        ("incidents in ledger", 1, False), ("pages in ledger", 2, False), ("", 0, True),
+    ]  # fmt: skip
 
 
 def marked(lab_: Lab, actor: str = "matthew", **args: str) -> list[object]:
