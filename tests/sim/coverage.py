@@ -6,6 +6,7 @@ from collections import Counter
 
 from supervisor.incidents.lifecycle import TRANSITIONS, Trigger
 from supervisor.incidents.model import AnomalyType, Authority, State, Tier, TierReason
+from tests.sim.replies import REPLIES
 
 # In the table, and out of reach of any event; each with its reason.
 UNREACHABLE: dict[str, str] = {
@@ -46,7 +47,7 @@ def expected(faults: tuple[str, ...]) -> list[str]:
     names += [f"tier {tier:d}" for tier in Tier]
     names += [f"authority {authority}" for authority in Authority]
     names += [f"anomaly {anomaly}" for anomaly in AnomalyType]
-    return names + list(faults)
+    return [*names, *REPLIES, *faults]
 
 
 def missing(counts: Counter[str], faults: tuple[str, ...]) -> list[str]:

@@ -36,6 +36,7 @@ from supervisor.incidents.recover import rebuild
 from supervisor.notifier.channel import Receipt, Retryable, Unreachable
 from supervisor.notifier.gate import Gate
 from supervisor.notifier.process import SLOTS, NotifierWorker
+from supervisor.notifier.replies import Replies
 from supervisor.outgoing import Outgoing
 from supervisor.pinging import Pinging
 from supervisor.progressing import Progressing
@@ -280,7 +281,8 @@ class _Phone:
         if sim.loop.time() < sim.phone_off_until_s:
             raise Unreachable("nobody is there")
         sim.flights.begin(row.id)
-        receipt = Receipt(f"signal:{sim.watch.received(row)}")
+        sim.watch.received(row)
+        receipt = Receipt(sim.phone.receipt(row))
         sim.flights.arrived(row.id, receipt)
         return receipt
 
@@ -301,6 +303,8 @@ class SimNotifier(_Mixin, NotifierWorker):
         self._outlets[Channel.SIGNAL] = _Phone(self.sim)
         boot = self.boot
         self._link = Link(self.sim.net, "healer", boot.name, self._on_frames, boot.incarnation)  # type: ignore[assignment]
+        self._replies = Replies(boot.config.notify.signal, self._link.ask)
+        self._replies.start(self.fail)
 
 
 class SimProbe(_Mixin):

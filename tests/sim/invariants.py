@@ -41,6 +41,7 @@ from tests.sim.cancels import Cancels
 from tests.sim.coverage import Coverage
 from tests.sim.invariants_more import More
 from tests.sim.loop import STEADY_AHEAD_S
+from tests.sim.replies import Replies
 from tests.sim.storms import Storms
 from tests.sim.world import OUR_PARTS_FAMILY, World
 
@@ -132,6 +133,7 @@ class Watch:
         self.more = More(self)
         self.storms = Storms(self)
         self.cancels = Cancels(self)
+        self.replies = Replies(self)
 
     def fail(self, name: str, text: str) -> None:
         self._fail(Broken(name, text))
@@ -534,6 +536,7 @@ class Watch:
             if row.state == "pending"
         ]
         found += [f"family {family} is paused" for family in sorted(self.family_pauses)]
+        found += self.replies.unfinished()
         gathered = ((i, row_id) for i in self.incidents.values() for row_id in (i.page_id, i.told_in) if row_id)
         found += [f"{i.id} is told of in {row_id}, which waits" for i, row_id in gathered if row_id not in self.rows]
         return found

@@ -23,7 +23,7 @@ from supervisor.incidents.model import (
     State,
 )
 from supervisor.incidents.readings import ProcessData
-from supervisor.messages import Body, Commit, DeliveryReport, StepReport
+from supervisor.messages import Body, Commit, DeliveryReport, ReplyReceived, StepReport
 from tests.sim.cancels import stopped
 from tests.sim.loop import STEADY_AHEAD_S
 
@@ -35,7 +35,7 @@ REPEAT_S = (3_600.0, 4 * 3_600.0, 86_400.0)  # R2
 SLACK_S = 1.5
 LATE_S = 100.0  # so much later may a decision be durable that a fault of the store keeps waiting
 SETTLE_S, VERIFIED_WITHIN_S = 1.0, 30.0  # R6
-HEARD = frozenset({r.AddAudit, r.PutExecution, r.PutIncident, r.PutHalt, r.DropHalt, r.PutRunbookState})
+HEARD = frozenset({r.AddAudit, r.PutExecution, r.PutIncident, r.PutHalt, r.DropHalt, r.PutReply, r.PutRunbookState})
 
 
 class More:
@@ -59,6 +59,8 @@ class More:
     def durable(self, commit: Commit) -> None:
         heard = [record for record in commit.records if type(record) in HEARD]
         orders = [record.entry for record in heard if isinstance(record, r.AddAudit)]
+        if orders or any(type(record) is r.PutReply for record in heard):
+            self.watch.replies.durable(commit, orders)
         for order in orders:
             if order.action in ("approve", "confirm"):
                 self._undone.clear()  # of whichever runbook: a person has spoken
@@ -134,6 +136,7 @@ class More:
             self.watch.fail("a silent repair says nothing", f"{it.id} ({it.anomaly} of {it.target_id})")
 
     def moved(self, old: Incident | None, new: Incident) -> None:
+        self.watch.replies.moved(old, new)
         if not new.open:
             self.over_s[new.id] = self.watch.loop.time()
         if new.state is State.DISMISSED and new.dismiss_until_steady_s is not None:
@@ -179,6 +182,8 @@ class More:
                 under_way = run is not None and run.state in (ExecutionState.INTENDED, ExecutionState.CLAIMED)
                 if run is not None and under_way and len(run.results) <= index:
                     self.watch.fail("a report is taken when it is written", f"step {index} of {execution_id}")
+            case ReplyReceived(reply):
+                self.watch.replies.acknowledged(reply.key)
             case DeliveryReport(row_id, receipt=receipt) if receipt:
                 row = self.watch.rows.get(row_id)
                 if row is not None and row.state is OutboxState.PENDING:
@@ -188,6 +193,8 @@ class More:
 
     def new_row(self, row: OutboxRow) -> None:
         self._row_s[row.id] = self.watch.loop.time()
+        if row.offer_id:
+            self.watch.replies.new_row(row)
         if row.channel is not Channel.SIGNAL or row.kind not in ("page", "outcome", "grouped", "repeat"):
             return
         now_s = self.watch.loop.time()

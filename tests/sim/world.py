@@ -113,6 +113,7 @@ class World:
         self.writer = config.trading["augur"].process if config.trading else ""
         self.checks: dict[str, tuple[float, bool]] = {}  # database -> when its last check began, what it found
         self.stood_still_s = 0.0  # the machine, in all
+        self.latest_wall_offset_s = loop.wall_offset_s  # the wall clock was never further ahead
         self.blind: dict[str, float] = {}  # target -> until when its probe cannot tell
         self.well_s: dict[tuple[A, str], float] = {}
         self.seen_ill: dict[str, dict[float, frozenset[A]]] = {}  # target -> reading's time -> what was really ill
