@@ -188,6 +188,9 @@ class Deeds:
     def do_reply(self, pick: int, after_s: float, *answer: Any) -> None:
         self.sim.phone.decides(pick, after_s, Answer(*answer))
 
+    def do_drill(self, channel: str, timeout_s: float, actor: str) -> None:
+        self._order("drill", actor, channel=channel, timeout_s=timeout_s)
+
     def do_pause(self, scope: str, target_id: str, for_s: float | None) -> None:
         self._order("pause", reason="so", for_s=for_s, **self._scope(scope, target_id))
 

@@ -49,6 +49,7 @@ from supervisor.targets import open_families, targets
 from supervisor.trails import fetch as trails_of
 from supervisor.uplink import Up
 from supervisor.worker import Boot
+from tests.sim.drills import SimStaged
 from tests.sim.wires import Hub, Link
 from tests.sim.world import BRAIN, CHECK_S
 
@@ -129,7 +130,8 @@ class SimHealer(_Mixin, HealerWorker):
         world.secret = "of the simulation"
         self._engine = Engine(world)
         quiet = SimpleNamespace(given=_nothing, decided=_nothing, anew=_nothing, ask=_nothing, look=_nothing)
-        self._recorder = self._reporting = self._staged = quiet  # type: ignore[assignment]
+        self._recorder = self._reporting = quiet  # type: ignore[assignment]
+        self._staged = SimStaged(self.sim.world)
         self._capturing = SimpleNamespace(look=lambda world: None)  # type: ignore[assignment]
         self._metering = SimpleNamespace(durable=lambda records: None, moved=lambda listen: None)  # type: ignore[assignment]
         self._halted = Halted(snapshot.halts, self._tell)

@@ -292,7 +292,7 @@ class Simulation:
                 unpaged := critical_unpaged(self.watch, PAGED_WITHIN_S)
             ):
                 self.watch.fail("a page is never lost", unpaged)
-            self._dismiss_what_waits_for_that(deeds)
+            self._do_what_waits_for_that(deeds)
             unfinished = self.watch.unfinished()
             if not unfinished and self.root.settled():
                 return
@@ -300,11 +300,14 @@ class Simulation:
                 self.watch.fail("nothing is stuck for ever", "; ".join(unfinished) or "the tree is not settled")
             step_s = QUIET_S if self.loop.time() - began_s < POLL_S else QUIET_STEP_S
 
-    def _dismiss_what_waits_for_that(self, deeds: Deeds) -> None:
-        """A message that was set aside stays so until a person has seen it; nothing else waits for a person."""
+    def _do_what_waits_for_that(self, deeds: Deeds) -> None:
+        """A message that was set aside stays so until a person has seen it, a drill's failure until a good one; nothing
+        else waits for a person."""
         for incident in list(self.watch.incidents.values()):
             if incident.open and incident.anomaly is AnomalyType.ITEM_QUARANTINED:
                 deeds._order("dismiss", incident_id=incident.id, reason="seen")
+            elif incident.open and incident.anomaly is AnomalyType.DRILL_FAILED:
+                deeds.do_drill("all", 60.0, "matthew")
 
 
 def _config(plan: Plan) -> Config:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from tests.sim.drills import TARGET as DRILL
 from tests.sim.faults import MESSAGES, NEVER_LOST, OWNER
 from tests.sim.site import HOSTS, SIZES, TASKS, site
 
@@ -108,7 +109,9 @@ class _Maker:
 
     def happening(self, at_s: float) -> list[Event]:
         makes = (self._world, self._storm, self._people, self._message, self._crash, self._machine)
-        make = self.rng.choices((*makes, self._flapping, self._stop, self._phone), (34, 5, 22, 16, 12, 9, 4, 4, 12))[0]
+        make = self.rng.choices(
+            (*makes, self._flapping, self._stop, self._phone, self._drill), (34, 5, 22, 16, 12, 9, 4, 4, 12, 3)
+        )[0]
         return make(at_s)
 
     # -- the world --
@@ -308,6 +311,22 @@ class _Maker:
         for name in ("notifier", "healer"):
             if rng.random() < 0.1:
                 events.append(Event(at_s + after_s + rng.uniform(-0.01, 0.02), "die", (name, 0)))
+        return events
+
+    def _drill(self, at_s: float) -> list[Event]:
+        """Somebody orders a drill; beside what else there is, and what keeps it from its end."""
+        rng = self.rng
+        channel, timeout_s = rng.choice(("all", "all", "signal", "synapse")), rng.choice((5.0, 60.0, 60.0, 300.0))
+        events = [Event(at_s, "drill", (channel, timeout_s, rng.choice(("matthew", "matthew", "agent:cortex"))))]
+        if rng.random() < 0.3:
+            events.append(Event(at_s + rng.uniform(-1.0, 1.0), rng.choice(("phone_off", "phone_hangs")), (20.0,)))
+        if rng.random() < 0.3:
+            events.append(Event(at_s + rng.choice((0.02, 0.2, 1.5)), "cancel", (DRILL, 0, "matthew")))
+        if rng.random() < 0.5:
+            name = rng.choice(("store", "healer", "healer", "executor", "notifier"))
+            events.append(Event(at_s + rng.choice((0.02, 0.2, 2.0)) * rng.random(), "die", (name, 0)))
+        if rng.random() < 0.3:
+            events.append(Event(at_s + rng.uniform(0.0, 90.0), "drill", ("all", 60.0, "matthew")))
         return events
 
     # -- faults --
