@@ -14,16 +14,18 @@ from rich.text import Text
 from textual.app import App
 
 from supervisor.errors import HealError
+from supervisor.incidents.model import State
 from supervisor.units import DURATION_FORM, parse_duration
-from tui import look
-from tui.dialogs import Question, Reader
+from tui import look, panes
+from tui.dialogs import Consent, Question, Reader
 
 if TYPE_CHECKING:
+    from tui.model import Model
     from tui.source import Source
 
 Json = dict[str, Any]
 
-ACT_S = 120.0
+ACT_S = 3 * 3600.0  # as `healctl heal execute`: as long as the work takes
 PLAN_S = 30.0
 EVERY = "every target"
 
@@ -39,6 +41,7 @@ class Acting(App[None]):
     """The part of the dashboard that gives orders. `subject` says about what."""
 
     source: Source
+    model: Model
     read_only = False
 
     def subject(self) -> Subject:
@@ -77,7 +80,7 @@ class Acting(App[None]):
         self.notify(f"{look.plain(error.message)}{hint}", severity="error", markup=False, timeout=8)
 
     def told(self, words: str) -> None:
-        self.notify(look.plain(words), markup=False)
+        self.notify(look.short(words), markup=False)
 
     # -- the orders --
 
@@ -88,7 +91,11 @@ class Acting(App[None]):
 
         def approve(more: Json) -> None:
             args = {"runbook_id": on.runbook_id} | more
-            self.ask("approve", args, lambda it: self.told(f"{it['runbook_id']} is now {it['mode']}"))
+            self.ask("approve", args, approved)
+
+        def approved(it: Json) -> None:
+            runs = "runs now" if it["running_for"] else "does not run now"
+            self.told(f"{it['runbook_id']} is now {it['mode']}, and {runs}")
 
         def every(word: str | None) -> None:
             if word is not None:
@@ -199,6 +206,35 @@ class Acting(App[None]):
                 self.ask("undo", {"execution_id": execution}, self._show_execution, deadline_s=ACT_S)
 
         self.push_screen(Question("Undo", f"Take back what {on.runbook_id} did?", must=on.target_id), said)
+
+    def action_cancel(self) -> None:
+        """What is seen to be at work is named; else the incident, or the target, and the daemon says what is."""
+        on = self._may("target_id")
+        if on is None:
+            return
+        incident = on.incident or {}
+        seen = self.model.progress(on.target_id, incident.get("execution_id"))
+        execution = seen["execution_id"] if seen is not None else None
+        named = execution or ("" if seen is not None else incident.get("id")) or on.target_id
+
+        def said(agreed: bool | None) -> None:
+            if not agreed:
+                return
+            if seen is not None and not execution and named not in self.model.at_work:
+                # A check is named by its target, on which something else may have begun since.
+                self.told(f"the {seen['what']} of {named} is over: nothing is cancelled")
+                return
+            self.ask("cancel", {"id": named}, lambda it: self.told(f"{it['what']} is being stopped"))
+
+        what = look.words(f"{look.short(on.target_id)}: nothing is seen to be at work, healctl will look\n", "yellow")
+        if seen is not None:
+            what = look.words(look.short(panes.at_work(seen)) + "\n", "bold")
+        elif incident.get("state") == State.REMEDIATING:
+            what = look.words(look.short(f"> {on.runbook_id} on {on.target_id}") + "\n", "bold")
+        what.append(
+            "It ends where nothing is half done. What it has done stays so, and nothing else is tried by itself."
+        )
+        self.push_screen(Consent("Cancel what is at work", what), said)
 
     def action_pause(self) -> None:
         on = self._may("target_id")

@@ -23,7 +23,7 @@ from supervisor.errors import HealError
 from tui import keys, look, panes, usage
 from tui.acting import Acting, Subject
 from tui.detail import Detail
-from tui.dialogs import Reader
+from tui.dialogs import TYPED_MAX, Reader
 from tui.keys import TABS
 from tui.model import SORTS, Model
 from tui.report import DEADLINE_S, SINCE_S, report_text
@@ -79,7 +79,7 @@ class Board(Acting):
         self.ansi_theme_light = look.ON_LIGHT
         # Held, not looked for: timers still tick while the screens are being taken down.
         self._top, self._bar, self._report = Static(id="top"), Static(id="trouble"), Static(id="report-text")
-        self._filter = Input(placeholder="words to filter by; Esc ends it", id="filter")
+        self._filter = Input(placeholder="words to filter by; Esc ends it", id="filter", max_length=TYPED_MAX)
         self._below = {tab: Static(classes="below") for tab in ("incidents", "tree", "targets")}
         self._tabs = TabbedContent(initial="incidents")
         self._rows = {
@@ -195,8 +195,8 @@ class Board(Acting):
         self._say(self._below["incidents"], panes.below(incident, self.model))
         child = self.model.children.get(self._rows["tree"].key or "", {})
         self._say(self._below["tree"], panes.below_child(child))
-        target = self._targets.get(self._rows["targets"].key or "")
-        self._say(self._below["targets"], panes.below_target(target))
+        key = self._rows["targets"].key or ""
+        self._say(self._below["targets"], panes.below_target(self._targets.get(key), self.model.progress(key)))
 
     def _tick(self) -> None:
         """Ages move although nothing happens."""

@@ -11,7 +11,7 @@ from textual.containers import VerticalScroll
 from textual.screen import Screen
 from textual.widgets import Static
 
-from tui import keys, look
+from tui import keys, look, panes
 
 if TYPE_CHECKING:
     from tui.app import Board
@@ -44,11 +44,14 @@ class Detail(Screen[None]):
         self._seen = -1
         self._trend: list[float] = []
         self.file: Json | None = None
+        # Held, not looked for: an answer may come when the screen is gone.
+        self._progress = Static(id="progress")
+        self._text = Static(look.words("asking the daemon ...", "dim"), id="file")
 
     def compose(self) -> ComposeResult:
         with VerticalScroll():
-            yield Static(id="progress")
-            yield Static(look.words("asking the daemon ...", "dim"), id="file")
+            yield self._progress
+            yield self._text
         yield Static(keys.foot(("esc", "Back")), classes="foot")
 
     def on_mount(self) -> None:
@@ -58,14 +61,12 @@ class Detail(Screen[None]):
 
     def look(self) -> None:
         """Asks anew when something about this incident has come since; how far it is is known without asking."""
-        incident = self._board.model.get(self.incident_id)
-        told = self._board.model.progress(incident) if incident is not None else None
-        line = self.query_one("#progress", Static)
-        line.display = told is not None
+        known = self._board.model
+        incident = known.get(self.incident_id) or (self.file or {}).get("incident")
+        told = known.progress(incident["target_id"], incident["execution_id"]) if incident is not None else None
+        self._progress.display = told is not None
         if told is not None:
-            from supervisor.cli.output import working  # most of it is not the dashboard's, whose first screen waits
-
-            line.update(Text(f"At work: {working(told)}", "bold"))
+            self._progress.update(Text(panes.at_work(told), "bold"))
         version = self._board.about.get(self.incident_id, 0)
         if version != self._seen:
             self._seen = version
@@ -75,14 +76,13 @@ class Detail(Screen[None]):
 
     def _show(self, answer: Json) -> None:
         self.file = answer
-        if self.is_mounted:
-            self._trend = self._board.trend(answer["incident"]["target_id"])
-            self.query_one("#file", Static).update(describe(answer, self._trend))
+        self._trend = self._board.trend(answer["incident"]["target_id"])
+        self._text.update(describe(answer, self._trend))
 
     def _failed(self, error: Exception) -> None:
         self._seen = -1  # once more at the next look
-        if self.is_mounted and self.file is None:
-            self.query_one("#file", Static).update(look.words(look.plain(error), "yellow"))
+        if self.file is None:
+            self._text.update(look.words(look.plain(error), "yellow"))
 
 
 def describe(answer: Json, trend: list[float]) -> Text:

@@ -14,20 +14,24 @@ from textual.widgets import Input, Static
 from supervisor.redact import visible
 from tui import look
 
+TYPED_MAX = 10_000  # a pasted megabyte is drawn for seconds
 _CSS = """
 {name} {{ align: center middle; }}
 {name} > Vertical {{
-    width: 90%; max-width: 100; height: auto; max-height: 90%;
+    width: 90%; max-width: 100; height: auto; max-height: 100%;
     border: round $primary; padding: 0 1; background: $surface;
 }}
-{name} VerticalScroll {{ height: auto; max-height: 18; }}
-{name} .hint {{ color: $text-muted; }}
-{name}.-low > Vertical {{ border: none; width: 100%; max-height: 100%; }}
+{name} VerticalScroll {{ height: auto; max-height: 70vh; }}
+{name} .hint {{ color: $text-muted; max-height: 2; dock: bottom; }}
+{name} .title {{ text-style: bold; max-height: 2; }}
+{name}.-low > Vertical {{ border: none; width: 100%; }}
 """
 
 
-class Reader(ModalScreen[None]):
+class Reader(ModalScreen[bool]):
     """Something to read; any of its keys closes it."""
+
+    HINT = "Esc closes"
 
     DEFAULT_CSS = _CSS.format(name="Reader")
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,enter", "close", "Close")]
@@ -38,16 +42,26 @@ class Reader(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         with Vertical():
-            yield Static(Text(visible(self._title), "bold"))
+            yield Static(Text(look.short(self._title)), classes="title")
             with VerticalScroll():
                 yield Static(self._text)
-            yield Static("Esc closes", classes="hint")
+            yield Static(self.HINT, classes="hint")
 
     def on_mount(self) -> None:
         self.query_one(VerticalScroll).focus()
 
     def action_close(self) -> None:
-        self.dismiss(None)
+        self.dismiss(False)
+
+
+class Consent(Reader):
+    """Something to agree to, by Enter, where nothing need be typed: True if they did."""
+
+    HINT = "Enter confirms, Esc gives up"
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "agree", "Confirm", priority=True)]
+
+    def action_agree(self) -> None:
+        self.dismiss(True)
 
 
 class Question(ModalScreen[str | None]):
@@ -57,10 +71,11 @@ class Question(ModalScreen[str | None]):
 
     DEFAULT_CSS = (
         _CSS.format(name="Question")
-        + "Question.-low #title { display: none; } Question.-low #text { max-height: 2; }\n"
+        + "Question #text { max-height: 9; }\n"
+        + "Question.-low .title { display: none; } Question.-low #text { max-height: 2; }\n"
         + "Question.-low Input { border: none; height: 1; }\n"
     )
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "give_up", "Cancel")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "give_up", "Back")]
 
     def __init__(self, title: str, text: str, *, value: str = "", must: str = "", needed: bool = True) -> None:
         super().__init__()
@@ -68,10 +83,11 @@ class Question(ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical():
-            yield Static(Text(visible(self._title), "bold"), id="title")
-            yield Static(Text("\n".join(visible(line) for line in self._text.split("\n"))), id="text")
-            yield Input(visible(self._value), placeholder=f"type {visible(self._must)}" if self._must else "")
-            yield Static("Enter confirms, Esc cancels", classes="hint", id="hint")
+            yield Static(Text(self._title), classes="title")
+            yield Static(Text("\n".join(look.short(line) for line in self._text.split("\n"))), id="text")
+            must = f"type {visible(self._must)}" if self._must else ""
+            yield Input(visible(self._value), placeholder=must, max_length=TYPED_MAX)
+            yield Static("Enter confirms, Esc gives up", classes="hint", id="hint")
 
     def on_mount(self) -> None:
         self.query_one(Input).focus()
@@ -79,10 +95,10 @@ class Question(ModalScreen[str | None]):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         said = event.value.strip()
         if self._must and said != visible(self._must).strip():
-            self._object(f"That is not {visible(self._must)}: nothing is done. Esc cancels")
+            self._object(f"That is not {look.short(self._must)}: nothing is done. Esc gives up")
             return
         if self._needed and not said:
-            self._object("Something must stand here. Esc cancels")
+            self._object("Something must stand here. Esc gives up")
             return
         known = self._must or self._value
         self.dismiss(known if said == visible(known).strip() else said)

@@ -20,6 +20,7 @@ BINDINGS = (
     Binding("u", "undo", "Undo"),
     Binding("p", "pause", "Pause"),
     Binding("r", "resume", "Resume", show=False),
+    Binding("c", "cancel", "Cancel what is at work", show=False),
     Binding("slash", "filter", "Filter", show=False, key_display="/"),
     Binding("s", "sort", "Sort", show=False),
     Binding("S", "reverse", "Reverse the order", show=False),
@@ -69,4 +70,5 @@ def page() -> Text:
         for word, (symbol, style) in table.items():
             text.append(f"{symbol.strip()} {word}  ", style)
         text.append("\n")
+    text.rstrip()
     return text

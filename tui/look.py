@@ -6,6 +6,7 @@ colours are the terminal's sixteen, so that its owner's choice of them holds.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -15,6 +16,7 @@ from rich.text import Text
 from supervisor import clock
 from supervisor.incidents.model import Severity, State
 from supervisor.redact import plain as plain
+from supervisor.redact import visible
 
 # severity -> (symbol, style)
 SEVERITY: dict[str, tuple[str, str]] = {
@@ -51,7 +53,13 @@ ON_LIGHT = TerminalTheme(
     ],
 )  # fmt: skip
 UNKNOWN = ("·", "")
+_ENDLESS = re.compile(r"(\S{80})\S{40,}(\S{40})")
 BARS = "▁▂▃▄▅▆▇█"
+
+
+def short(text: str) -> str:
+    """`text` on a screen that must show what stands behind it, too: of a name without end its two ends."""
+    return _ENDLESS.sub(r"\1…\2", visible(text))
 
 
 def words(text: str, style: str) -> Text:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -19,9 +19,9 @@ _RANK = {severity.value: n for n, severity in enumerate(_GRAVEST)}  # words, not
 _ESCALATED = State.ESCALATED.value
 _ENDED = frozenset({State.RESOLVED.value, State.SELF_RESOLVED.value, State.DISMISSED.value})
 
-SORTS: dict[str, Callable[[Json], Any]] = {
+SORTS: dict[str, Callable[[Json], tuple[Any, ...]]] = {
     "severity": lambda it: (rank(it["severity"]), it["detected_at"] or ""),
-    "age": lambda it: it["detected_at"] or "",
+    "age": lambda it: (it["detected_at"] or "",),
     "target": lambda it: (it["target_id"], it["detected_at"] or ""),
     "state": lambda it: (it["state"], it["detected_at"] or ""),
     "anomaly": lambda it: (it["anomaly_type"], it["target_id"]),
@@ -45,6 +45,9 @@ class Model:
         self.at_work: dict[str, Json] = {}  # execution, or target of a check -> how far it is
         self.known = False  # a snapshot has come
         self.version = 0
+        self._asked: tuple[str, str, bool] | None = None
+        self._order: list[tuple[Any, ...]] = []  # what `select` found last for that: what it is sorted by, and the ids
+        self._stale: set[str] = set()  # incidents that have changed since
 
     def apply(self, item: Item) -> None:
         self.version += 1
@@ -58,6 +61,7 @@ class Model:
                 known = self.incidents.get(data["incident_id"]) or self.over.get(data["incident_id"])
                 if known is not None:
                     known["note"] = data["note"]
+                    self._stale.add(data["incident_id"])
             case _ if item.kind == STANDING:
                 before = self.halted, self.paused
                 self.halted, self.paused = data["halted"], data["pauses"]
@@ -72,7 +76,7 @@ class Model:
                 self.version -= 1
 
     def _replace(self, data: Json) -> None:
-        self.known = True
+        self.known, self._asked = True, None
         self.halted, self.paused = data["halted"], data["paused"]
         before, self.incidents = self.incidents, {}
         self.at_work = {}
@@ -91,17 +95,19 @@ class Model:
         else:
             self.at_work[key] = data
 
-    def progress(self, incident: Json) -> Json | None:
-        """How far it is with what is at work about this incident, or on its target."""
-        return self.at_work.get(incident["execution_id"] or "") or self.at_work.get(incident["target_id"])
+    def progress(self, target_id: str, execution_id: str | None = None) -> Json | None:
+        """How far it is with what is at work: this execution, or else whatever works on the target."""
+        on_it = (it for it in self.at_work.values() if it["target_id"] == target_id)
+        return self.at_work.get(execution_id or "") or next(on_it, None)
 
     def _incident(self, data: Json) -> None:
         known = self.incidents.pop(data["id"], None) or self.over.pop(data["id"], None) or {}
         merged = {"note": ""} | known | data
+        self._stale.add(data["id"])
         if data["state"] in _ENDED:
             self.over[data["id"]] = merged
             if len(self.over) > OVER_MAX:
-                self.over.popitem(last=False)
+                self._stale.add(self.over.popitem(last=False)[0])
         else:
             self.incidents[data["id"]] = merged
 
@@ -121,12 +127,18 @@ class Model:
 
     def select(self, order: str, *, reverse: bool, words: str, ended: bool) -> list[str]:
         """The ids of the incidents to show: open ones, and with `ended` those that are over, that hold every word."""
-        wanted = words.lower().split()
-        found = [*self.incidents.values(), *(self.over.values() if ended else ())]
-        if wanted:
-            found = [it for it in found if all(word in _haystack(it) for word in wanted)]
-        found.sort(key=SORTS[order], reverse=reverse)
-        return [it["id"] for it in found]
+        asked = order, words, ended
+        if asked != self._asked:
+            self._asked, self._order, self._stale = asked, [], {*self.incidents, *self.over}
+        key, wanted = SORTS[order], words.lower().split()
+        self._order = [it for it in self._order if it[-1] not in self._stale]
+        for id in self._stale:
+            it = self.incidents.get(id) or (self.over.get(id) if ended else None)
+            if it is not None and (not wanted or _holds(it, wanted)):
+                self._order.append((*key(it), id))
+        self._stale = set()
+        self._order.sort()  # in one run but for what has changed: thousands are merged, not sorted
+        return [it[-1] for it in (reversed(self._order) if reverse else self._order)]
 
     def get(self, incident_id: str) -> Json | None:
         return self.incidents.get(incident_id) or self.over.get(incident_id)
@@ -137,16 +149,15 @@ class Model:
 
     def counts(self) -> dict[str, int]:
         """Open incidents by severity; those that wait for a person under `waiting`."""
-        found = dict.fromkeys([*map(str, _GRAVEST), "waiting"], 0)
-        for incident in self.incidents.values():
-            found[incident["severity"]] = found.get(incident["severity"], 0) + 1
-            found["waiting"] += incident["state"] == _ESCALATED
+        found = Counter(it["severity"] for it in self.incidents.values())
+        found["waiting"] = sum(it["state"] == _ESCALATED for it in self.incidents.values())
         return found
 
 
-def _haystack(incident: Json) -> str:
-    found = ("target_id", "anomaly_type", "severity", "state", "runbook_id", "evidence", "note", "id")
-    return " ".join(str(incident.get(name) or "") for name in found).lower()
+def _holds(incident: Json, words: list[str]) -> bool:
+    names = ("target_id", "anomaly_type", "severity", "state", "runbook_id", "evidence", "note", "id")
+    text = " ".join(str(incident.get(name) or "") for name in names).lower()
+    return all(word in text for word in words)
 
 
 def age_s(incident: Json, now_wall_s: float) -> float | None:

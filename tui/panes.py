@@ -94,10 +94,19 @@ def _top(known: model.Model, order: str, *, read_only: bool, in_words: bool) -> 
         text.append(f"  @ {counts['waiting']} wait for you", "bold yellow")
     for halt in known.halted:
         text.append(f"  {look.plain(halt['database'])} is halted", "bold red")
+    if known.at_work:
+        text.append(f"  > {len(known.at_work)} at work", "cyan")
     if known.paused:
         text.append(f"  {len(known.paused)} paused", "yellow")
     text.append(f"  {order}", "dim")
     return text
+
+
+def at_work(told: Json) -> str:
+    """How far it is with what takes long."""
+    from supervisor.cli.output import working  # most of it is not the dashboard's, whose first screen waits
+
+    return f"> {working(told)}"
 
 
 def below(row: Json | None, known: model.Model) -> Text:
@@ -109,6 +118,9 @@ def below(row: Json | None, known: model.Model) -> Text:
     text = Text()
     text.append(look.plain(row.get("evidence") or row.get("note")), "bold")
     text.append("\n" + look.plain(row.get("note")))
+    if (told := known.progress(row["target_id"], row.get("execution_id"))) is not None:
+        text.append(f"\n{at_work(told)}", "bold cyan")
+        return text
     waits = row.get("waiting_for") or row.get("hint")
     text.append("\n" + (look.plain(waits) if waits else ""), "yellow")
     return text
@@ -120,12 +132,13 @@ def below_child(row: Json) -> Text:
     return Text("\n".join(look.plain(line) for line in (f"Last exit: {row.get('last_exit') or '-'}", *words)))
 
 
-def below_target(row: Json | None) -> Text:
-    """What is wrong with it, and when it is full, for which a narrow screen has no column."""
+def below_target(row: Json | None, told: Json | None) -> Text:
+    """What is wrong with it, what is at work on it, and when it is full, for which a narrow screen has no column."""
     if row is None:
         return Text("")
     said = row["error"] or row["anomaly"]
     text = look.words(look.plain(said) if said else "", "yellow")
+    text.append(f"\n{at_work(told)}" if told is not None else "", "bold cyan")
     if row["full_in_s"] is not None:
         text.append(f"\nfull in {look.span(row['full_in_s'])}, if it goes on like this")
     return text

@@ -17,7 +17,7 @@ from tests.acceptance.test_anomaly_pipeline import state, task
 from tests.acceptance.test_runbook_pipeline import DONE
 from tests.doubles.signal_double import Fault, Kind, SignalDouble
 from tests.doubles.synapse_double import SynapseDouble
-from tests.lab.daemon import Daemon, Service, Site, locked, until
+from tests.lab.daemon import WAIT_S, Daemon, Service, Site, locked, until
 from tests.lab.heard import WAYS, Told, synapse
 
 FAST = '[policy]\nclear_interval = "100ms"\nsettle = "100ms"\n'
@@ -100,7 +100,7 @@ def test_each_tier_reaches_its_channels_and_no_other_and_tier_0_nobody(
         (asked,) = daemon.wait_state(f"pipeline:{ASKED}", "escalated")
         toy.kill()
         (paged,) = daemon.wait_state("toy", "escalated")
-        phone.wait_for(1, 20)
+        phone.wait_for(1, WAIT_S)
         found = mail.wait(daemon, "the page on Synapse", lambda told: bool(about(told, "toy")))
         until("nothing is on its way any more", lambda: daemon.ask("tree")["outbox"]["pending"] == 0)
 
@@ -128,7 +128,7 @@ def test_each_tier_reaches_its_channels_and_no_other_and_tier_0_nobody(
         daemon.wait_state(f"pipeline:{ASKED}", "resolved")
         assert daemon.ask("approve", runbook_id="rb-restart-service", target_id="toy")["success"]
         daemon.wait_state("toy", "resolved")
-        assert "Over: " in phone.wait_for(2, 20)[-1].text
+        assert "Over: " in phone.wait_for(2, WAIT_S)[-1].text
         found = mail.wait(daemon, "outcome and closing word", lambda told: len(told) == 5)
         for name, priorities in ((ASKED, ["action", "info"]), ("toy", ["urgent", "urgent"])):
             assert [one.priority for one in about(found, name)] == priorities
@@ -167,15 +167,15 @@ def test_ac_011_a_page_is_sent_while_synapse_over_rest_refuses_or_hangs_and_the_
         daemon.wait_known(*services)
         double.status = 503
         first.kill()
-        assert "first is down" in phone.wait_for(1, 20)[-1].text
-        double.wait_for_requests(1, 20)
+        assert "first is down" in phone.wait_for(1, WAIT_S)[-1].text
+        double.wait_for_requests(1, WAIT_S)
         assert double.sent == [], "Synapse refuses it to this moment"
         assert "HTTP 503" in until("the refusal in status", lambda: _error(daemon, "synapse"))
         double.status, double.hang = 200, True
         requests = double.requests
         second.kill()
-        assert "second is down" in phone.wait_for(2, 20)[-1].text
-        double.wait_for_requests(requests + 1, 20)
+        assert "second is down" in phone.wait_for(2, WAIT_S)[-1].text
+        double.wait_for_requests(requests + 1, WAIT_S)
         assert double.sent == [], "Synapse has not answered to this moment"
         double.hang = False
         until("Synapse gets what it missed", lambda: double.sent)
@@ -184,7 +184,7 @@ def test_ac_011_a_page_is_sent_while_synapse_over_rest_refuses_or_hangs_and_the_
         until("Synapse", lambda: [one for one in double.sent if "third is down" in one["subject"]])
         assert len(phone.sent) == 2, "Signal hangs to this moment"
         phone.fault = Fault()
-        assert "third is down" in phone.wait_for(3, 30)[-1].text
+        assert "third is down" in phone.wait_for(3, WAIT_S)[-1].text
 
 
 def _error(daemon: Daemon, channel: str) -> str:
@@ -205,13 +205,13 @@ def test_ac_011_a_page_is_sent_while_brain_db_does_not_fit_or_is_locked_and_the_
     until("Synapse's tables", lambda: _count(path, "sqlite_master WHERE name = 'threads'") == 1)
     _alter(path, "ALTER TABLE messages RENAME body TO b")
     first.kill()
-    assert "first is down" in phone.wait_for(1, 20)[-1].text
+    assert "first is down" in phone.wait_for(1, WAIT_S)[-1].text
     until("the column in status", lambda: f"table messages of {path} lacks body" in str(daemon.ask("tree")["store"]))
     assert daemon.ask("tree")["outbox"]["pending"] == 1
     assert _count(path, "messages") == 0
     with locked(path):
         second.kill()
-        assert "second is down" in phone.wait_for(2, 20)[-1].text
+        assert "second is down" in phone.wait_for(2, WAIT_S)[-1].text
     _alter(path, "ALTER TABLE messages RENAME b TO body")
     until("by itself, when it is mended", lambda: _count(path, "messages") == 2)
     phone.fault = Fault(Kind.HANG)
@@ -219,7 +219,7 @@ def test_ac_011_a_page_is_sent_while_brain_db_does_not_fit_or_is_locked_and_the_
     until("Synapse", lambda: _count(path, "messages WHERE subject LIKE 'third is down%'") == 1)
     assert len(phone.sent) == 2, "Signal hangs to this moment"
     phone.fault = Fault()
-    assert "third is down" in phone.wait_for(3, 30)[-1].text
+    assert "third is down" in phone.wait_for(3, WAIT_S)[-1].text
     assert _count(path, "threads WHERE message_count = 1") == 3
 
 

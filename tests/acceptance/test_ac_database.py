@@ -13,7 +13,7 @@ import pytest
 
 from tests.acceptance.conftest import signal_toml
 from tests.doubles.signal_double import SignalDouble
-from tests.lab.daemon import Daemon, Service, Site, until
+from tests.lab.daemon import WAIT_S, Daemon, Service, Site, until
 from tests.lab.databases import destroy_header, overwrite_page, program
 from tests.lab.halted import bytes_of, in_ledger, tried, wait_halted, writer
 
@@ -43,7 +43,7 @@ def test_ac_005_corruption_halts_writes_at_once_pages_and_healing_goes_on(here: 
         source.backup(copy)
     with writer(path) as other:
         overwrite_page(path)
-        (page,) = phone.wait_for(1, 20)
+        (page,) = phone.wait_for(1, WAIT_S)
         assert other.stdout is not None
         assert other.stdout.readline() == "database is locked\n", "the other program was refused, again and again"
         assert tried(path) == "SQLITE_BUSY"
@@ -64,7 +64,7 @@ def test_ac_005_corruption_halts_writes_at_once_pages_and_healing_goes_on(here: 
         assert toy.kill() == old
         toy.wait_new(old)
         until("the repair in the ledger", lambda: in_ledger(daemon, "toy", "resolved"))
-        phone.wait_for(2, 20)
+        phone.wait_for(2, WAIT_S)
         assert bytes_of(path) == before, "nothing was written to the damaged file"
         assert {h["database"] for h in daemon.ask("status")["halted"]} == {"brain-db"}, "metrics.db is well"
     for suffix in ("-wal", "-shm"):
@@ -75,7 +75,7 @@ def test_ac_005_corruption_halts_writes_at_once_pages_and_healing_goes_on(here: 
     assert daemon.ask("tree")["halted"] == []
     until("the lock is let go of", lambda: "hold:brain-db" not in daemon.workers())
     assert len(daemon.incidents()) == 2
-    assert len(phone.wait_for(3, 20)) == 3, "a page, the service's, and the closing word"
+    assert len(phone.wait_for(3, WAIT_S)) == 3, "a page, the service's, and the closing word"
     daemon.stop()
 
 
@@ -126,7 +126,7 @@ def test_ac_005_where_another_program_keeps_the_lock_it_is_named_and_copies_are_
     merge = "db.execute('PRAGMA wal_checkpoint(TRUNCATE)'); db.execute('BEGIN IMMEDIATE')"
     with program(merge, path) as other:
         overwrite_page(path)
-        (page,) = phone.wait_for(1, 20)
+        (page,) = phone.wait_for(1, WAIT_S)
         assert f"process {other.pid} (" in page.text
         assert "has the write lock and does not let go of it" in page.text
         incident = until("the emergency's end", lambda: _escalated(daemon))
@@ -145,7 +145,7 @@ def test_ac_005_with_its_header_destroyed_nobody_can_write_and_the_page_says_so(
     daemon, path = started(here, more=signal_toml(phone))
     with writer(path) as other:  # in WAL mode it would write on: it does not read the header again
         destroy_header(path)
-        (page,) = phone.wait_for(1, 20)
+        (page,) = phone.wait_for(1, WAIT_S)
         assert "its header is destroyed" in page.text
         assert "writing is impossible, no program can open it; who had it open is locked out" in page.text
         assert other.stdout is not None

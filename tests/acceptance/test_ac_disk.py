@@ -10,7 +10,7 @@ from tests.acceptance.conftest import signal_toml
 from tests.acceptance.test_anomaly_host import FAST, disk_toml
 from tests.doubles.signal_double import SignalDouble
 from tests.lab import mounts
-from tests.lab.daemon import Site
+from tests.lab.daemon import WAIT_S, Site
 from tests.lab.heard import synapse
 
 
@@ -27,7 +27,7 @@ def test_ac_004_a_disk_past_95_percent_is_paged_in_plain_language(here: Site, ph
         daemon.start()
         assert phone.sent == []
         filled = mounts.fill(full, 97 * 4096)
-        (page,) = phone.wait_for(1, 20)
+        (page,) = phone.wait_for(1, WAIT_S)
         _plain(page.text, str(full))
         (row,) = daemon.wait_state(f"disk:{full}", "escalated")
         assert (row["anomaly_type"], row["severity"], row["escalation_tier"]) == ("disk_critical", "critical", 3)
@@ -37,7 +37,7 @@ def test_ac_004_a_disk_past_95_percent_is_paged_in_plain_language(here: Site, ph
         assert (first.priority, str(full) in first.subject) == ("urgent", True)
         filled.unlink()
         daemon.wait_state(f"disk:{full}", "resolved")
-        closing = phone.wait_for(2, 20)[-1].text
+        closing = phone.wait_for(2, WAIT_S)[-1].text
         assert "Over: " in closing
         assert str(full) in closing
         found = mail.wait(daemon, "the closing word", lambda told: told[-1].subject.startswith("Over: "))

@@ -82,6 +82,6 @@ def test_ac_006_by_the_hook_of_a_shell_alone(here: Site, tmp_path: Path) -> None
         with contextlib.suppress(OSError):  # EIO: it has gone, and so has its terminal
             while os.read(leader, 4096):
                 pass
-        shell.wait(10)
+        shell.wait(60)
         os.close(leader)
     assert found["label"].startswith("What a person did about process_dead of toy")

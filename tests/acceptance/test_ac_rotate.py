@@ -13,7 +13,7 @@ import pytest
 from tests.acceptance.conftest import signal_toml
 from tests.doubles.signal_double import SignalDouble
 from tests.lab import mounts
-from tests.lab.daemon import Daemon, Site, until
+from tests.lab.daemon import WAIT_S, Daemon, Site, until
 from tests.lab.logs import MIB, archives, everything, leftovers, line, text, unpacked, write, writing
 
 
@@ -118,7 +118,7 @@ def test_an_almost_full_disk_pages_at_once_and_is_cleaned_up_once_a_person_appro
             f'[cleanup]\ntmp_dirs = ["{place}"]\nolder_than = "1m"\n{signal_toml(phone)}'
         )
         daemon.start()
-        (page,) = phone.wait_for(1, 20)
+        (page,) = phone.wait_for(1, WAIT_S)
         assert "nearly full" in page.text
         (row,) = daemon.wait_state(f"disk:{disk}", "escalated")
         assert row["anomaly_type"] == "disk_critical"
@@ -132,6 +132,6 @@ def test_an_almost_full_disk_pages_at_once_and_is_cleaned_up_once_a_person_appro
         (row,) = daemon.wait_state(f"disk:{disk}", "resolved")
         assert row["runbook_id"] == "rb-emergency-cleanup"
         assert sorted(path.name for path in place.iterdir()) == ["app.pid"]
-        pages = phone.wait_for(2, 20)
+        pages = phone.wait_for(2, WAIT_S)
         assert "Over:" in pages[-1].text
         daemon.stop()

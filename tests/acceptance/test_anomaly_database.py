@@ -8,7 +8,7 @@ import pytest
 
 from tests.acceptance.conftest import signal_toml
 from tests.doubles.signal_double import SignalDouble
-from tests.lab.daemon import Site, locked
+from tests.lab.daemon import WAIT_S, Site, locked
 from tests.lab.databases import change_index_key, destroy_header, listing, make, overwrite_page
 
 
@@ -31,7 +31,7 @@ def test_db_corruption_is_critical_and_closes_when_the_database_is_whole_again(h
     (row,) = daemon.wait_state("rotten", "escalated")
     assert (row["anomaly_type"], row["severity"], row["escalation_tier"]) == ("db_corruption", "critical", 3)
     assert "quick_check found errors" in row["audit_trail"][0]["note"]
-    (page,) = phone.wait_for(1, 10)
+    (page,) = phone.wait_for(1, WAIT_S)
     assert "rotten" in page.text
     assert listing(folder) == before
     shutil.copy(copy, folder / "new.db")

@@ -116,9 +116,9 @@ def test_a_disk_that_is_found_full_when_it_is_mounted_and_closes_when_it_is_unmo
 @pytest.mark.req("FR-001", "R9")
 def test_a_hung_disk_is_told_as_ours_and_delays_no_other(here: Site) -> None:
     with mounts.tmpfs(here.folder / "full", "size=400k") as full, mounts.hung(here.folder / "hung") as hung:
+        mounts.fill(full, 96 * 4096)
         daemon = here.daemon(disk_toml(full, hung) + FAST)
         daemon.start()
-        mounts.fill(full, 96 * 4096)
         critical = found(daemon, f"disk:{full}", "disk_critical", "critical")
         row = found(daemon, f"disk:{hung}", "probe_unavailable", "high")
         assert "does not tell how full it is" in str(row["audit_trail"])

@@ -67,7 +67,7 @@ class SignalCli:
     def end(self) -> None:
         if self.process is not None:
             self.process.kill()
-            self.process.wait(20)
+            self.process.wait(60)
 
     def toml(self) -> str:
         return (

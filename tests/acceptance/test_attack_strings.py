@@ -295,7 +295,7 @@ def _feed(daemon: Daemon, texts: list[str]) -> None:
             {"source_id": "main.state", **now, "data": {"active_tasks": [task]}},
         )
         with socket.socket(socket.AF_UNIX) as feed:
-            feed.settimeout(20)
+            feed.settimeout(60)
             feed.connect(str(daemon.runtime_dir / "feed.sock"))
             answers = feed.makefile("rb")
             with suppress(BrokenPipeError, ConnectionResetError):

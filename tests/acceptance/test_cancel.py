@@ -36,7 +36,7 @@ def ordered(daemon: Daemon, *words: str) -> Iterator[subprocess.Popen[bytes]]:
         yield command
     finally:
         command.kill()
-        command.communicate(timeout=30)
+        command.communicate(timeout=60)
 
 
 def at_work(daemon: Daemon) -> list[dict[str, Any]]:
@@ -144,7 +144,7 @@ def test_a_ledger_without_room_keeps_nobody_from_stopping_what_is_at_work(here: 
                 until("it is asked to end", lambda: asked_to_end(program))
                 for filler in disk.glob("fill*"):
                     filler.unlink()
-                command.communicate(timeout=30)
+                command.communicate(timeout=60)
                 assert command.returncode == 0, "it is answered when it is written down"
         (row,) = daemon.wait_state("app", "escalated")
         assert "step rotate cancelled" in [entry["note"] for entry in row["audit_trail"]]
@@ -195,7 +195,7 @@ def test_a_restore_that_waits_for_the_lock_is_cancelled_and_the_database_stays_h
         (told,) = until("progress", lambda: at_work(daemon))
         assert (told["stage"], told["can_be_cancelled"]) == ("wait for the write lock", True)
         assert daemon.cli("heal", "cancel", told["execution_id"])[0] == 0
-        out, _ = command.communicate(timeout=30)
+        out, _ = command.communicate(timeout=60)
     (step,) = msgspec.json.decode(out)["steps_executed"]
     assert (command.returncode, step["status"], step["cancelled_by"]) == (1, "failed", "operator")
     assert "stopped before it had changed anything" in step["output"]
@@ -218,7 +218,7 @@ def test_who_waits_sees_how_far_it_is_and_may_go_away(here: Site) -> None:
             seen += os.read(ours, 1024)
         assert b"\rrb-rotate-logs on app: archive" in seen.replace(b"\x1b[K", b"")
         command.send_signal(signal.SIGINT)
-        out, _ = command.communicate(timeout=30)
+        out, _ = command.communicate(timeout=60)
         with contextlib.suppress(OSError):  # EIO: everybody has closed it
             while more := os.read(ours, 4096):
                 seen += more

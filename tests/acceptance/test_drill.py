@@ -82,7 +82,7 @@ def test_signal_in_trouble_and_a_healer_killed_in_the_middle_fail_it_until_the_n
     daemon = here.daemon(signal_toml(phone) + QUICK)
     daemon.start()
     phone.fault = Fault(Kind.ERROR, code=-1)
-    code, answer = daemon.cli("drill", "--timeout", "1s")
+    code, answer = daemon.cli("drill", "--timeout", "3s")
     assert (code, answer["passed"], answer["missing"]) == (1, False, ["signal"]), answer
     assert "no receipt from signal" in answer["verdict"]
     (failed,) = failures(daemon)
@@ -117,7 +117,7 @@ def test_signal_in_trouble_and_a_healer_killed_in_the_middle_fail_it_until_the_n
 def test_a_signal_daemon_that_is_gone_none_at_all_and_the_schedule(here: Site) -> None:
     daemon = here.daemon(UNREACHABLE + QUICK)
     daemon.start()
-    interrupted = [*words(daemon), "--timeout", "2s", "-o", "table"]
+    interrupted = [*words(daemon), "--timeout", "4s", "-o", "table"]
     with subprocess.Popen(interrupted, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
         assert command.stderr is not None
         assert b"detected" in command.stderr.readline()  # as it goes

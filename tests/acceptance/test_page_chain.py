@@ -10,7 +10,7 @@ import pytest
 from supervisor import proc
 from tests.doubles.senders import Sender
 from tests.doubles.signal_double import Fault, Kind, SignalDouble
-from tests.lab.daemon import Site, until
+from tests.lab.daemon import WAIT_S, Site, until
 
 NUMBERS = 'account = "+15550100"\nrecipient = "+15550101"\n'
 
@@ -63,7 +63,7 @@ def test_ac_011_the_restart_of_signal_cli_does_not_wait_for_the_page(here: Site,
     assert (new := service.ref()) is not None
     assert new != dead
     assert proc.same(new) is not None
-    phone.wait_for_requests(1, 30)
+    phone.wait_for_requests(1, WAIT_S)
     assert phone.sent == []
     assert "signal" in {one["channel"] for one in daemon.ask("tree")["outbox"]["rows"]}  # it stays visible
     phone.fault = Fault()

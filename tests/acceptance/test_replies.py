@@ -21,7 +21,7 @@ from tests.doubles.signal_received import ACCOUNT, ANNA, text
 from tests.lab.daemon import Daemon, Service, Site, until
 
 STRANGER = "+15550177"
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 def paged(here: Site, phone: SignalDouble, gate: Path) -> tuple[Daemon, Service, Sent]:

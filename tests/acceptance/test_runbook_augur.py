@@ -115,7 +115,7 @@ def test_two_incidents_about_one_service_act_once(here: Site) -> None:
     toy.start()
     daemon = here.daemon(FAST + toy.toml(more=SOON) + toy.trading())
     daemon.start()
-    for round_number in range(5):
+    for round_number in range(3):
         daemon.wait_known(toy)
         old = toy.hang()
         for target, anomaly in ANOMALIES.items():

@@ -122,9 +122,8 @@ def test_memory_critical_waits_for_approval_then_ends_the_largest_and_is_resolve
         assert f"ended {large.pid}" in str(row["audit_trail"])
         assert alive(small)
         assert toy.starts() == 1
-        evidence = max((daemon.state_dir / "evidence").iterdir(), key=lambda file: file.stat().st_mtime)
-        seen = msgspec.json.decode(evidence.read_bytes())
-        assert (seen["runbook_id"], seen["target_id"]) == ("rb-force-gc", "system-memory")
+        evidence = [msgspec.json.decode(file.read_bytes()) for file in (daemon.state_dir / "evidence").iterdir()]
+        assert ("rb-force-gc", "system-memory") in {(seen["runbook_id"], seen["target_id"]) for seen in evidence}
 
 
 @pytest.mark.req("FR-003", "R3", "R6", "NFR-001")

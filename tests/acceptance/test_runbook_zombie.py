@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from supervisor import proc
 from supervisor.incidents.readings import ProcessRef
 from tests.acceptance.conftest import signal_toml
 from tests.doubles.signal_double import SignalDouble
-from tests.lab.daemon import Daemon, Site, gone, until
+from tests.lab.daemon import Daemon, Site, gone, site, until
 
 SOON = 'interval = "1s"'
 # A parent that missed its child's end, as one does that sets its handler too late: asked again, it reaps ("hears"), or
@@ -135,20 +135,25 @@ def test_a_deaf_parent_is_named_and_the_restart_that_is_offered_ends_it(here: Si
 
 
 @pytest.mark.req("FR-003", "FR-004", "R12")
-@pytest.mark.parametrize("point", ["claim.after", "evidence.after", "result.before"])
-def test_killed_at_work_it_is_done_again_and_harms_nobody(here: Site, point: str) -> None:
-    with family(here.folder, "hears") as undead:
-        token = here.folder / "token"
-        daemon = here.daemon(undead.toml())
-        daemon.start(HEALCTL_TEST_CRASH=f"executor:{point}:{token}")
-        until("it is known", lambda: undead.child.pid in daemon._known())
-        approve(daemon, "rb-kill-zombie", "undead")
-        hands = daemon.worker("executor")
-        token.touch()
-        undead.orphan()
-        gone(hands)
-        until("resolved", lambda: zombie_rows(daemon, "resolved"))
-        assert proc.same(undead.child) is None
-        status = proc.same(undead.parent)
-        assert status is not None
-        assert status.live
+def test_killed_at_work_it_is_done_again_and_harms_nobody() -> None:
+    """At each of its points in a house of its own, all at the same time: a zombie counts after ten seconds (R12)."""
+    with ExitStack() as stack:
+        houses = {}
+        for point in ("claim.after", "evidence.after", "result.before"):
+            here = stack.enter_context(site())
+            undead = stack.enter_context(family(here.folder, "hears"))
+            token = here.folder / "token"
+            daemon = here.daemon(undead.toml())
+            daemon.start(HEALCTL_TEST_CRASH=f"executor:{point}:{token}")
+            until("it is known", lambda it=undead, at=daemon: it.child.pid in at._known())
+            approve(daemon, "rb-kill-zombie", "undead")
+            houses[point] = undead, daemon, daemon.worker("executor")
+            token.touch()
+            undead.orphan()
+        for point, (undead, daemon, hands) in houses.items():
+            gone(hands)
+            until(f"resolved after {point}", lambda at=daemon: zombie_rows(at, "resolved"))
+            assert proc.same(undead.child) is None, point
+            status = proc.same(undead.parent)
+            assert status is not None
+            assert status.live, point

@@ -29,7 +29,7 @@ def test_started_twice_says_so_with_exit_1_and_the_first_goes_on(here: Site) -> 
     daemon = here.daemon("")
     daemon.start()
     second = subprocess.run(
-        [str(HEALCTL), "-c", str(daemon.config_file), "start"], capture_output=True, text=True, timeout=20, check=False
+        [str(HEALCTL), "-c", str(daemon.config_file), "start"], capture_output=True, text=True, timeout=60, check=False
     )
     assert second.returncode == 1
     assert daemon.process is not None
@@ -43,7 +43,7 @@ def test_one_state_directory_has_one_daemon_whatever_its_sockets(here: Site) -> 
     other = here.folder / "other.toml"
     other.write_text(f'[healctl]\nstate_dir = "{daemon.state_dir}"\nruntime_dir = "{here.folder}/run2"\n')
     second = subprocess.run(
-        [str(HEALCTL), "-c", str(other), "start"], capture_output=True, text=True, timeout=20, check=False
+        [str(HEALCTL), "-c", str(other), "start"], capture_output=True, text=True, timeout=60, check=False
     )
     assert second.returncode == 1
     assert str(daemon.process.pid) in second.stderr  # type: ignore[union-attr]
@@ -91,7 +91,7 @@ def test_bad_configuration_exits_78_and_names_file_key_and_what_was_expected(
     file = here.folder / "healctl.toml"
     file.write_text(text)
     done = subprocess.run(
-        [str(HEALCTL), "-c", str(file), "start"], capture_output=True, text=True, timeout=20, check=False
+        [str(HEALCTL), "-c", str(file), "start"], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 78, done.stderr
     assert str(file) in done.stderr
@@ -104,7 +104,7 @@ def test_a_configuration_that_does_not_exist_is_78_too(here: Site) -> None:
         [str(HEALCTL), "-c", str(here.folder / "nope.toml"), "start"],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 78
@@ -115,7 +115,7 @@ def test_a_configuration_that_does_not_exist_is_78_too(here: Site) -> None:
 def test_without_any_configuration_as_an_ordinary_user(here: Site) -> None:
     os.chmod(here.folder, 0o777)
     argv = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", str(HEALCTL)]
-    probe = subprocess.run([*argv, "--version"], capture_output=True, timeout=20, check=False)
+    probe = subprocess.run([*argv, "--version"], capture_output=True, timeout=60, check=False)
     if probe.returncode != 0:
         pytest.skip("the virtual environment cannot be read by an ordinary user")
     ours = environment(here)
@@ -123,16 +123,16 @@ def test_without_any_configuration_as_an_ordinary_user(here: Site) -> None:
         (here.folder / name).mkdir(mode=0o700)
         os.chown(here.folder / name, 65534, 65534)
     started = subprocess.run(
-        [*argv, "start", "--detach"], env=ours, capture_output=True, text=True, timeout=40, check=False
+        [*argv, "start", "--detach"], env=ours, capture_output=True, text=True, timeout=60, check=False
     )
     assert started.returncode == 0, started.stderr + started.stdout
     try:
         status = subprocess.run(
-            [*argv, "heal", "status", "--json"], env=ours, capture_output=True, timeout=20, check=False
+            [*argv, "heal", "status", "--json"], env=ours, capture_output=True, timeout=60, check=False
         )
         assert status.returncode == 0, status.stderr
     finally:
-        stopped = subprocess.run([*argv, "stop"], env=ours, capture_output=True, text=True, timeout=40, check=False)
+        stopped = subprocess.run([*argv, "stop"], env=ours, capture_output=True, text=True, timeout=60, check=False)
         assert stopped.returncode == 0, stopped.stderr
 
 
@@ -143,7 +143,7 @@ def test_a_ledger_of_a_newer_healctl_ends_it_at_once_with_78(here: Site) -> None
     with closing(sqlite3.connect(daemon.state_dir / "ledger.db", isolation_level=None)) as ledger:
         ledger.execute("PRAGMA user_version=99")
     done = subprocess.run(
-        [str(HEALCTL), "-c", str(daemon.config_file), "start"], capture_output=True, text=True, timeout=20, check=False
+        [str(HEALCTL), "-c", str(daemon.config_file), "start"], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 78, "no restart helps, by us or by systemd"
     assert "the ledger has schema 99" in done.stderr + done.stdout

@@ -49,7 +49,7 @@ from supervisor.notifier.process import NotifierWorker
 from supervisor.notifier.signal_cli import SignalCli
 from supervisor.worker import Boot, run
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 def config(

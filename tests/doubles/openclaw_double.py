@@ -97,7 +97,7 @@ class HttpPort:
         self._stop.set()
         with contextlib.suppress(OSError):  # it was never connected
             self._server.shutdown(socket.SHUT_RDWR)
-        self._serving.join(10)
+        self._serving.join(60)
         self._server.close()
         for connection in self._open:
             connection.close()
@@ -126,7 +126,7 @@ class HttpPort:
                 self._open.append(connection)
                 continue
             with connection, contextlib.suppress(OSError):
-                connection.settimeout(5)
+                connection.settimeout(60)
                 self._talk(connection)
 
     def _talk(self, connection: socket.socket) -> None:

@@ -83,7 +83,7 @@ class Watcher:
         self._end.set()
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join(10)
+        self._thread.join(60)
 
     def url(self, secret: str, host: str = "localhost") -> str:
         return f"{'http' if self.tls is None else 'https'}://{host}:{self._server.server_port}{secret}"
@@ -94,7 +94,7 @@ class Watcher:
             self.agents.add(agent)
             self._changed.notify_all()
 
-    def wait_for(self, more: int, within_s: float = 20.0) -> list[tuple[float, str]]:
+    def wait_for(self, more: int, within_s: float = 60.0) -> list[tuple[float, str]]:
         """So many pings from now on."""
         with self._changed:
             wanted = len(self.pings) + more
@@ -110,7 +110,7 @@ class Watcher:
 
     def hold(self) -> None:
         """Where it is silent: until the end."""
-        self._end.wait(20)
+        self._end.wait(300)
 
 
 class _Server(http.server.ThreadingHTTPServer):

@@ -16,7 +16,7 @@ from probes.mounts import read_table
 from supervisor import proc
 from supervisor.cgroups import V1, V2
 
-REMOVED_WITHIN_S = 20.0
+REMOVED_WITHIN_S = 60.0
 
 
 class Group:

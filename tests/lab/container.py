@@ -58,11 +58,11 @@ def booted(tmp_path: Path) -> Iterator[Container]:
         until("systemd", lambda: "running" in made.run("systemctl", "is-system-running"), 60)
         yield made
         os.kill(leader, signal.SIGRTMIN + 4)  # power off
-        nspawn.wait(30)
+        nspawn.wait(60)
     finally:
         if nspawn.poll() is None:
             nspawn.kill()
-            nspawn.wait(10)
+            nspawn.wait(60)
         subprocess.run(["umount", "-l", f"{tmp_path}/root"], check=False)
         subprocess.run(["umount", "-l", str(tmp_path)], check=False)
 

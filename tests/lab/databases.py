@@ -76,7 +76,7 @@ def program(code: str, *words: object) -> Iterator[subprocess.Popen[bytes]]:
         yield child
     finally:
         child.kill()
-        child.wait(10)
+        child.wait(60)
         assert child.stdout is not None
         child.stdout.close()
 

@@ -27,7 +27,7 @@ class Recorder:
         self.changes += 1
         self._news.set()
 
-    async def wait(self, what: Callable[[], bool], within_s: float = 20.0) -> None:
+    async def wait(self, what: Callable[[], bool], within_s: float = 60.0) -> None:
         async with asyncio.timeout(within_s):
             while not what():
                 self._news.clear()

@@ -56,7 +56,7 @@ def writer(path: Path) -> Iterator[subprocess.Popen[str]]:
         yield program
     finally:
         program.kill()
-        program.communicate(timeout=10)
+        program.communicate(timeout=60)
 
 
 def tried(path: Path, statement: str = "BEGIN IMMEDIATE") -> str:

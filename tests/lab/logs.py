@@ -82,13 +82,13 @@ class Writer:
     def stop(self) -> int:
         """How many lines it has written."""
         self.process.terminate()
-        out, _ = self.process.communicate(timeout=30)
+        out, _ = self.process.communicate(timeout=60)
         assert self.process.returncode == 0
         return int(out)
 
     def close(self) -> None:
         self.process.kill()
-        self.process.communicate(timeout=30)
+        self.process.communicate(timeout=60)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from probes.base import Probe
 
-WITHIN_S = 5.0
+WITHIN_S = 30.0
 
 
 class Told:

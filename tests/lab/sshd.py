@@ -69,7 +69,7 @@ class Sshd:
         before = self.text().count("Server listening")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        until(f"sshd {self.address} listens", lambda: self._listens(before), 10)
+        until(f"sshd {self.address} listens", lambda: self._listens(before), 60.0)
 
     def _listens(self, before: int) -> bool:
         assert self.process is not None
@@ -112,7 +112,7 @@ class Sshd:
         if sessions:
             self.signal(signal.SIGKILL)
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
         self.process = None
 
 
@@ -151,7 +151,7 @@ class Far:
         self.holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"], stdin=subprocess.DEVNULL)
         self.within = ("nsenter", "--target", str(self.holder.pid), "--net")
         here = os.readlink("/proc/self/ns/net")
-        until("a namespace", lambda: os.readlink(f"/proc/{self.holder.pid}/ns/net") != here, 10)
+        until("a namespace", lambda: os.readlink(f"/proc/{self.holder.pid}/ns/net") != here, 60.0)
         link = f"hc{self.holder.pid}"
         _ip("link", "add", link, "type", "veth", "peer", "name", "far0", "netns", str(self.holder.pid))
         _ip("address", "add", f"{ours}/30", "dev", link)
@@ -175,7 +175,7 @@ class Far:
 
     def close(self) -> None:
         self.holder.kill()
-        self.holder.wait(10)
+        self.holder.wait(60)
 
 
 def _ip(*words: str, within: tuple[str, ...] = ()) -> None:

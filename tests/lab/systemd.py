@@ -65,7 +65,7 @@ class UserManager:
             env={**os.environ, **self.environment},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
         return done.returncode, (done.stdout + done.stderr).strip()
@@ -111,9 +111,9 @@ def user_manager() -> Iterator[UserManager]:
     finally:
         child.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(10)
+            child.wait(60)
         child.kill()
-        child.wait(10)
+        child.wait(60)
         log.close()
         _empty(group)
         shutil.rmtree(folder, ignore_errors=True)

@@ -59,7 +59,7 @@ from supervisor.worker import Boot
 
 TOY = str(Path(__file__).parent.parent / "doubles" / "toy_service.py")
 PYTHON = (sys.executable, "-S", "-E")
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 RESTART = RUNBOOKS[0]
 
 
@@ -86,7 +86,7 @@ COMMAND = Runbook(
     label="Run the recipe",
     starts_service=True,
     applies_to=(),
-    steps=(StepSpec("run", "lab-command", Effect.CHANGE, timeout_s=5.0),),
+    steps=(StepSpec("run", "lab-command", Effect.CHANGE, timeout_s=30.0),),
     resource="service:{target}",
 )
 
@@ -163,6 +163,7 @@ class Core:
         self.refuse_claims = False
         self.store_answers = True
         self.executors: list[Executor] = []
+        self.present: set[str] = set()  # the incarnations that have said hello
         self._over: set[str] = set()
         self._changed = asyncio.Event()
         self._context = bus.new_context()
@@ -171,7 +172,9 @@ class Core:
 
     def _from_executor(self, batch: list[tuple[str, Frame]]) -> None:
         for source, frame in batch:
-            if not isinstance(frame.body, Hello):
+            if isinstance(frame.body, Hello):
+                self.present.add(frame.body.incarnation)
+            else:
                 self.came.append(frame.body)
                 if isinstance(frame.body, ExecutionRefused) or (isinstance(frame.body, StepReport) and frame.body.last):
                     self._over.add(frame.body.execution_id)
@@ -297,6 +300,13 @@ class Executor:
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
+
+
+async def executor(at: Core, incarnation: str, crash: str = "") -> Executor:
+    """One that is there: grounds are good for five seconds, and a busy machine takes longer to start a program."""
+    made = Executor(at, incarnation, crash)
+    await at.until(lambda: incarnation in at.present)
+    return made
 
 
 def target(name: str, argv: tuple[str, ...], **keys: object) -> Target:

@@ -32,7 +32,7 @@ from supervisor.messages import (
 )
 from supervisor.worker import Boot
 
-WITHIN_S = 5.0
+WITHIN_S = 30.0  # half the interval at which a probe polls unless told otherwise: an event in time is no poll
 
 
 class Healer:

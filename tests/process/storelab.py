@@ -26,7 +26,7 @@ from supervisor.store.ledger import Ledger
 from supervisor.store.projection import Follower, Target
 from supervisor.store.synapse import Synapse
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 SITE_THREADS = (
     "CREATE TABLE threads (id TEXT PRIMARY KEY, subject TEXT, created_by TEXT NOT NULL, created_at TEXT NOT NULL,"
     " last_message_at TEXT, message_count INTEGER DEFAULT 0, status TEXT DEFAULT 'active', tags TEXT)"

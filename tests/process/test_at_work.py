@@ -40,7 +40,7 @@ def asked(program: subprocess.Popen[bytes]) -> tuple[int, bytes]:
     """It is asked to stop while it stands still, and goes on."""
     program.send_signal(signal.SIGTERM)
     program.send_signal(signal.SIGCONT)
-    out, _ = program.communicate(timeout=30)
+    out, _ = program.communicate(timeout=60)
     return program.returncode, out
 
 
@@ -113,7 +113,7 @@ def test_a_statement_that_would_never_end_is_interrupted() -> None:
     assert program.stdout is not None
     assert program.stdout.readline() == b"begun\n"
     program.send_signal(signal.SIGTERM)
-    out, _ = program.communicate(timeout=10)
+    out, _ = program.communicate(timeout=60)
     assert (program.returncode, out) == (0, b"it was stopped before it had changed anything\n")
 
 

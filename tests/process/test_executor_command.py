@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from remediators.command import OUTPUT_END_BYTES
+from supervisor import clock
 from supervisor.incidents.model import Authority, Effect, Execution, Runbook, StepResult, StepSpec, Target
 from supervisor.messages import PlanAnswer, PlanRequest
 from tests.process import executorlab as lab
@@ -22,7 +23,7 @@ HOSTILE = (
 SHOW = "import os, sys; print(sys.argv[1:]); print(os.getcwd()); print(sorted(os.environ))"
 
 
-def runbook(*argv: str, timeout_s: float = 10.0, **more: object) -> Runbook:
+def runbook(*argv: str, timeout_s: float = 30.0, **more: object) -> Runbook:
     params = {"command": "it", "argv": argv, "effect": "change", **more}
     spec = StepSpec(
         "it", "run-command", Effect.CHANGE, timeout_s=timeout_s, params=tuple(sorted(params.items()))  # type: ignore[arg-type]
@@ -86,9 +87,9 @@ def test_anything_but_exit_0_is_a_failure(argv: tuple[str, ...], words: str) -> 
 @pytest.mark.req("FR-003")
 def test_its_time_ends_it_with_what_it_started(tmp_path: Path) -> None:
     script = f"import os,time; os.fork(); open('{tmp_path}/' + str(os.getpid()), 'w'); time.sleep(600)"
-    result = run(runbook(*lab.PYTHON, "-c", script, timeout_s=1.0))
+    result = run(runbook(*lab.PYTHON, "-c", script, timeout_s=3.0))
     assert not result.success
-    assert "timed out after 1 s" in result.output
+    assert "timed out after 3 s" in result.output
     pids = [int(path.name) for path in tmp_path.iterdir()]
     assert len(pids) == 2
     assert not any(os.path.exists(f"/proc/{pid}") and _lives(pid) for pid in pids)
@@ -138,11 +139,12 @@ def test_an_executor_that_dies_in_it_never_runs_it_twice(tmp_path: Path, point: 
 
     async def scenario() -> None:
         async with lab.core() as core:
-            first = lab.Executor(core, "inc-1", crash=point)
+            first = await lab.executor(core, "inc-1", crash=point)
             wanted = execution(runbook(*lab.PYTHON, "-c", script))
             await core.crash(wanted, first)
-            lab.Executor(core, "inc-2")
-            claimed = msgspec.structs.replace(wanted, claimed_by="inc-1", programs=tuple(core.programs))
+            await lab.executor(core, "inc-2")
+            known = {"claimed_by": "inc-1", "programs": tuple(core.programs), "grounds_mono_s": clock.monotonic_s()}
+            claimed = msgspec.structs.replace(wanted, **known)
             await core.finish(claimed)  # refused: it is claimed already
             assert core.refusals() == ["not_claimed"]
             for program in core.programs:

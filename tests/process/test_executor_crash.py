@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from remediators import fence
-from supervisor import proc
+from supervisor import clock, proc
 from supervisor.incidents.readings import ProcessRef
 from supervisor.messages import Dispatch, Nack, Settle, Settled
 from tests.process import executorlab as lab
@@ -24,7 +24,7 @@ def test_killed_before_the_gate_opens_the_program_never_runs(tmp_path: Path, poi
 
     async def scenario() -> None:
         async with lab.core() as core:
-            executor = lab.Executor(core, "inc-1", point)
+            executor = await lab.executor(core, "inc-1", point)
             execution = lab.execution(lab.target("t", ("touch", str(proof)), match="no such command line"))
             await core.crash(execution, executor)
             for program in core.programs:
@@ -32,7 +32,7 @@ def test_killed_before_the_gate_opens_the_program_never_runs(tmp_path: Path, poi
             assert len(core.programs) == (1 if point == "program.recorded" else 0)
             assert not proof.exists()
 
-            lab.Executor(core, "inc-2")
+            await lab.executor(core, "inc-2")
             settled = await core.ask(Settle(recorded(execution, core)))
             assert isinstance(settled, Settled)
             assert settled.ok
@@ -50,7 +50,7 @@ def test_killed_after_the_release_the_service_lives_on_and_is_not_ours(
     async def scenario() -> None:
         async with lab.core() as core:
             runbook = msgspec.structs.replace(lab.RESTART, steps=lab.RESTART.steps[1:])
-            executor = lab.Executor(core, "inc-1", point)
+            executor = await lab.executor(core, "inc-1", point)
             execution = lab.execution(lab.toy(tmp_path), runbook=runbook)
             await core.crash(execution, executor)
             ref = core.programs[0].process
@@ -58,7 +58,7 @@ def test_killed_after_the_release_the_service_lives_on_and_is_not_ours(
             assert int(await lab.appears(tmp_path / "toy.pid")) == ref.pid
             await orphaned(ref, executor.process.pid)
 
-            lab.Executor(core, "inc-2")
+            await lab.executor(core, "inc-2")
             settled = await core.ask(Settle(recorded(execution, core)))
             assert isinstance(settled, Settled)
             assert settled.ok
@@ -66,7 +66,7 @@ def test_killed_after_the_release_the_service_lives_on_and_is_not_ours(
             assert "left alive" in settled.ended[0]
             assert lab.alive(ref)
             # The same decision again is refused by the claim; a new one by the fence.
-            await core.dispatch(execution)
+            await core.dispatch(msgspec.structs.replace(execution, grounds_mono_s=clock.monotonic_s()))
             await core.until(lambda: core.refusals() == ["not_claimed"])
             await core.execute(lab.execution(lab.toy(tmp_path), runbook=runbook))
             assert "it was not started a second time" in core.results()[-1].output
@@ -79,7 +79,7 @@ def test_killed_after_the_release_the_service_lives_on_and_is_not_ours(
 def test_a_daemon_whose_starter_is_gone_counts_as_running(tmp_path: Path, started: lab.Started) -> None:
     async def scenario() -> None:
         async with lab.core() as core:
-            executor = lab.Executor(core, "inc-1", "result.before")
+            executor = await lab.executor(core, "inc-1", "result.before")
             runbook = msgspec.structs.replace(lab.RESTART, steps=lab.RESTART.steps[1:])
             execution = lab.execution(lab.toy(tmp_path, "--daemonize"), runbook=runbook)
             await core.crash(execution, executor)
@@ -87,7 +87,7 @@ def test_a_daemon_whose_starter_is_gone_counts_as_running(tmp_path: Path, starte
             assert daemon is not None
             started.add(daemon.ref)
             assert await lab.ended(core.programs[0].process)
-            lab.Executor(core, "inc-2")
+            await lab.executor(core, "inc-2")
             settled = await core.ask(Settle(recorded(execution, core)))
             assert isinstance(settled, Settled)
             assert settled.running
@@ -100,7 +100,7 @@ def test_a_daemon_whose_starter_is_gone_counts_as_running(tmp_path: Path, starte
 def test_an_orphaned_command_is_awaited_and_then_ended_with_its_session(tmp_path: Path, started: lab.Started) -> None:
     async def scenario() -> None:
         async with lab.core() as core:
-            executor = lab.Executor(core, "inc-1", "program.released")
+            executor = await lab.executor(core, "inc-1", "program.released")
             steps = (msgspec.structs.replace(lab.COMMAND.steps[0], timeout_s=1.0),)
             runbook = msgspec.structs.replace(lab.COMMAND, steps=steps)
             execution = lab.execution(lab.toy(tmp_path, "--children", "1", "--ignore-term"), runbook=runbook)
@@ -108,7 +108,7 @@ def test_an_orphaned_command_is_awaited_and_then_ended_with_its_session(tmp_path
             ref = core.programs[0].process
             started.add(ref)
             await lab.appears(tmp_path / "toy.pid")
-            lab.Executor(core, "inc-2")
+            await lab.executor(core, "inc-2")
             settled = await core.ask(Settle(recorded(execution, core)))
             assert isinstance(settled, Settled)
             assert settled.ok
@@ -123,10 +123,10 @@ def test_an_orphaned_command_is_awaited_and_then_ended_with_its_session(tmp_path
 def test_an_orphaned_command_that_ends_in_time_is_not_hit(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with lab.core() as core:
-            executor = lab.Executor(core, "inc-1", "program.released")
+            executor = await lab.executor(core, "inc-1", "program.released")
             execution = lab.execution(lab.toy(tmp_path, "--exit-after", "1"), runbook=lab.COMMAND)
             await core.crash(execution, executor)
-            lab.Executor(core, "inc-2")
+            await lab.executor(core, "inc-2")
             settled = await core.ask(Settle(recorded(execution, core)))
             assert isinstance(settled, Settled)
             assert settled.ok
@@ -138,7 +138,7 @@ def test_an_orphaned_command_that_ends_in_time_is_not_hit(tmp_path: Path) -> Non
 def test_the_spare_dies_with_its_executor(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with lab.core() as core:
-            executor = lab.Executor(core, "inc-1")
+            executor = await lab.executor(core, "inc-1")
             await core.execute(lab.execution(lab.target("t", ("true",)), runbook=lab.COMMAND))
             status = proc.stat(executor.process.pid)
             assert status is not None
@@ -147,7 +147,7 @@ def test_the_spare_dies_with_its_executor(tmp_path: Path) -> None:
                     await asyncio.sleep(0.005)
             executor.process.kill()
             for ref in family:
-                assert await lab.ended(ref, 1.0)
+                assert await lab.ended(ref)
 
     asyncio.run(scenario())
 
@@ -185,7 +185,7 @@ def test_what_is_in_work_is_not_settled_away(tmp_path: Path) -> None:
 def test_an_orderly_stop_leaves_what_runs_running(tmp_path: Path, started: lab.Started) -> None:
     async def scenario() -> None:
         async with lab.core() as core:
-            executor = lab.Executor(core, "inc-1")
+            executor = await lab.executor(core, "inc-1")
             execution = lab.execution(lab.toy(tmp_path))
             await core.execute(execution)
             ref = core.results()[-1].process

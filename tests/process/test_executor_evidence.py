@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 from pathlib import Path
 
 import msgspec
@@ -61,8 +60,9 @@ def test_a_repair_goes_on_without_its_evidence_and_says_so(
     tmp_path: Path, started: lab.Started, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(evidence, "WITHIN_S", 0.2)
+    let_go = threading.Event()
     if how == "hangs":
-        monkeypatch.setattr(evidence, "_sync", lambda folder: time.sleep(1.0))
+        monkeypatch.setattr(evidence, "_sync", lambda folder: let_go.wait(lab.DEADLINE_S))
 
     async def scenario() -> None:
         async with lab.lab() as core:
@@ -74,7 +74,10 @@ def test_a_repair_goes_on_without_its_evidence_and_says_so(
             assert "the evidence could not be written" in results[0].output
             assert results[0].artifacts == ()
 
-    asyncio.run(scenario())
+    try:
+        asyncio.run(scenario())
+    finally:
+        let_go.set()
 
 
 @pytest.mark.req("FR-003", "NFR-002")

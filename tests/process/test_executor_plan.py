@@ -17,7 +17,6 @@ from supervisor.messages import PlanAnswer, PlanRequest, StepPlan
 from tests.process import executorlab as lab
 
 HANGS = "hangs"  # the target whose plan waits until the test lets it go
-HELD_S = 3.0
 
 
 class MayHang(lab.RunToEnd):
@@ -66,20 +65,13 @@ def test_while_a_plan_hangs_the_loop_beats_and_executions_run(let_go: threading.
     async def scenario() -> None:
         async with lab.lab() as core:
             asked = asyncio.create_task(planned(core, HANGS))
-            loop = asyncio.get_running_loop()
-            loop.call_later(HELD_S, let_go.set)
-            began_s = latest_s = clock.monotonic_s()
-            longest_s = 0.0
             results = await core.execute(of("another"))
             assert [result.success for result in results] == [True]
-            assert not asked.done(), "it ran while the plan hung"
-            while not asked.done():
-                await asyncio.wait({asked}, timeout=0.05)  # as often as the loop lets it
-                now_s = clock.monotonic_s()
-                longest_s, latest_s = max(longest_s, now_s - latest_s), now_s
-            assert clock.monotonic_s() - began_s >= HELD_S
-            assert longest_s < HELD_S / 2, "nothing kept the loop, from which the beat comes"
-            assert asked.result().ok
+            for _ in range(20):  # turns of the loop, from which the beat comes
+                await asyncio.sleep(0.02)
+                assert not asked.done(), "it ran while the plan hung"
+            let_go.set()
+            assert (await asked).ok
 
     asyncio.run(scenario())
 

@@ -13,12 +13,18 @@ import msgspec
 import pytest
 
 from supervisor import clock, proc
-from supervisor.incidents.model import Authority
+from supervisor.incidents.model import Authority, StepSpec
 from supervisor.messages import Dispatch, PlanAnswer, PlanRequest
 from tests.process import executorlab as lab
 
 started = lab.started
 PERSON = {"authority": Authority.PERSON, "grounds_mono_s": None}
+
+
+def impatient_stop(timeout_s: float) -> tuple[StepSpec, ...]:
+    """Its two steps: the first gives a service so long to end, the second takes what a start takes."""
+    stop, start = lab.RESTART.steps
+    return msgspec.structs.replace(stop, timeout_s=timeout_s), start
 
 
 @pytest.mark.req("FR-003", "R3", "AC-001")
@@ -139,7 +145,7 @@ def test_a_persons_execute_ends_a_live_service_and_starts_it_once(tmp_path: Path
 
 @pytest.mark.req("FR-007", "R3")
 def test_a_service_that_ignores_term_is_killed_after_the_grace(tmp_path: Path, started: lab.Started) -> None:
-    steps = tuple(msgspec.structs.replace(step, timeout_s=1.0) for step in lab.RESTART.steps)
+    steps = impatient_stop(1.0)
     runbook = msgspec.structs.replace(lab.RESTART, steps=steps)
 
     async def scenario() -> None:
@@ -174,7 +180,7 @@ def test_children_that_outlive_the_service_are_named(tmp_path: Path, started: la
         old = await started.toy(tmp_path, "--children", "1", "--own-session-child", "--ignore-term")
         children = [status.ref for pid in proc.pids() if (status := proc.stat(pid)) and status.parent_pid == old.pid]
         started.add(*children)
-        steps = tuple(msgspec.structs.replace(step, timeout_s=0.5) for step in lab.RESTART.steps)
+        steps = impatient_stop(0.5)
         runbook = msgspec.structs.replace(lab.RESTART, steps=steps)
         async with lab.lab() as core:
             results = await core.execute(lab.execution(lab.toy(tmp_path), runbook=runbook, known=old, **PERSON))
@@ -194,7 +200,7 @@ def test_workers_that_match_are_ended_with_the_main_process(tmp_path: Path, star
         name = f"hc-{os.urandom(6).hex()}"
         old = await started.toy(tmp_path, "--name", name, "--children", "2", "--ignore-term")
         target = msgspec.structs.replace(lab.toy(tmp_path, "--name", name), match=name)
-        steps = tuple(msgspec.structs.replace(step, timeout_s=2.0) for step in lab.RESTART.steps)
+        steps = impatient_stop(2.0)
         runbook = msgspec.structs.replace(lab.RESTART, steps=steps)
         async with lab.lab() as core:
             results = await core.execute(lab.execution(target, runbook=runbook, **PERSON))

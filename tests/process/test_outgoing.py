@@ -45,7 +45,7 @@ def test_more_rows_than_the_bus_takes_all_arrive_and_pages_first(tmp_path: Path)
                 arrived.set()
 
         link = Link(context, endpoint(tmp_path, "healer"), "notifier", take, "notifier.1.1")
-        await asyncio.wait_for(arrived.wait(), 30)
+        await asyncio.wait_for(arrived.wait(), 60)
         link.close()
         hub.close()
         context.destroy(linger=0)

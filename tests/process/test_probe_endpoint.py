@@ -172,7 +172,7 @@ def server() -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], int]]]:
 
 def stop(child: subprocess.Popen[bytes]) -> None:
     child.send_signal(signal.SIGSTOP)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while (status := proc.stat(child.pid)) is None or status.state != "T":
         assert time.monotonic() < deadline
         os.sched_yield()

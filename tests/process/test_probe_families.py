@@ -194,7 +194,7 @@ def test_a_status_command_that_hangs_is_ended_when_the_look_is_over(
     script.chmod(0o755)
     live.run(config_of(tmp_path, f'[gateway.g]\nstatus = ["{script}"]\n[disk]\nmounts = []\n[logs]\n'))
     stat = Path(f"/proc/{pid_file.read_text().strip()}/stat")
-    end_s = time.monotonic() + DEADLINE_S
+    end_s = time.monotonic() + 60
     while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
         assert time.monotonic() < end_s, "it outlives the look"
     gc.collect()  # here, where the warning is known

@@ -18,7 +18,7 @@ from supervisor.config import Config, Duration, GatewaySection
 from supervisor.incidents.readings import Endpoint, GatewayData, HealthReading, Unavailable
 from tests.doubles.openclaw_double import HANGS, HttpPort, Program, recorded
 
-LONG_S = 20.0
+LONG_S = 60.0
 STOPPED = recorded("status-stopped.json")
 
 

@@ -290,7 +290,7 @@ def test_a_hung_mount_delays_nobody_and_takes_one_thread(tmp_path: Path) -> None
             assert threading.active_count() == before + 1
 
         asyncio.run(both())
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (reading := read(probe, hung, 1.0)).reason is Unavailable.DEADLINE:
         assert time.monotonic() < deadline
     assert not reading.available, "its server is gone and it is not mounted: said, and never an old answer"
@@ -304,7 +304,7 @@ def test_a_hung_mount_does_not_keep_a_process_from_ending(tmp_path: Path) -> Non
     )
     with mounts.hung(tmp_path / "hung") as hung:
         done = subprocess.run(
-            [sys.executable, "-c", code, str(hung)], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+            [sys.executable, "-c", code, str(hung)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
         )
     assert done.stdout.strip() == "deadline"
 

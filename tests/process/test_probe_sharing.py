@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import pytest
@@ -13,9 +13,11 @@ from probes.base import Refused, Source, begin_outside
 from probes.runner import ProbeWorker
 from supervisor import clock
 from supervisor.incidents.readings import HealthReading, ProcessData, SourceReading, Unavailable
-from supervisor.messages import Ack, Nack, Outside, ProbeNow, Readings, Resync
+from supervisor.messages import Ack, Body, Nack, Outside, ProbeNow, Readings, Resync
 from tests.process.probelab import WITHIN_S, Healer, Lab, at_once, scripted
 from tests.process.probelab import lab as lab
+
+QUESTIONS = 30
 
 
 def of(name: str, alive: bool | None = None) -> Callable[[HealthReading], bool]:
@@ -278,16 +280,17 @@ def test_questions_share_a_read_and_none_is_answered_by_one_that_began_before_it
     async def slow() -> None:
         nonlocal begun
         begun += 1
-        await asyncio.sleep(0.02)
+        enough = min(len(asked) + 8, QUESTIONS)
+        await until(lambda: len(asked) >= enough)
 
     begun = 0
+    asked: list[tuple[float, Awaitable[Body]]] = []
 
     async def script(healer: Healer, worker: ProbeWorker) -> None:
         await healer.until(of("svc"))
         probe.reads["svc"] = slow
         assert healer.hub is not None
-        asked = []
-        for n in range(30):
+        for n in range(QUESTIONS):
             if n % 10 == 5:
                 worker.read_soon("svc", 0.001)  # a poll in between
             asked.append((clock.monotonic_s(), healer.hub.request("process", ProbeNow("svc"))))
@@ -297,7 +300,7 @@ def test_questions_share_a_read_and_none_is_answered_by_one_that_began_before_it
                 body = await answer
                 assert isinstance(body, Readings)
                 assert body.readings[0].taken_mono_s >= asked_s
-        assert begun < 30, "questions that came together share a read"
+        assert begun < QUESTIONS, "questions that came together share a read"
 
     asyncio.run(lab.run({}, script))
 
@@ -306,7 +309,7 @@ def test_questions_share_a_read_and_none_is_answered_by_one_that_began_before_it
 def test_who_asks_during_a_read_that_hangs_does_not_wait_for_two_deadlines(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "DEADLINE_S", 2.0)
+    monkeypatch.setattr(runner, "DEADLINE_S", 3.0)
     monkeypatch.setattr(runner, "HUNG_AGAIN_S", 0.2)
     probe = scripted(monkeypatch, {"svc": at_once})
 
@@ -320,7 +323,7 @@ def test_who_asks_during_a_read_that_hangs_does_not_wait_for_two_deadlines(
         second = await healer.request(ProbeNow("svc"))
         assert isinstance(second, Readings)
         assert second.readings[0].taken_mono_s >= asked_s
-        assert clock.monotonic_s() - asked_s < 3.5, "two deadlines are 4 s"
+        assert second.readings[0].took_ms < 3000, "its own deadline was counted from the question"
         assert first.done()
         gate.open.set()
         later = await healer.request(ProbeNow("svc"))

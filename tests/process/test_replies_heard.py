@@ -15,7 +15,7 @@ from tests.doubles.notifier_lab import Healer, Lab, NotifierProcess, config, row
 from tests.doubles.signal_double import Fault, Kind, SignalDouble
 from tests.doubles.signal_received import ACCOUNT, ANNA, message, received, text
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 async def listening(signal: SignalDouble, count: int = 1) -> None:

@@ -78,7 +78,7 @@ class Daemon:
     def stop(self) -> None:
         self.process.send_signal(signals.SIGCONT)
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,7 @@ def test_over_sockets_too_the_double_answers_as_the_real_daemon_does(
             (socket.AF_UNIX, rest) if kind == "unix" else (socket.AF_INET, ("127.0.0.1", int(rest.rpartition(":")[2])))
         )
         with socket.socket(family) as client:
-            client.settimeout(20)
+            client.settimeout(60)
             client.connect(where)
             lines = client.makefile("rb")
             client.sendall(LINES[name] + b"\n")
@@ -241,7 +241,7 @@ def test_its_event_stream_is_as_the_double_has_it(daemon: Daemon) -> None:
     async def heads(transport: Transport) -> tuple[list[bytes], str]:
         reader, writer = await asyncio.open_connection(transport.host, transport.port)
         writer.write(b"GET /api/v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
-        head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)).lower().split(b"\r\n")
+        head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)).lower().split(b"\r\n")
         writer.transport.abort()
         told = [line for line in head if line.startswith((b"http/", b"content-type", b"transfer-encoding"))]
         with pytest.raises(http.HttpError) as refused:
@@ -275,7 +275,7 @@ def test_killed_it_leaves_its_socket_file_and_messages_wait_until_it_is_back(
         ears.start(pytest.fail)
         await listened(1)
         daemon.process.kill()
-        daemon.process.wait(20)
+        daemon.process.wait(60)
         assert daemon.socket_file.exists()
         async with Lab(config(*daemon.transports)) as lab:
             lab.healer.deliver(row("r1"))

@@ -239,7 +239,7 @@ def holder(path: Path, name: str = "x") -> Iterator[Holder]:
         yield it
     finally:
         it.process.kill()
-        it.process.communicate(timeout=10)
+        it.process.communicate(timeout=60)
 
 
 READ = "SELECT count(*) FROM t"

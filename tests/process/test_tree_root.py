@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests.process.treelab import Lab, children_of, gone, thread_count
+from tests.process.treelab import WITHIN_S, Lab, children_of, gone, thread_count
 
 QUICK = {"beat": 0.1, "beat_within": 0.5, "progress_within": 0.4, "abort_grace": 0.2, "shutdown": 1.0}
 
@@ -82,8 +81,8 @@ def test_a_worker_without_progress_is_ended_and_its_item_suspect(lab: Lab) -> No
 
 def test_a_worker_that_is_never_ready_is_ended(lab: Lab) -> None:
     lab.do("w", "never_ready")
-    lab.start([("ear", "Listener", "core"), ("w", "Toy", "probes")], listener="ear", ready_within=0.5)
-    assert "not ready within 0.5 s" in lab.event("hung", "w")["exit_text"]
+    lab.start([("ear", "Listener", "core"), ("w", "Toy", "probes")], listener="ear", ready_within=1.5)
+    assert "not ready within 1.5 s" in lab.event("hung", "w")["exit_text"]
     lab.event("ready", "w")
     lab.what("all_ready")
 
@@ -98,20 +97,18 @@ def test_one_that_does_not_stop_is_killed(lab: Lab) -> None:
 
 def test_a_stop_in_the_middle_of_the_start_is_obeyed(lab: Lab) -> None:
     lab.do("b", "never_ready")
-    lab.start([("a", "Toy", "core"), ("b", "Toy", "core")])
+    lab.start([("a", "Toy", "core"), ("b", "Toy", "core")], ready_within=600)
     lab.what("start", "a")
-    began_s = time.monotonic()
     assert lab.stop() == 0
-    assert time.monotonic() - began_s < 3
 
 
 def test_the_second_interrupt_ends_everything_at_once(lab: Lab) -> None:
-    root = lab.start([("a", "Toy", "core"), ("b", "Stubborn", "hands")], shutdown=60)
+    root = lab.start([("a", "Toy", "core"), ("b", "Stubborn", "hands")], shutdown=600)
     lab.what("stuck", "b")
     root.send_signal(signal.SIGINT)
     lab.logged("stopping (SIGINT)")  # two at once would arrive as one
     root.send_signal(signal.SIGINT)
-    assert root.wait(5) == 1
+    assert root.wait(60) == 1
 
 
 def test_a_flood_of_output_blocks_nobody_and_is_limited(lab: Lab) -> None:
@@ -133,11 +130,10 @@ def test_no_child_outlives_a_killed_root_and_the_lock_is_free(lab: Lab) -> None:
     lab.what("all_ready")
     pids = children_of(root.pid)
     assert len(pids) == 3
-    began_s = time.monotonic()
     root.kill()
     again = lab.start(workers)
     for pid in pids:
-        assert gone(pid, 1.0 - (time.monotonic() - began_s))
+        assert gone(pid, WITHIN_S)
     root.wait()
     lab.wait_for(lambda said: said["what"] == "all_ready" and said["pid"] == again.pid)
     assert lab.stop() == 0
@@ -148,7 +144,7 @@ def test_two_of_one_runtime_directory(lab: Lab) -> None:
     root = lab.start(workers)
     lab.what("all_ready")
     second = lab.start(workers)
-    assert second.wait(10) == 1
+    assert second.wait(60) == 1
     assert f"healctl is already running: pid {root.pid} holds" in lab.log()
 
 
@@ -158,11 +154,9 @@ def test_a_grandchild_that_holds_descriptors_hides_no_death(lab: Lab) -> None:
     grandchild = lab.what("grandchild", "w")["grandchild"]
     lab.end_later(grandchild)
     lab.what("all_ready")
-    began_s = time.monotonic()
     os.kill(first, signal.SIGKILL)
     lab.event("exited", "w")
     lab.end_later(lab.what("grandchild", "w")["grandchild"])
-    assert time.monotonic() - began_s < 2
     assert not gone(grandchild, 0)  # of another session: a service that lives on
 
 
@@ -183,7 +177,7 @@ def test_poison_kills_nobody_a_third_time(lab: Lab) -> None:
 def test_exit_78_of_the_core_ends_the_tree_with_78(lab: Lab) -> None:
     lab.do("b", "exit78")
     root = lab.start([("a", "Toy", "core"), ("b", "Toy", "core")])
-    assert root.wait(10) == 78
+    assert root.wait(60) == 78
     assert "a toy was told that its configuration is bad" in lab.log()
     assert not [said for said in lab.said if said["what"] == "page"]
 
@@ -199,10 +193,10 @@ def test_exit_78_elsewhere_is_never_restarted(lab: Lab) -> None:
 
 def test_a_crash_loop_of_the_core_pages_and_exits_70(lab: Lab) -> None:
     lab.do("b", "crash", times=99)
-    root = lab.start([("a", "Toy", "core"), ("b", "Toy", "core")], core_intensity=3, core_period=30, backoff_base=0.01)
+    root = lab.start([("a", "Toy", "core"), ("b", "Toy", "core")], core_intensity=3, core_period=300, backoff_base=0.01)
     page = lab.what("page")
-    assert root.wait(10) == 70
-    assert "b failed 4 times in 30 s" in page["text"]
+    assert root.wait(60) == 70
+    assert "b failed 4 times in 300 s" in page["text"]
     assert "a toy was told to crash" in page["text"]
     assert "[root] paged" in lab.log()
 
@@ -225,7 +219,7 @@ def test_a_crash_loop_of_a_probe_rests_and_comes_back(lab: Lab) -> None:
     lab.do("w", "crash", times=3)
     lab.start(
         [("ear", "Listener", "core"), ("w", "Toy", "probes"), ("x", "Toy", "probes")],
-        listener="ear", probes_intensity=2, probes_period=30, backoff_base=0.01, quarantine_retry=0.5,
+        listener="ear", probes_intensity=2, probes_period=300, backoff_base=0.01, quarantine_retry=0.5,
     )  # fmt: skip
     assert lab.event("quarantined", "w")["delay_s"] == 0.5
     lab.what("start", "x")  # nobody waits for it

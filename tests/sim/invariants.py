@@ -108,7 +108,6 @@ class Watch:
         self.incidents: dict[str, Incident] = {}
         self.open: dict[tuple[AnomalyType, str], str] = {}
         self.opened_s: dict[str, float] = {}
-        self.escalated_s: dict[str, float] = {}
         self.seen_s: dict[str, float] = {}  # incident -> when the reading was taken that opened it (monotonic)
         self.trail: dict[str, int] = {}
         self.steps_told: set[tuple[str, str]] = set()
@@ -209,8 +208,6 @@ class Watch:
         elif self.open.get(key) == it.id:
             del self.open[key]
             self._closed(old, it)
-        if it.escalated_wall_s is not None:
-            self.escalated_s.setdefault(it.id, self.loop.time())
         if it.tier_reason is not None and (old is None or old.tier_reason is not it.tier_reason):
             self.coverage.see("reason", it.tier_reason)
         if old is None or old.tier is not it.tier or (old.open and not it.open):
@@ -328,7 +325,8 @@ class Watch:
         """An interrupted execution is never blindly repeated."""
         for old in self.executions.values():
             if old.id in self.died_at_work and old.incident_id == it.incident_id and old.runbook.id == it.runbook.id:
-                if it.incident_id is None:
+                refused = old.state is ExecutionState.EXPIRED and (old.id, 0) not in self.began  # before it died
+                if it.incident_id is None or refused:
                     continue
                 if not is_over(old):
                     self.fail("an interrupted execution is never blindly repeated", f"{it.id} while {old.id} is open")
@@ -565,15 +563,13 @@ class Watch:
         self.more.closed_with_a_word()
 
     def _untold(self, incident: Incident) -> bool:
-        """Of tier 3 without a page, and rightly: it is about Signal itself; a person has dismissed it; or it was over
-        while its family's page was still being gathered (45 s)."""
+        """Of tier 3 without a page, and rightly: it is about Signal itself; a person has dismissed it; or whenever it
+        rested, it was over or taken up again while its family's page was still being gathered (45 s)."""
         by_signal = incident.anomaly is AnomalyType.DELIVERY_FAILING or incident.target_id == "drill:signal"
         if by_signal or incident.state is State.DISMISSED:
             return True
         gathered = incident.family in ("fleet", "gateway") and incident.severity is not Severity.CRITICAL
-        never_s = float("inf")
-        lasted_s = self.more.over_s.get(incident.id, never_s) - self.escalated_s.get(incident.id, 0.0)
-        return gathered and lasted_s < 46.0
+        return gathered and self.more.rested_s.get(incident.id, float("inf")) < 46.0
 
     def _arrived(self, row_id: str) -> bool:
         row = self.rows[row_id]

@@ -62,6 +62,8 @@ class More:
         self._halted: dict[str, str] = {}  # path -> database
         self._intended: set[str] = set()  # executions that are known
         self.over_s: dict[str, float] = {}  # incident -> when it ended
+        self._escalated_s: dict[str, float] = {}  # incident -> when it began to rest with a person, the last time
+        self.rested_s: dict[str, float] = {}  # incident -> how long it did at the longest
         self._row_s: dict[str, float] = {}  # row -> when it was written
         self.calm = lambda: True  # no fault has hit yet
 
@@ -162,8 +164,14 @@ class More:
 
     def moved(self, old: Incident | None, new: Incident) -> None:
         self.watch.replies.moved(old, new)
+        now_s = self.watch.loop.time()
         if not new.open:
-            self.over_s[new.id] = self.watch.loop.time()
+            self.over_s[new.id] = now_s
+        if new.state is State.ESCALATED and (old is None or old.state is not State.ESCALATED):
+            self._escalated_s[new.id] = now_s
+        elif old is not None and old.state is State.ESCALATED and new.state is not State.ESCALATED:
+            rested_s = now_s - self._escalated_s[new.id]
+            self.rested_s[new.id] = max(rested_s, self.rested_s.get(new.id, 0.0))
         if new.state is State.DISMISSED and new.dismiss_until_steady_s is not None:
             self._dismissed[new.anomaly, new.target_id] = new.dismiss_until_steady_s
         if old is not None and old.state is State.VERIFYING and new.state is State.RESOLVED:

@@ -31,6 +31,7 @@ class Net:
         self.hubs: dict[str, Hub] = {}
         self.links: list[Link] = []
         self._newest_s = 0.0  # when the newest undelayed message arrives
+        self._disk_free_s = 0.0  # when the store has done what a slow disk has kept it with
         self.ends: list[End] = []
         self.calm_s = 0.0  # from when on an answer can be relied on, so that nothing need be sent again
         self.seen: Callable[[str, Body], None] = lambda to, body: None  # every request that leaves, once
@@ -41,15 +42,16 @@ class Net:
         if to is None:
             return
         now_s, fates = self.loop._now, self.fates
-        if not fates.armed and (not to.slow or now_s >= fates.disk_slow_until_s):  # mostly
+        slow = to.slow and now_s < max(fates.disk_slow_until_s, self._disk_free_s)
+        if not fates.armed and not slow:  # mostly
             self._carry(to, source, frame, now_s, LATENCY_S)
             return
         hits = fates.hits
         delays_s = fates.of(frame.body, now_s)
-        if hits != fates.hits or (to.slow and now_s < fates.disk_slow_until_s):
+        if hits != fates.hits or slow:
             self.disturbed()
         for delay_s in delays_s:
-            self._carry(to, source, frame, now_s, delay_s + self._disk_s(now_s) if to.slow else delay_s)
+            self._carry(to, source, frame, now_s, delay_s + self._disk_s(now_s) if slow else delay_s)
 
     def _carry(self, to: End, source: str, frame: Frame, now_s: float, delay_s: float) -> None:
         """What no fault delays arrives in the order in which it was sent, as over a socket."""
@@ -66,10 +68,11 @@ class Net:
             end.watch_all()
 
     def _disk_s(self, now_s: float) -> float:
-        if now_s >= self.fates.disk_slow_until_s:
-            return 0.0
-        self.fates.hit("slow_disk", "store")
-        return self.fates.disk_slow_s
+        """The store does one after another: what comes when the disk is quick again does not overtake."""
+        if now_s < self.fates.disk_slow_until_s:
+            self.fates.hit("slow_disk", "store")
+            self._disk_free_s = max(self._disk_free_s, now_s + self.fates.disk_slow_s)
+        return self._disk_free_s - now_s + ORDER_S
 
 
 class _Pending:

@@ -42,7 +42,7 @@ EXITS = {
     3: ("process/test_cli_rough.py", "== 3"),
     4: ("unit/test_cli.py", "== 4"),
     5: ("unit/test_cli.py", "== 5"),
-    70: ("process/test_tree_root.py", "root.wait(10) == 70"),
+    70: ("process/test_tree_root.py", "root.wait(60) == 70"),
     78: ("process/test_cli_rough.py", "78)"),
     130: ("acceptance/test_drill.py", "command.returncode == 130"),
 }

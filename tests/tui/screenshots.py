@@ -62,7 +62,7 @@ def stand_still() -> None:
 
 
 async def until(pilot: Pilot[None], true: Callable[[], object]) -> None:
-    async with asyncio.timeout(20.0):
+    async with asyncio.timeout(60):
         while not true():
             await pilot.pause(0.02)
 

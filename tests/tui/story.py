@@ -111,6 +111,13 @@ def incidents() -> list[Json]:
     ]  # fmt: skip
 
 
+ROTATING = {
+    "target_id": "disk:/srv", "execution_id": "exe_51cc0a72be19", "incident_id": "inc_1f2e5b30aa07",
+    "what": "rb-rotate-logs", "stage": "archive", "done": 1_932_735_283, "total": 4_617_089_843, "unit": "bytes",
+    "rate_per_s": 52_428_800.0, "left_s": 51.2, "can_be_cancelled": True, "over": False,
+}  # fmt: skip
+
+
 LAST_WORDS = """\
 Fatal Python error: Segmentation fault
   File "/usr/lib/python3.11/gzip.py", line 287 in write"""
@@ -242,7 +249,7 @@ def recorded() -> Recorded:
         "children": children(),
         "halted": [],
         "paused": [],
-        "at_work": [],
+        "at_work": [ROTATING],
     }
     answers: Json = {
         "incident": detail,

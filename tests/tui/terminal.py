@@ -14,7 +14,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 _TOKEN = re.compile(
     r"\x1b\[([?<>=]?)([0-9;:]*)([ $]?[@-~])|\x1b[P\]_^].*?(?:\x1b\\|\x07)|\x1b[()][A-Z0]|\x1b.|[^\x1b]", re.DOTALL
 )

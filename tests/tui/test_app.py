@@ -19,7 +19,7 @@ from tests.tui.recorded import NOW_S, Json, Recorded, incident, snapshot, stamp
 from tui import keys, look
 from tui.app import TABS, Board
 from tui.detail import Detail
-from tui.dialogs import Question, Reader
+from tui.dialogs import Consent, Question, Reader
 from tui.report import report_text
 
 pytestmark = pytest.mark.req("FR-007")
@@ -67,10 +67,11 @@ def recorded() -> Recorded:
         "execute": DONE,
         "undo": DONE,
         "ack": {"incident_id": "inc_web"},
-        "approve": {"runbook_id": "rb-restart-service", "mode": "auto_execute"},
+        "approve": {"runbook_id": "rb-restart-service", "mode": "auto_execute", "running_for": ["inc_web"]},
         "dismiss": {"incident_id": "inc_web", "dismiss_until": stamp(-3600.0)},
         "pause": {},
         "resume": {},
+        "cancel": {"what": "rb-rotate-logs", "target_id": "web"},
         "incident": lambda args: {
             "incident": incident(args["incident_id"].removeprefix("inc_")), "executions": [], "messages": []
         },
@@ -155,9 +156,9 @@ async def test_a_cancelled_question_orders_nothing() -> None:
     board = Board(source := recorded())
     async with board.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: board._rows["incidents"].key == "inc_web")
-        for key in "axip":
+        for key in "axipc":
             await pilot.press(key)
-            await until(pilot, lambda: isinstance(board.screen, Question))
+            await until(pilot, lambda: isinstance(board.screen, Question | Consent))
             await pilot.press("escape")
         assert {action for action, _ in source.asked} <= {"targets"}
 
@@ -168,6 +169,7 @@ ORDERS = [
     ("i", "noise", "dismiss", {"incident_id": "inc_web", "reason": "noise"}),
     ("p", "enter", "pause", {"target_id": "web", "for_s": 3600, "reason": "from the dashboard"}),
     ("r", "enter", "resume", {"target_id": "web"}),
+    ("c", "enter", "cancel", {"id": "inc_web"}),
     ("d", "", "dry_run", {"runbook_id": "rb-restart-service", "target_id": "web"}),
 ]
 
@@ -184,7 +186,7 @@ async def test_each_key_gives_its_order(key: str, typed: str, action: str, args:
             await until(pilot, lambda: isinstance(board.screen, Detail))
         await pilot.press(key)
         if typed:
-            await until(pilot, lambda: isinstance(board.screen, Question))
+            await until(pilot, lambda: isinstance(board.screen, Question | Consent))
             await pilot.press(*(["enter"] if typed == "enter" else [*typed, "enter"]))
         await until(pilot, lambda: action in [it for it, _ in source.asked])
         assert [it for it in source.asked if it[0] == action] == [(action, args)]
@@ -202,29 +204,12 @@ async def test_an_undo_names_the_execution() -> None:
 
 
 @run
-async def test_an_incident_shows_how_far_its_repair_is() -> None:
-    told = {
-        "target_id": "web", "execution_id": None, "incident_id": None, "what": "rb-rotate-logs", "stage": "archive",
-        "done": 512, "total": 1024, "unit": "pages", "rate_per_s": 64.0, "left_s": 8.0, "can_be_cancelled": True,
-        "over": False,
-    }  # fmt: skip
-    source = recorded()
-    board = Board(source)
-    async with board.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: len(board._rows["incidents"].keys) == 3)
-        source.push(Item(2, "progress", NOW_S, told))
-        await pilot.press("enter")
-        words = "At work: rb-rotate-logs on web: archive 50% of 1024 pages, 64 pages/s, 8 s left"
-        await until(pilot, lambda: words in screen_text(board))
-
-
-@run
 async def test_read_only_takes_no_orders_but_shows_plans() -> None:
     board = Board(source := recorded(), read_only=True)
     async with board.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: board._rows["incidents"].key == "inc_web")
-        await pilot.press(*"axkiupr")
-        assert not isinstance(board.screen, Question)
+        await pilot.press(*"axkiuprc")
+        assert not isinstance(board.screen, Question | Consent)
         await pilot.press("d")
         await until(pilot, lambda: isinstance(board.screen, Reader))
         assert {action for action, _ in source.asked} <= {"targets", "dry_run"}

@@ -45,7 +45,7 @@ async def test_what_a_key_shows(key: str) -> None:
             await pilot.press("2")
         assert not VIEWS[key](board)
         await pilot.press(key)
-        await until(pilot, lambda: VIEWS[key](board), 20.0)
+        await until(pilot, lambda: VIEWS[key](board), 60.0)
 
 
 @run

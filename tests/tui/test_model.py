@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -31,24 +32,27 @@ def progress(**more: Any) -> Item:
     return event("progress", **{**told, **more})
 
 
-def test_how_far_it_is_stands_with_its_incident_until_it_is_over(model: Model) -> None:
-    web = incident("web", execution_id="exe_1")
-    assert model.progress(web) is None
+def test_how_far_it_is_stands_with_its_execution_and_its_target_until_it_is_over(model: Model) -> None:
+    def done(*of: str) -> object:
+        found = model.progress(*of)
+        return found and found["done"]
+
+    assert done("web", "exe_1") is None
     before = model.version
     model.apply(progress())
     assert model.version > before
-    told = model.progress(web)
-    assert told is not None
-    assert told["done"] == 1
-    assert model.progress(incident("db")) is None
+    assert (done("web", "exe_1"), done("web", "exe_0"), done("web"), done("db")) == (1, 1, 1, None)
+    model.apply(progress(execution_id="exe_2", done=5))
+    assert (done("web", "exe_2"), done("web", "exe_1")) == (5, 1), "its own before another's"
+    model.apply(progress(execution_id="exe_2", over=True))
     model.apply(event("execution", execution_id="exe_1", state="claimed"))
-    assert model.progress(web) is not None
+    assert done("web", "exe_1") == 1
     model.apply(event("execution", execution_id="exe_1", state="failed"))
-    assert model.progress(web) is None
+    assert done("web", "exe_1") is None
     model.apply(progress(execution_id=None, target_id="db"))
-    assert model.progress(incident("db")) is not None, "the check of a database"
+    assert done("db") == 1, "the check of a database"
     model.apply(progress(execution_id=None, target_id="db", over=True))
-    assert model.progress(incident("db")) is None
+    assert done("db") is None
 
 
 @pytest.fixture
@@ -77,6 +81,30 @@ def test_every_word_of_the_filter_must_be_found(model: Model) -> None:
     assert shown(model, words="DEAD web") == ["web"]
     assert shown(model, words="alive db") == ["db"]
     assert shown(model, words="web db") == []
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("words", ["", "quick"])
+@pytest.mark.parametrize("order", SORTS)
+def test_the_order_that_is_brought_forward_is_the_one_of_all(
+    order: str, words: str, ended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever changes, and whatever of it decides: severity, state, the last word, an end, a limit, a snapshot."""
+    monkeypatch.setattr("tui.model.OVER_MAX", 10)
+    chance, model = random.Random(f"{order} {words} {ended}"), Model()
+    for n in range(400):
+        name = f"t{chance.randrange(60)}"
+        if chance.random() < 0.4:
+            model.apply(event("trail", incident_id=f"inc_{name}", note=chance.choice(["quick", "slow"])))
+        else:
+            row = incident(name, chance.choice([*Severity]), chance.choice([*State]), chance.randrange(5) * 100.0)
+            model.apply(snapshot([row]) if n % 100 == 50 else Item(2, "incident", NOW_S, row))
+        if chance.random() < 0.3:
+            rows = [*model.incidents.values(), *(model.over.values() if ended else ())]
+            rows.sort(key=lambda it: (*SORTS[order](it), it["id"]))
+            wanted = [it["id"] for it in rows if words in it["note"]]
+            assert model.select(order, reverse=False, words=words, ended=ended) == wanted
+            assert model.select(order, reverse=True, words=words, ended=ended) == wanted[::-1]
 
 
 def test_an_incident_that_ends_leaves_the_list_and_can_be_called_back(model: Model) -> None:

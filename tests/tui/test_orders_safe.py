@@ -18,7 +18,7 @@ from tui.model import STANDING
 
 pytestmark = pytest.mark.req("FR-007")
 
-ORDERED = {"approve", "execute", "ack", "dismiss", "undo", "pause", "resume"}
+ORDERED = {"approve", "execute", "ack", "dismiss", "undo", "pause", "resume", "cancel"}
 
 
 def orders(source: Recorded) -> list[tuple[str, Json]]:
@@ -29,7 +29,7 @@ def resolved(name: str, severity: str = "high") -> Item:
     return Item(3, "incident", NOW_S, incident(name, severity, state="resolved"))
 
 
-@pytest.mark.parametrize("key", ["k", "a", "d", "x", "i", "r", "p", "u"])
+@pytest.mark.parametrize("key", ["k", "a", "d", "x", "i", "r", "p", "u", "c"])
 @run
 async def test_a_key_that_was_meant_for_a_row_that_just_went_orders_nothing(key: str) -> None:
     """It was under the cursor when the finger came down; now another is."""
@@ -214,3 +214,20 @@ async def test_a_tiny_terminal_shows_a_row_and_the_line_to_type_in() -> None:
         await until(pilot, lambda: isinstance(board.screen, Detail))
         await pilot.resize_terminal(300, 80)
         await until(pilot, lambda: "What happened" in screen_text(board))
+
+
+@pytest.mark.parametrize(("running", "said"), [(["inc_web"], "and runs now"), ([], "and does not run now")])
+@run
+async def test_an_approval_says_whether_anything_runs_by_it(running: list[str], said: str) -> None:
+    """The incident may have ended while its person still read the question, or another dashboard was first."""
+    board = Board(source := recorded())
+    source.answers["approve"] = source.answers["approve"] | {"running_for": running}
+    async with board.run_test(size=(80, 24), notifications=True) as pilot:
+        await until(pilot, lambda: board._rows["incidents"].key == "inc_web")
+        await pilot.press("a")
+        await until(pilot, lambda: isinstance(board.screen, Question))
+        source.push(resolved("web", "critical"))
+        await until(pilot, lambda: "inc_web" not in board._rows["incidents"].keys)
+        await pilot.press("enter")
+        await until(pilot, lambda: said in screen_text(board))
+        assert orders(source) == [("approve", {"runbook_id": "rb-restart-service", "target_id": "web"})]

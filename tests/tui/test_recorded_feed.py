@@ -49,7 +49,7 @@ def test_a_snapshot_brought_forward_by_its_events_is_the_next_snapshot() -> None
 
 async def see(pilot: Pilot[None], board: Board, *words: str) -> None:
     try:
-        await until(pilot, lambda: all(it in screen_text(board) for it in words), 20.0)
+        await until(pilot, lambda: all(it in screen_text(board) for it in words), 60.0)
     except TimeoutError:
         raise AssertionError(f"not seen: {words}\n{screen_text(board)}") from None
 

@@ -57,7 +57,7 @@ def test_a_target_has_its_reading_its_latency_its_next_poll_its_trend_and_its_ti
         row = story.target("disk:/srv", "host", 0.874, "share", [0.8, 0.9], 600.0, full_in_s=32_400.0, took_ms=21.25)
     cells = [cell.plain for cell in panes.target(row, NOW_S)]
     assert cells == ["+ ", "disk:/srv", "host", "87.4%", "▁█", "21.2 ms", "7s", "9m", "9h"]
-    assert "full in 9h" in panes.below_target(row).plain
+    assert "full in 9h" in panes.below_target(row, None).plain
 
 
 def test_a_part_that_crashed_has_the_end_of_its_last_words_line_by_line() -> None:

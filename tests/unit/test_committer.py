@@ -69,7 +69,7 @@ class Healer:
         return [(rec.PutIncident(lab.incident(77)),), tuple(waiting)]
 
     async def until(self, look: Callable[[], object]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not look():
                 await asyncio.sleep(0.001)
 

@@ -45,7 +45,7 @@ class Room:
     async def close(self) -> None:
         for go in self._go.values():
             go.set()
-        await asyncio.wait_for(asyncio.gather(*self._tasks.values(), return_exceptions=True), 5)
+        await asyncio.wait_for(asyncio.gather(*self._tasks.values(), return_exceptions=True), 60)
 
 
 async def settle() -> None:
