@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tests.mutants.kinds import ByTest, mutant
 
-_REPLIES = "tests/unit/test_engine_replies.py"
 _STORM = "tests/unit/test_engine_storm.py"
 _RULES = "tests/process/test_executor_rules.py"
 
@@ -41,26 +40,6 @@ BY_TEST = (
         "codes may be guessed for ever",
         ByTest("tests/unit/test_engine_agents.py::test_codes_cannot_be_guessed_for_long"),
         ("incidents.codes:find", "world.wrong_codes.append(now.steady_s)", "pass"),
-    ),
-    mutant(
-        "a choice of a page is good twice",
-        ByTest(f"{_REPLIES}::test_each_choice_is_good_once_for_a_page_and_again_when_it_was_refused"),
-        ("incidents.replies:_about_page", "if verb in offer.spent:", "if False:"),
-    ),
-    mutant(
-        "a stranger's reply is obeyed",
-        ByTest(f"{_REPLIES}::test_a_strangers_message_is_not_answered_and_leaves_a_line_a_few_times_an_hour"),
-        ("incidents.replies:seen", "said.person not in world.policy.approvers or", ""),
-    ),
-    mutant(
-        "a reply that comes again orders again",
-        ByTest(f"{_REPLIES}::test_a_message_that_comes_again_does_nothing_whatever_crashed_meanwhile"),
-        ("incidents.replies:seen", "said.key in world.replies or ", ""),
-    ),
-    mutant(
-        "a reply of last week is obeyed",
-        ByTest(f"{_REPLIES}::test_old_early_and_future_messages_are_refused"),
-        ("incidents.replies:_decide", "if sent_s < now_s - OLD_S:", "if False:"),
     ),
     mutant(
         "a person's execute needs no confirmation",

@@ -6,14 +6,14 @@ from collections import Counter
 
 from supervisor.incidents.lifecycle import TRANSITIONS, Trigger
 from supervisor.incidents.model import AnomalyType, Authority, State, Tier, TierReason
+from tests.sim.drills import ENDS
+from tests.sim.replies import REPLIES
 
 # In the table, and out of reach of any event; each with its reason.
 UNREACHABLE: dict[str, str] = {
     "transition detected/dismiss": "an incident leaves `detected` in the very decision that opens it",
     "transition remediation_failed/dismiss": "it is escalated in the very decision that fails it",
     "anomaly ledger_damaged": "the simulated disks lose no pages; see tests/acceptance/test_ledger_trouble.py",
-    "anomaly drill": "nobody orders one here; see tests/acceptance/test_drill.py",
-    "anomaly drill_failed": "nobody orders a drill here; see tests/acceptance/test_drill.py",
     "anomaly dead_man_failing": "nobody outside is pinged here; see tests/process/test_dead_man_pings.py",
     "anomaly limit_reached": "10,000 open incidents, or 500 entries in one trail, are more than a short run has",
     "anomaly backup_overdue": "two days are longer than any run; see tests/unit/test_engine_copies.py",
@@ -46,7 +46,7 @@ def expected(faults: tuple[str, ...]) -> list[str]:
     names += [f"tier {tier:d}" for tier in Tier]
     names += [f"authority {authority}" for authority in Authority]
     names += [f"anomaly {anomaly}" for anomaly in AnomalyType]
-    return names + list(faults)
+    return [*names, *REPLIES, *ENDS, *faults]
 
 
 def missing(counts: Counter[str], faults: tuple[str, ...]) -> list[str]:

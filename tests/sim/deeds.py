@@ -10,6 +10,7 @@ import msgspec
 from supervisor.incidents import events as e
 from supervisor.incidents.model import ExecutionState, Target
 from supervisor.messages import Request
+from tests.sim.phone import Answer
 from tests.sim.site import without
 
 RUNBOOK_OF = {
@@ -184,6 +185,12 @@ class Deeds:
         code = self.sim.code(pick)
         self._order("confirm", "matthew", code=code or "XXXXXX")
 
+    def do_reply(self, pick: int, after_s: float, *answer: Any) -> None:
+        self.sim.phone.decides(pick, after_s, Answer(*answer))
+
+    def do_drill(self, channel: str, timeout_s: float, actor: str) -> None:
+        self._order("drill", actor, channel=channel, timeout_s=timeout_s)
+
     def do_pause(self, scope: str, target_id: str, for_s: float | None) -> None:
         self._order("pause", reason="so", for_s=for_s, **self._scope(scope, target_id))
 
@@ -255,12 +262,17 @@ class Deeds:
 
     def do_wall(self, seconds: float) -> None:
         self.sim.fates.hit("wall", "forward" if seconds > 0 else "back")
+        self.sim.phone.wrong_s += seconds
+        self._wall(seconds)
+
+    def _wall(self, seconds: float) -> None:
         self.world.loop.wall_offset_s += seconds
+        self.world.latest_wall_offset_s = max(self.world.latest_wall_offset_s, self.world.loop.wall_offset_s)
 
     def do_suspend(self, seconds: float) -> None:
         """CLOCK_MONOTONIC stands still meanwhile."""
         self.sim.fates.hit("suspend", "machine")
-        self.world.loop.wall_offset_s += seconds
+        self._wall(seconds)
 
     def do_stall(self, seconds: float) -> None:
         """The machine, or the virtual one that it is, stops: time goes on and nothing of it runs."""
@@ -285,6 +297,7 @@ class Deeds:
     def do_phone_off(self, seconds: float) -> None:
         self.sim.fates.hit("phone", "off")
         self.sim.phone_off_until_s = self.world.loop.time() + seconds
+        self.sim.phone.goes_off()
 
     def do_phone_hangs(self, seconds: float) -> None:
         self.sim.fates.hit("phone", "hangs")

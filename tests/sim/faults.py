@@ -31,6 +31,7 @@ from supervisor.messages import (
     ProgramStarted,
     Readings,
     Reply,
+    ReplyReceived,
     Request,
     Settle,
     Settled,
@@ -68,6 +69,7 @@ KIND_OF = {
     EpochOpened: "epoch",
     Request: "order",
     Reply: "order",
+    ReplyReceived: "reply",
 }
 MESSAGES = tuple(sorted({*KIND_OF.values(), "tree"}))
 # Root and child share a socket pair, which loses nothing and keeps the order.

@@ -14,19 +14,20 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-from remediators import command, executor, gateway, planning, registry, run, service, settle
+from remediators import command, drill, executor, gateway, planning, registry, run, service, settle
 from remediators.base import Context, Outcome, Step, StepFailed, Stops
 from remediators.fence import Ending
 from supervisor import clock, crashpoint, http, proc
 from supervisor.incidents.model import Authority, Execution, Recipe, StepResult, StepSpec
 from supervisor.incidents.readings import ProcessRef, SignalData
 from supervisor.messages import StepPlan
+from tests.sim.drills import SimStaged
 from tests.sim.loop import MachineTime, replaced
 from tests.sim.world import BOOT, BRAIN, DISK, MEMORY, MIB, Process, World
 
 ACTING: contextvars.ContextVar[tuple[Execution, int] | None] = contextvars.ContextVar("acting", default=None)
 EXITS_S = 0.05  # after SIGTERM
-REAL = frozenset({"stop-service", "start-service", "restart-gateway", "probe-again", "manual"})
+REAL = frozenset({"stop-service", "start-service", "restart-gateway", "probe-again", "manual", "clear-drill"})
 
 
 class Hands:
@@ -438,6 +439,7 @@ def at_work(hands: Hands) -> Iterator[None]:
         (gateway, "http", SimpleNamespace(request=hands.http_request, ConnectFailed=http.ConnectFailed,
                                           HttpError=http.HttpError)),
         (command, "command_of", lambda recipe: recipe),
+        (drill, "Staged", lambda runtime_dir: SimStaged(hands.world)),
         (command, "fence", fences),
         (executor, "settle", settle.settle),
     ):  # fmt: skip

@@ -36,6 +36,7 @@ from supervisor.incidents.recover import rebuild
 from supervisor.notifier.channel import Receipt, Retryable, Unreachable
 from supervisor.notifier.gate import Gate
 from supervisor.notifier.process import SLOTS, NotifierWorker
+from supervisor.notifier.replies import Replies
 from supervisor.outgoing import Outgoing
 from supervisor.pinging import Pinging
 from supervisor.progressing import Progressing
@@ -48,6 +49,7 @@ from supervisor.targets import open_families, targets
 from supervisor.trails import fetch as trails_of
 from supervisor.uplink import Up
 from supervisor.worker import Boot
+from tests.sim.drills import SimStaged
 from tests.sim.wires import Hub, Link
 from tests.sim.world import BRAIN, CHECK_S
 
@@ -128,7 +130,8 @@ class SimHealer(_Mixin, HealerWorker):
         world.secret = "of the simulation"
         self._engine = Engine(world)
         quiet = SimpleNamespace(given=_nothing, decided=_nothing, anew=_nothing, ask=_nothing, look=_nothing)
-        self._recorder = self._reporting = self._staged = quiet  # type: ignore[assignment]
+        self._recorder = self._reporting = quiet  # type: ignore[assignment]
+        self._staged = SimStaged(self.sim.world)
         self._capturing = SimpleNamespace(look=lambda world: None)  # type: ignore[assignment]
         self._metering = SimpleNamespace(durable=lambda records: None, moved=lambda listen: None)  # type: ignore[assignment]
         self._halted = Halted(snapshot.halts, self._tell)
@@ -280,7 +283,8 @@ class _Phone:
         if sim.loop.time() < sim.phone_off_until_s:
             raise Unreachable("nobody is there")
         sim.flights.begin(row.id)
-        receipt = Receipt(f"signal:{sim.watch.received(row)}")
+        sim.watch.received(row)
+        receipt = Receipt(sim.phone.receipt(row))
         sim.flights.arrived(row.id, receipt)
         return receipt
 
@@ -301,6 +305,8 @@ class SimNotifier(_Mixin, NotifierWorker):
         self._outlets[Channel.SIGNAL] = _Phone(self.sim)
         boot = self.boot
         self._link = Link(self.sim.net, "healer", boot.name, self._on_frames, boot.incarnation)  # type: ignore[assignment]
+        self._replies = Replies(boot.config.notify.signal, self._link.ask)
+        self._replies.start(self.fail)
 
 
 class SimProbe(_Mixin):

@@ -39,8 +39,11 @@ from supervisor.incidents.model import (
 from supervisor.messages import Body, Commit, Deliver, Dispatch
 from tests.sim.cancels import Cancels
 from tests.sim.coverage import Coverage
+from tests.sim.drills import RUNBOOK as DRILL
+from tests.sim.drills import Drills
 from tests.sim.invariants_more import More
 from tests.sim.loop import STEADY_AHEAD_S
+from tests.sim.replies import Replies
 from tests.sim.storms import Storms
 from tests.sim.world import OUR_PARTS_FAMILY, World
 
@@ -131,6 +134,8 @@ class Watch:
         self.more = More(self)
         self.storms = Storms(self)
         self.cancels = Cancels(self)
+        self.replies = Replies(self)
+        self.drills = Drills(self)
 
     def fail(self, name: str, text: str) -> None:
         self._fail(Broken(name, text))
@@ -285,6 +290,7 @@ class Watch:
         if any(not is_over(other) and other.resource == it.resource for other in self.executions.values()):
             self.fail("one execution per resource", f"{it.id} on {it.resource}")
         running = [e for e in self.executions.values() if not is_over(e) and e.state is not ExecutionState.SUCCEEDED]
+        running = [e for e in running if DRILL not in (e.runbook.id, it.runbook.id)]  # it takes no real repair's place
         if it.incident_id is not None and it.authority is not Authority.PERSON and len(running) >= 8:
             self.fail("at most eight at once", it.id)
         changes = any(step.effect in (Effect.CHANGE, Effect.DESTROY) for step in it.runbook.steps)
@@ -385,7 +391,8 @@ class Watch:
             incident = self.incidents[it.incident_id]
             if incident.family != OUR_PARTS_FAMILY:
                 self._grounds(it, incident)
-            self._breakers(it, now_s)
+            if it.runbook.id != DRILL:  # of which no breaker hears
+                self._breakers(it, now_s)
 
     def _grounds(self, it: Execution, incident: Incident) -> None:
         seen = self.world.seen_ill.get(it.target.target_id, {})
@@ -418,6 +425,7 @@ class Watch:
             self.fail("nothing runs unclaimed", f"{what} {target_id} by nobody's order")
             return
         self.acted.add(it.id)
+        self.drills.acts(it, what, target_id)
         if what.startswith("DOUBLE"):
             self.fail("no duplicate executions", f"{it.id}: {what}")
         if it.id == "dry-run":
@@ -532,6 +540,7 @@ class Watch:
             if row.state == "pending"
         ]
         found += [f"family {family} is paused" for family in sorted(self.family_pauses)]
+        found += self.replies.unfinished() + self.drills.unfinished()
         gathered = ((i, row_id) for i in self.incidents.values() for row_id in (i.page_id, i.told_in) if row_id)
         found += [f"{i.id} is told of in {row_id}, which waits" for i, row_id in gathered if row_id not in self.rows]
         return found
@@ -556,7 +565,8 @@ class Watch:
     def _untold(self, incident: Incident) -> bool:
         """Of tier 3 without a page, and rightly: it is about Signal itself; a person has dismissed it; or whenever it
         rested, it was over or taken up again while its family's page was still being gathered (45 s)."""
-        if incident.anomaly is AnomalyType.DELIVERY_FAILING or incident.state is State.DISMISSED:
+        by_signal = incident.anomaly is AnomalyType.DELIVERY_FAILING or incident.target_id == "drill:signal"
+        if by_signal or incident.state is State.DISMISSED:
             return True
         gathered = incident.family in ("fleet", "gateway") and incident.severity is not Severity.CRITICAL
         return gathered and self.more.rested_s.get(incident.id, float("inf")) < 46.0

@@ -23,8 +23,10 @@ from supervisor.incidents.model import (
     State,
 )
 from supervisor.incidents.readings import ProcessData
-from supervisor.messages import Body, Commit, DeliveryReport, StepReport
+from supervisor.messages import Body, Commit, DeliveryReport, ReplyReceived, StepReport
 from tests.sim.cancels import stopped
+from tests.sim.drills import KIND as DRILL_KIND
+from tests.sim.drills import RUNBOOK as DRILL
 from tests.sim.loop import STEADY_AHEAD_S
 
 if TYPE_CHECKING:
@@ -35,7 +37,19 @@ REPEAT_S = (3_600.0, 4 * 3_600.0, 86_400.0)  # R2
 SLACK_S = 1.5
 LATE_S = 100.0  # so much later may a decision be durable that a fault of the store keeps waiting
 SETTLE_S, VERIFIED_WITHIN_S = 1.0, 30.0  # R6
-HEARD = frozenset({r.AddAudit, r.PutExecution, r.PutIncident, r.PutHalt, r.DropHalt, r.PutRunbookState})
+HEARD = frozenset(
+    {
+        r.AddAudit,
+        r.PutExecution,
+        r.PutIncident,
+        r.PutHalt,
+        r.DropHalt,
+        r.PutReply,
+        r.PutRunbookState,
+        r.SetTimer,
+        r.DropTimer,
+    }
+)
 
 
 class More:
@@ -56,11 +70,20 @@ class More:
     def _now_steady_s(self) -> float:
         return self.watch.loop.time() + STEADY_AHEAD_S
 
+    def is_quiet(self, anomaly: AnomalyType) -> bool:
+        """A person has dismissed it, of whatever target, and it stays quiet still."""
+        now_s = self._now_steady_s()
+        return any(until_s > now_s for (what, _), until_s in self._dismissed.items() if what is anomaly)
+
     # -- decisions as a whole --
 
     def durable(self, commit: Commit) -> None:
         heard = [record for record in commit.records if type(record) in HEARD]
         orders = [record.entry for record in heard if isinstance(record, r.AddAudit)]
+        if orders or any(type(record) is r.PutReply for record in heard):
+            self.watch.replies.durable(commit, orders)
+        if any(type(record) in (r.SetTimer, r.DropTimer) for record in heard):
+            self.watch.drills.durable(commit, orders)
         for order in orders:
             if order.action in ("approve", "confirm"):
                 self._undone.clear()  # of whichever runbook: a person has spoken
@@ -105,7 +128,9 @@ class More:
     def _opened(self, it: Incident, commit: Commit) -> None:
         """FR-007: what a person has dismissed stays quiet. R10: what is damaged and ours is halted at once."""
         until_s = self._dismissed.get((it.anomaly, it.target_id), 0.0)
-        if it.detected_steady_s < until_s - SLACK_S:
+        if (
+            it.detected_steady_s < until_s - SLACK_S and it.anomaly is not AnomalyType.DRILL
+        ):  # ordered anew, it is no alert
             self.watch.fail("what was dismissed stays quiet", f"{it.id}: {it.anomaly} of {it.target_id}")
         ours = it.target_id in self.watch.world.written and it.anomaly is AnomalyType.DB_CORRUPTION
         halted = it.target_id in self._halted.values() or any(isinstance(one, r.PutHalt) for one in commit.records)
@@ -119,6 +144,8 @@ class More:
     def _record(self, it: Any) -> None:
         """R4, R5: what counts as a success of a runbook is a run of it that its probe has verified; no dry run does.
         R15: what a person has stopped before it was done counts as no failure."""
+        if it.runbook_id == DRILL:  # which counts whole drills
+            return
         key = (it.runbook_id, it.target_id)
         runs = [e for e in self.watch.executions.values() if (e.runbook.id, e.target.target_id) == key]
         if it.successes > sum(bool(e.verified) for e in runs):
@@ -131,11 +158,12 @@ class More:
         run = self.watch.executions.get(it.execution_id or "")
         if it.severity is Severity.CRITICAL or it.escalated_wall_s is not None or it.page_id is not None:
             return
-        rows = [one.row for one in commit.records if isinstance(one, r.PutOutbox)]
+        rows = [one.row for one in commit.records if isinstance(one, r.PutOutbox) and one.row.kind != DRILL_KIND]
         if run is not None and not run.runbook.summary and any(it.id in row.covers for row in rows):
             self.watch.fail("a silent repair says nothing", f"{it.id} ({it.anomaly} of {it.target_id})")
 
     def moved(self, old: Incident | None, new: Incident) -> None:
+        self.watch.replies.moved(old, new)
         now_s = self.watch.loop.time()
         if not new.open:
             self.over_s[new.id] = now_s
@@ -187,6 +215,8 @@ class More:
                 under_way = run is not None and run.state in (ExecutionState.INTENDED, ExecutionState.CLAIMED)
                 if run is not None and under_way and len(run.results) <= index:
                     self.watch.fail("a report is taken when it is written", f"step {index} of {execution_id}")
+            case ReplyReceived(reply):
+                self.watch.replies.acknowledged(reply.key)
             case DeliveryReport(row_id, receipt=receipt) if receipt:
                 row = self.watch.rows.get(row_id)
                 if row is not None and row.state is OutboxState.PENDING:
@@ -196,6 +226,8 @@ class More:
 
     def new_row(self, row: OutboxRow) -> None:
         self._row_s[row.id] = self.watch.loop.time()
+        if row.offer_id:
+            self.watch.replies.new_row(row)
         if row.channel is not Channel.SIGNAL or row.kind not in ("page", "outcome", "grouped", "repeat"):
             return
         now_s = self.watch.loop.time()

@@ -267,6 +267,7 @@ class ModelLedger:
             pauses=self._table(r.PutPause),
             operator_pauses=self._table(r.PutOperatorPause),
             requests=self._table(r.PutRequest),
+            replies=self._table(r.PutReply),
             drafts=tuple(it for it in self.tables[r.PutRunbook].values() if it.author.startswith(PERSON)),
             stages=self._table(r.PutStage),
             known=self._table(r.PutKnown),
@@ -329,6 +330,8 @@ _TABLE_OF: dict[type, Any] = {
     r.DropOperatorPause: lambda it: (r.PutOperatorPause, it.key, None),
     r.PutRequest: lambda it: (r.PutRequest, it.request.id, it.request),
     r.DropRequest: lambda it: (r.PutRequest, it.request_id, None),
+    r.PutReply: lambda it: (r.PutReply, it.reply.key, it.reply),
+    r.DropReply: lambda it: (r.PutReply, it.key, None),
     r.PutStage: lambda it: (r.PutStage, it.stage.target_id, it.stage),
     r.DropStage: lambda it: (r.PutStage, it.target_id, None),
     r.PutKnown: lambda it: (r.PutKnown, it.target_id, it),
@@ -342,7 +345,7 @@ _PROJECTED = frozenset(
 )  # fmt: skip
 _TABLES = (
     r.PutRunbookState, r.PutRunbook, r.PutTally, r.SetTimer, r.PutBreaker, r.PutPause, r.PutOperatorPause,
-    r.PutRequest, r.PutStage, r.PutKnown, r.PutHalt,
+    r.PutRequest, r.PutReply, r.PutStage, r.PutKnown, r.PutHalt,
 )  # fmt: skip
 
 

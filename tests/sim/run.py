@@ -23,6 +23,7 @@ from supervisor.incidents import world as engine_world
 from supervisor.incidents.lifecycle import Trigger, advance
 from supervisor.incidents.model import AnomalyType, State
 from supervisor.messages import Reply, Request
+from supervisor.notifier import replies
 from supervisor.notifier.flights import Flights
 from supervisor.store import opening
 from tests.sim.coverage import Coverage
@@ -33,6 +34,7 @@ from tests.sim.house import POLL_S, SimProbe
 from tests.sim.invariants import Broken, Watch, critical_unpaged
 from tests.sim.ledgers import LEDGER_NAME, ModelLedger, RealLedger, folder, remove
 from tests.sim.loop import CURRENT, MONO_START_S, Killed, Proc, Stuck, VirtualLoop, replaced
+from tests.sim.phone import Phone
 from tests.sim.root import Child, Root
 from tests.sim.schedule import Plan, generate
 from tests.sim.site import site
@@ -88,6 +90,7 @@ class Simulation:
         self.phone_off_until_s = self.phone_hangs_until_s = self.synapse_locked_until_s = 0.0
         self.probe_takes_s, self.plan_s = 0.01, 0.05
         self.flights = Flights()
+        self.phone = Phone(self)
         self._cli: Link | None = None
         self._answers: list[Any] = []
         self._phases = {name: self._rng.random() for name in ("process", "trading", "gateway", "pipeline", "fleet")}
@@ -201,7 +204,8 @@ class Simulation:
 
     def code(self, pick: int) -> str:
         child = self._healer()
-        waiting = list(child.worker._engine.world.requests.values()) if child is not None else []
+        known = list(child.worker._engine.world.requests.values()) if child is not None else []
+        waiting = [it for it in known if it.of_agent] if pick else known  # a page's code is confirmed in no other way
         return waiting[pick % len(waiting)].code if waiting else ""
 
     def disk_full(self, full: bool) -> None:
@@ -288,7 +292,7 @@ class Simulation:
                 unpaged := critical_unpaged(self.watch, PAGED_WITHIN_S)
             ):
                 self.watch.fail("a page is never lost", unpaged)
-            self._dismiss_what_waits_for_that(deeds)
+            self._do_what_waits_for_that(deeds)
             unfinished = self.watch.unfinished()
             if not unfinished and self.root.settled():
                 return
@@ -296,11 +300,14 @@ class Simulation:
                 self.watch.fail("nothing is stuck for ever", "; ".join(unfinished) or "the tree is not settled")
             step_s = QUIET_S if self.loop.time() - began_s < POLL_S else QUIET_STEP_S
 
-    def _dismiss_what_waits_for_that(self, deeds: Deeds) -> None:
-        """A message that was set aside stays so until a person has seen it; nothing else waits for a person."""
+    def _do_what_waits_for_that(self, deeds: Deeds) -> None:
+        """A message that was set aside stays so until a person has seen it, a drill's failure until a good one; nothing
+        else waits for a person."""
         for incident in list(self.watch.incidents.values()):
             if incident.open and incident.anomaly is AnomalyType.ITEM_QUARANTINED:
                 deeds._order("dismiss", incident_id=incident.id, reason="seen")
+            elif incident.open and incident.anomaly is AnomalyType.DRILL_FAILED:
+                deeds.do_drill("all", 60.0, "matthew")
 
 
 def _config(plan: Plan) -> Config:
@@ -330,6 +337,7 @@ def run_plan(plan: Plan, engine_hooks: AbstractContextManager[Any] | None = None
             (healer, "reach", sim.reach),
             (healer, "secrets", SimpleNamespace(token_hex=sim.secret)),
             (engine_world, "advance", advanced),
+            (replies, "streams", SimpleNamespace(received=sim.phone.received)),
             (opening, "os", SimpleNamespace(urandom=lambda count: LEDGER_NAME)),
         ):  # fmt: skip
             try:

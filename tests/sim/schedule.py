@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from tests.sim.drills import TARGET as DRILL
 from tests.sim.faults import MESSAGES, NEVER_LOST, OWNER
 from tests.sim.site import HOSTS, SIZES, TASKS, site
 
@@ -62,8 +63,14 @@ FAULTS = tuple(
         "fault large ledger",
     ]
 )
+# What is answered to a page, and the ways of not meaning it.
+WORDS = (
+    *("ok",) * 4, *("run",) * 7, *("approve",) * 4, "undo", "undo", "dismiss", "dismiss 2h planned", "why", "confirm",
+    "confirm", "", "no", "run?", "run undo",
+)  # fmt: skip
+WRONGLY = ("bare", "bare", "other", "crossed", "unknown", "foreign", "early")
 # Kinds of messages that few runs send: armed more often.
-RARE = ("settle", "epoch", "fetch", "program", "plan", "cancel")
+RARE = ("settle", "epoch", "fetch", "program", "plan", "cancel", "reply")
 
 
 def generate(seed: int, *, real_every: int = 50) -> Plan:
@@ -102,7 +109,9 @@ class _Maker:
 
     def happening(self, at_s: float) -> list[Event]:
         makes = (self._world, self._storm, self._people, self._message, self._crash, self._machine)
-        make = self.rng.choices((*makes, self._flapping, self._stop), (34, 5, 22, 16, 12, 9, 4, 4))[0]
+        make = self.rng.choices(
+            (*makes, self._flapping, self._stop, self._phone, self._drill), (34, 5, 22, 16, 12, 9, 4, 4, 12, 3)
+        )[0]
         return make(at_s)
 
     # -- the world --
@@ -268,6 +277,56 @@ class _Maker:
         for name in ("healer", "executor"):
             if rng.random() < 0.25:
                 events.append(Event(cancelled_s + rng.uniform(-0.05, 0.1), "die", (name, 0)))
+        return events
+
+    def _asked(self, at_s: float) -> list[Event]:
+        """Mostly something comes up that a person is asked about."""
+        rng, name = self.rng, self.rng.choice(self.autos)
+        match rng.randrange(5):
+            case 0:
+                return [Event(at_s, rng.choice(("execute", "approve")), (name, 0, "agent:cortex"))]
+            case 1:
+                return [Event(at_s, "next_start", (name, "fails")), Event(at_s, "kill", (name, True))]
+            case 2 if self.trading:
+                return [Event(at_s, "phantom", (True,)), Event(at_s + 0.1, "look", ("augur-positions",))]
+            case 3 if "asks" in self.services:
+                return [Event(at_s, "kill", (rng.choice(("asks", "blind")), True))]
+        return []
+
+    def _phone(self, at_s: float) -> list[Event]:
+        """Somebody answers a page, or says several things to it: rightly, late, twice, to another; or a stranger."""
+        rng, pick = self.rng, self.rng.choice((0, 0, 0, 1, 2, 5))
+        events = self._asked(at_s)
+        for _ in range(rng.choice((1, 1, 1, 2, 3))):
+            text, by = rng.choice(WORDS), rng.choice((*("quote",) * 4, *("code",) * 4, "both", "both", *WRONGLY))
+            who = rng.choice(("anna", "anna", "anna", "anna", "bert", "bert", "caller", "pretender"))
+            after_s = rng.choice((0.002, 0.7, 5.0, 60.0, 400.0, 4_000.0)) * rng.uniform(0.5, 1.5)
+            ago_s = rng.choice((0.0, 0.0, 0.0, 0.0, 0.0, 30.0, 3_000.0, 90_000.0, 200_000.0, -4_000.0))
+            again_s = rng.choice((0.0, 0.0, 0.0005, 0.01, 3.0, 400.0))
+            events.append(Event(at_s, "reply", (pick, after_s, text, by, who, ago_s, again_s)))
+        if rng.random() < 0.02:  # more than is taken of one person
+            events += [Event(at_s + n, "reply", (0, 0.01, "why", "quote", "anna", 0.0, 0.0)) for n in range(22)]
+        if rng.random() < 0.3:
+            events.append(Event(at_s, "message", ("reply", rng.choice(("lose", "double", "delay")), 1, 3.0)))
+        for name in ("notifier", "healer"):
+            if rng.random() < 0.1:
+                events.append(Event(at_s + after_s + rng.uniform(-0.01, 0.02), "die", (name, 0)))
+        return events
+
+    def _drill(self, at_s: float) -> list[Event]:
+        """Somebody orders a drill; beside what else there is, and what keeps it from its end."""
+        rng = self.rng
+        channel, timeout_s = rng.choice(("all", "all", "signal", "synapse")), rng.choice((5.0, 60.0, 60.0, 300.0))
+        events = [Event(at_s, "drill", (channel, timeout_s, rng.choice(("matthew", "matthew", "agent:cortex"))))]
+        if rng.random() < 0.3:
+            events.append(Event(at_s + rng.uniform(-1.0, 1.0), rng.choice(("phone_off", "phone_hangs")), (20.0,)))
+        if rng.random() < 0.3:
+            events.append(Event(at_s + rng.choice((0.02, 0.2, 1.5)), "cancel", (DRILL, 0, "matthew")))
+        if rng.random() < 0.5:
+            name = rng.choice(("store", "healer", "healer", "executor", "notifier"))
+            events.append(Event(at_s + rng.choice((0.02, 0.2, 2.0)) * rng.random(), "die", (name, 0)))
+        if rng.random() < 0.3:
+            events.append(Event(at_s + rng.uniform(0.0, 90.0), "drill", ("all", 60.0, "matthew")))
         return events
 
     # -- faults --

@@ -9,8 +9,10 @@ import msgspec
 from supervisor.config import Config, parse
 
 SIZES = ("services", "mixed", "fleet")
+ACCOUNT = "+10000000000"  # that pages
+ANNA, BERT = "+10000000001", "00000000-0000-4000-8000-00000000b0b0"  # who may answer
 
-_HEAD = """
+_HEAD = f"""
 [healctl]
 state_dir = "/sim/state"
 runtime_dir = "/sim/run"
@@ -21,8 +23,9 @@ interval = "5m"
 interval = "5m"
 [notify.signal]
 transports = ["http://127.0.0.1:1"]
-account = "+10000000000"
-recipient = "+10000000001"
+account = "{ACCOUNT}"
+recipient = "{ANNA}"
+approvers = ["{ANNA}", "{BERT}"]
 [fleet]
 interval = "5m"
 retries = 2

@@ -7,9 +7,10 @@ what waits for it goes out when it says Hello.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 
-from supervisor.bus import nack_of
+from supervisor.bus import EXPECTED_MAX, identity_of, nack_of
 from supervisor.messages import VERSION, Ack, Acks, Body, Frame, Hello
 from supervisor.sockets import RESEND_S
 from tests.sim.faults import LATENCY_S, Fates
@@ -185,6 +186,7 @@ class Hub(End):
         super().__init__(net, name, handler)
         self.links: dict[str, Link] = {}
         self.peers: dict[str, Link] = {}
+        self._expected: defaultdict[str, deque[str]] = defaultdict(lambda: deque(maxlen=EXPECTED_MAX))
         net.hubs[name] = self
         net.links = [link for link in net.links if link.proc.alive]
         for link in net.links:
@@ -195,7 +197,14 @@ class Hub(End):
         return self.links.get(to) or self.peers.get(to)
 
     def expect(self, name: str, incarnation: str) -> None:
+        self._expected[name].append(identity_of(name, incarnation))
         self.peer_is_back(name)
+
+    def is_worker(self, identity: str, name: str) -> bool:
+        known = identity in self._expected[name]
+        if not known:  # then it gets no answer, and says it again
+            self.net.disturbed()
+        return known
 
     def answer(self, to: str, frame: Frame, body: Body) -> None:
         if isinstance(body, Ack):

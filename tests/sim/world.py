@@ -12,11 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from supervisor.config import Config
+from supervisor.incidents import drill_run
 from supervisor.incidents.model import AnomalyType as A
 from supervisor.incidents.model import Target
 from supervisor.incidents.readings import (
     DatabaseData,
     DiskData,
+    DrillData,
     Endpoint,
     FleetData,
     GatewayData,
@@ -108,11 +110,13 @@ class World:
         self.logs_rotate = True
         self.corrupt = False
         self.phantoms: list[str] = []
+        self.drill = ""  # whose made-up trouble is there
         self.frozen_s: float | None = None  # since when the live signal is not written
         self.max_age_s = 300.0
         self.writer = config.trading["augur"].process if config.trading else ""
         self.checks: dict[str, tuple[float, bool]] = {}  # database -> when its last check began, what it found
         self.stood_still_s = 0.0  # the machine, in all
+        self.latest_wall_offset_s = loop.wall_offset_s  # the wall clock was never further ahead
         self.blind: dict[str, float] = {}  # target -> until when its probe cannot tell
         self.well_s: dict[tuple[A, str], float] = {}
         self.seen_ill: dict[str, dict[float, frozenset[A]]] = {}  # target -> reading's time -> what was really ill
@@ -134,6 +138,7 @@ class World:
             family = "host" if target_id == DISK else "pipeline"
             if family in open_families(config):
                 self.targets[target_id] = Target(target_id, family)
+        self.targets[drill_run.TARGET] = Target(drill_run.TARGET, drill_run.FAMILY)
         self.databases = {name: section.path for name, section in databases(config).items()}
         self.written = frozenset(written(config))
 
@@ -273,6 +278,11 @@ class World:
         if not there:
             self._now_well(A.PHANTOM_POSITION, "augur-positions")
 
+    def set_drill(self, drill_id: str) -> None:
+        self.drill = drill_id
+        if not drill_id:
+            self._now_well(A.DRILL, drill_run.TARGET)
+
     def mend(self) -> None:
         """Everything is well, and stays so."""
         for name, service in self.services.items():
@@ -390,6 +400,8 @@ class World:
                     self.databases[target_id], verdict, "quick_check", ("bad page",) if check[1] else ()
                 )
                 return data, none, check[0]
+            case "drill":
+                return DrillData(self.drill), none, None
             case "logs":
                 size = self.logs.get(target_id, 1 * MIB)
                 return LogsData(1, size, 100 * MIB, (LogFile("/sim/app.log", size),)), none, None
@@ -447,6 +459,7 @@ _IS_SO: dict[A, Callable[[World, str], bool]] = {
     A.MEMORY_PRESSURE: lambda world, _: world.memory_bytes < 512 * MIB * 1.1,
     A.MEMORY_CRITICAL: lambda world, _: world.memory_bytes < 256 * MIB * 1.1,
     A.DB_CORRUPTION: lambda world, name: name == BRAIN and world.corrupt,
+    A.DRILL: lambda world, _: world.drill != "",
     A.LOG_BLOAT: lambda world, name: world.logs.get(name, 0) > 100 * MIB * 0.9,
 }
 _OF_FAMILY: dict[str, tuple[A, ...]] = {
@@ -456,6 +469,7 @@ _OF_FAMILY: dict[str, tuple[A, ...]] = {
     "fleet": (A.FLEET_UNREACHABLE,),
     "database": (A.DB_CORRUPTION,),
     "logs": (A.LOG_BLOAT,),
+    "drill": (A.DRILL,),
 }
 _OF_TARGET: dict[str, tuple[A, ...]] = {
     "augur-signals": (A.SIGNAL_STALE,),
