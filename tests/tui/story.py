@@ -228,7 +228,7 @@ def figures(detected: int, healed: int, actions: int, pages: int) -> Json:
         "mttr_by_runbook": spread(healed, 1.2, 31.0),
         "auto_resolved_percent": round(100.0 * healed / (healed + 2), 1),
         "actions": actions, "false_actions": 1, "false_action_percent": round(100.0 / actions, 1),
-        "pages": pages, "pages_repeated": 1, "pages_per_week": round(pages / 4.3, 2),
+        "pages": pages, "pages_repeated": 1, "pages_without_receipt": 0, "pages_per_week": round(pages / 4.3, 2),
     }  # fmt: skip
 
 
