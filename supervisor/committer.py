@@ -34,6 +34,7 @@ class _Item(msgspec.Struct):
     commit: Commit
     decision: Decision
     acks: list[Callable[[], None]]
+    taken: bool = False
 
 
 async def open_epoch(store: Link, request: OpenEpoch, alarm: Callable[[str], None]) -> EpochOpened:
@@ -66,7 +67,7 @@ def _cannot_tell(trouble: str) -> str:
 
 
 class Committer:
-    """`durable` is called once per decision, when it is; `refused` when the store will never take it.
+    """`durable` is called once per decision, in their order, when it is; `refused` when the store will never take it.
 
     `reopen` is what opens an epoch in a new ledger; `seed` then gives the records that it begins with. `alarm` is told
     when the ledger has taken nothing for `ALARM_AFTER_S`.
@@ -189,7 +190,8 @@ class Committer:
             return  # over, acknowledged already, or of a ledger that is no more
         body = answer.result()
         if isinstance(body, Ack):
-            self._done(commit.n)
+            item.taken = True
+            self._carry_on()
         elif isinstance(body, LedgerTrouble):
             self._wait(body.message)
         elif isinstance(body, Nack) and body.code == "gap" and commit.n > min(self._items):
@@ -220,14 +222,17 @@ class Committer:
         for n in sorted(self._items):
             self._send(self._items[n].commit)
 
-    def _done(self, n: int) -> None:
-        item = self._items.pop(n)
-        if self.trouble and not self._items:
-            log.info("the ledger takes records again")
-            self.trouble = ""
-            if self._alarm_timer is not None:
-                self._alarm_timer.cancel()
-                self._alarm_timer = None
-        for ack in item.acks:
-            ack()
-        self._durable(item.decision)
+    def _carry_on(self) -> None:
+        """With what is durable, in the order in which it was decided: the answer to an earlier one may be late, and say
+        that it was refused; and what has ended must not be begun after its end."""
+        while self._items and (item := self._items[n := next(iter(self._items))]).taken:
+            del self._items[n]
+            if self.trouble and not self._items:
+                log.info("the ledger takes records again")
+                self.trouble = ""
+                if self._alarm_timer is not None:
+                    self._alarm_timer.cancel()
+                    self._alarm_timer = None
+            for ack in item.acks:
+                ack()
+            self._durable(item.decision)

@@ -59,7 +59,7 @@ def test_status_tells_of_every_database_and_its_copies(
     code, table, told = show(capsys, config, "db", "status", "-o", "table")
     assert code == 0
     assert "brain-db    missing  ?" in table
-    assert "the daemon does not run" in told
+    assert "no daemon answers" in told
     backups.folder(tmp_path / "state", "trades").touch()
     code, _, told = show(capsys, config, "db", "status", "-o", "table")
     assert code == 0

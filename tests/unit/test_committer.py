@@ -103,6 +103,39 @@ def test_what_waits_is_counted_and_goes_on_in_order(monkeypatch: pytest.MonkeyPa
     asyncio.run(test())
 
 
+@pytest.mark.req("FR-004", "NFR-001")
+@pytest.mark.parametrize("first", [Ack(), Nack("rejected", "no such column")])
+def test_what_is_durable_is_carried_out_in_the_order_in_which_it_was_decided(first: Body) -> None:
+    """A drill that was cancelled was begun after its end: the answer about its beginning had come late."""
+
+    async def test() -> None:
+        answers: list[asyncio.Future[Body]] = []
+        store = Store()
+        healer = Healer(store, 1)
+
+        def ask(body: Body) -> asyncio.Future[Body]:
+            answers.append(asyncio.get_running_loop().create_future())
+            return answers[-1]
+
+        store.ask = ask  # type: ignore[method-assign]
+        one, decisions, acks = healer.committer, [decision() for _ in range(3)], list[int]()
+        for n, it in enumerate(decisions):
+            one.commit(it, lambda n=n: acks.append(n))  # type: ignore[misc]
+        for answer in (answers[1], answers[2]):
+            answer.set_result(Ack())
+        await asyncio.sleep(0)
+        assert (healer.durable, acks, one.waiting) == ([], [], 3)
+        answers[0].set_result(first)
+        await asyncio.sleep(0)
+        if isinstance(first, Nack):
+            assert (healer.durable, acks, len(healer.refused)) == ([], [], 1)
+        else:
+            assert all(a is b for a, b in zip(healer.durable, decisions, strict=True))
+            assert (acks, one.waiting) == ([0, 1, 2], 0)
+
+    asyncio.run(test())
+
+
 @pytest.mark.req("FR-005")
 def test_a_ledger_that_takes_nothing_is_told_once_by_the_only_way_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(committer, "AGAIN_S", 0.01)

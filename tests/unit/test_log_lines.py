@@ -72,11 +72,11 @@ def test_a_path_that_is_no_utf8_is_shown_in_each_form(form: LogFormat) -> None:
 
 def test_why_it_does_not_start_is_an_error_in_the_journal_and_plain_words_elsewhere(tmp_path: Path) -> None:
     """journald takes a bare line for news (sd-daemon(3)); `journalctl -p err` must show it."""
-    for form, prefix in ((LogFormat.JOURNAL, "<3>"), (LogFormat.JSON, "")):
+    for form, prefix, command in ((LogFormat.JOURNAL, "<3>", "start"), (LogFormat.JSON, "", "stop")):
         with (tmp_path / form).open("w+") as file:
             at = os.fstat(file.fileno())
             stream = f"{at.st_dev}:{at.st_ino}" if form is LogFormat.JOURNAL else "1:2"
-            words = [HEALCTL, "-c", str(tmp_path / "none.toml"), "start"]
+            words = [HEALCTL, "-c", str(tmp_path / "none.toml"), command]
             done = subprocess.run(words, stderr=file, env={**os.environ, "JOURNAL_STREAM": stream}, check=False)
             assert done.returncode == ConfigError.exit_code
             file.seek(0)
