@@ -236,6 +236,8 @@ class Follower(threading.Thread):
             self._write(connection, batch, ledger_id, position)
             if self._storm():
                 self._stand_back()
+            elif self._done == (ledger_id, head):
+                return  # what has come meanwhile has its turn after PACE_S
             elif self._asked_rev > head:
                 self._yield(began_s)
             if self._halt.is_set():
