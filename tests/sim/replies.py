@@ -54,8 +54,12 @@ REFUSALS = {
     "two words": "which of them?",
     "too many": "20 replies in",
 }
+RARE = frozenset({"another proposed", "not waiting"})  # not asked of every campaign: once in some thousand seeds
 NOT_ITS_OWN = frozenset({r.AddAudit, r.AddMetric, r.PutTally})  # all that a stranger's message leaves
-REPLIES = tuple([f"reply {name}" for name in {**ORDERS, "why": ""} if name] + [f"refusal {name}" for name in REFUSALS])
+REPLIES = (
+    *(f"reply {name}" for name in {**ORDERS, "why": ""} if name),
+    *(f"refusal {name}" for name in REFUSALS if name not in RARE),
+)
 
 
 def id_of(prefix: str, key: str) -> str:

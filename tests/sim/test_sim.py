@@ -5,6 +5,7 @@ The many seeds are `make sim`'s; these are few, and one for each way of being wr
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -31,8 +32,8 @@ def test_no_invariant_breaks_in_a_few_seeds(first: int) -> None:
     assert sum(outcome.faults for outcome in outcomes) > 30
 
 
-# 250: the projection is woken. 300: a store starts anew while its disk is full.
-@pytest.mark.parametrize("seed", [4, 12, 250, 300])
+# 300: the ledger is near its limit. 603, 1126: the store dies while its disk is full.
+@pytest.mark.parametrize("seed", [4, 250, 300, 603, 1126])
 def test_the_same_seed_is_the_same_history_and_so_it_is_on_the_real_ledger(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -42,7 +43,8 @@ def test_the_same_seed_is_the_same_history_and_so_it_is_on_the_real_ledger(
     told: list[tuple[float, bytes]] = []
 
     def noted(watch: Watch, commit: Commit) -> None:
-        told.append((watch.loop.time(), msgspec.json.encode(commit)))
+        # The real one has a file of its own, whose path stands in what is said of it.
+        told.append((watch.loop.time(), re.sub(rb'[^"]*/ledger\.db', b"ledger.db", msgspec.json.encode(commit))))
         durable(watch, commit)
 
     def history(real: bool) -> tuple[list[tuple[float, bytes]], str, dict[str, int]]:

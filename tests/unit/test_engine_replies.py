@@ -390,6 +390,28 @@ def test_a_runbook_that_changed_since_the_page_is_neither_run_nor_approved() -> 
 
 
 @pytest.mark.req("R15")
+def test_what_the_page_proposed_and_is_not_proposed_now_is_neither_run_nor_approved() -> None:
+    lab = Phone()
+    ran = len(lab.dispatched)
+    incidents = lab.engine.world.incidents
+    incidents[lab.only("web").id] = msgspec.structs.replace(lab.only("web"), runbook_id="rb-kill-zombie")
+    for word in ("run", "approve"):
+        answer = lab.quote(word)
+        assert "proposed now, no longer rb-restart-service" in answer
+    assert len(lab.dispatched) == ran
+
+
+@pytest.mark.req("R15")
+def test_what_is_at_work_is_not_run_beside_it() -> None:
+    lab = Phone()
+    assert "Approved" in lab.quote("approve")
+    ran = len(lab.dispatched)
+    assert lab.only("web").state is State.VERIFYING
+    assert "nothing is proposed now, no longer rb-restart-service" in lab.quote("run")
+    assert len(lab.dispatched) == ran
+
+
+@pytest.mark.req("R15")
 def test_old_early_and_future_messages_are_refused() -> None:
     lab = Phone()
     page_s = lab.now_s
