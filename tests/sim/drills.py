@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from supervisor.incidents import records as r
+from supervisor.incidents.drill import RUN
+from supervisor.incidents.drill_run import KIND, RUNBOOK, TARGET
 from supervisor.incidents.model import AnomalyType, Channel, Execution, OutboxState, RunbookState, State, TimerKind
 from supervisor.messages import Commit
 from supervisor.staged import Staged
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from tests.sim.invariants import Watch
     from tests.sim.world import World
 
-RUNBOOK, TARGET, KIND = "rb-drill", "healctl:drill", "drill"
-RUN = "run "  # begins the subject of the timer that stands as long as it is under way
 ENDS = tuple(f"drill {how}" for how in ("passed", "failed", "cancelled"))
 
 

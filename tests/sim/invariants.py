@@ -18,6 +18,8 @@ from collections.abc import Callable
 from typing import Any
 
 from supervisor.incidents import records as r
+from supervisor.incidents.drill_run import RUNBOOK as DRILL
+from supervisor.incidents.escalation import DRILL_BY_SIGNAL
 from supervisor.incidents.model import (
     ActedBy,
     AnomalyType,
@@ -39,7 +41,6 @@ from supervisor.incidents.model import (
 from supervisor.messages import Body, Commit, Deliver, Dispatch
 from tests.sim.cancels import Cancels
 from tests.sim.coverage import Coverage
-from tests.sim.drills import RUNBOOK as DRILL
 from tests.sim.drills import Drills
 from tests.sim.invariants_more import More
 from tests.sim.loop import STEADY_AHEAD_S
@@ -565,7 +566,7 @@ class Watch:
     def _untold(self, incident: Incident) -> bool:
         """Of tier 3 without a page, and rightly: it is about Signal itself; a person has dismissed it; or whenever it
         rested, it was over or taken up again while its family's page was still being gathered (45 s)."""
-        by_signal = incident.anomaly is AnomalyType.DELIVERY_FAILING or incident.target_id == "drill:signal"
+        by_signal = incident.anomaly is AnomalyType.DELIVERY_FAILING or incident.target_id == DRILL_BY_SIGNAL
         if by_signal or incident.state is State.DISMISSED:
             return True
         gathered = incident.family in ("fleet", "gateway") and incident.severity is not Severity.CRITICAL

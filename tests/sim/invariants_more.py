@@ -9,6 +9,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from supervisor.incidents import records as r
+from supervisor.incidents.drill_run import KIND as DRILL_KIND
+from supervisor.incidents.drill_run import RUNBOOK as DRILL
 from supervisor.incidents.model import (
     AnomalyType,
     Authority,
@@ -25,8 +27,6 @@ from supervisor.incidents.model import (
 from supervisor.incidents.readings import ProcessData
 from supervisor.messages import Body, Commit, DeliveryReport, ReplyReceived, StepReport
 from tests.sim.cancels import stopped
-from tests.sim.drills import KIND as DRILL_KIND
-from tests.sim.drills import RUNBOOK as DRILL
 from tests.sim.loop import STEADY_AHEAD_S
 
 if TYPE_CHECKING:
@@ -37,19 +37,10 @@ REPEAT_S = (3_600.0, 4 * 3_600.0, 86_400.0)  # R2
 SLACK_S = 1.5
 LATE_S = 100.0  # so much later may a decision be durable that a fault of the store keeps waiting
 SETTLE_S, VERIFIED_WITHIN_S = 1.0, 30.0  # R6
-HEARD = frozenset(
-    {
-        r.AddAudit,
-        r.PutExecution,
-        r.PutIncident,
-        r.PutHalt,
-        r.DropHalt,
-        r.PutReply,
-        r.PutRunbookState,
-        r.SetTimer,
-        r.DropTimer,
-    }
-)
+HEARD = frozenset({
+    r.AddAudit, r.PutExecution, r.PutIncident, r.PutHalt, r.DropHalt, r.PutReply, r.PutRunbookState, r.SetTimer,
+    r.DropTimer,
+})  # fmt: skip
 
 
 class More:
@@ -128,9 +119,8 @@ class More:
     def _opened(self, it: Incident, commit: Commit) -> None:
         """FR-007: what a person has dismissed stays quiet. R10: what is damaged and ours is halted at once."""
         until_s = self._dismissed.get((it.anomaly, it.target_id), 0.0)
-        if (
-            it.detected_steady_s < until_s - SLACK_S and it.anomaly is not AnomalyType.DRILL
-        ):  # ordered anew, it is no alert
+        ordered = it.anomaly is AnomalyType.DRILL  # which is no alert
+        if it.detected_steady_s < until_s - SLACK_S and not ordered:
             self.watch.fail("what was dismissed stays quiet", f"{it.id}: {it.anomaly} of {it.target_id}")
         ours = it.target_id in self.watch.world.written and it.anomaly is AnomalyType.DB_CORRUPTION
         halted = it.target_id in self._halted.values() or any(isinstance(one, r.PutHalt) for one in commit.records)

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from tests.sim.drills import TARGET as DRILL
+from supervisor.incidents.drill_run import TARGET as DRILL
 from tests.sim.faults import MESSAGES, NEVER_LOST, OWNER
 from tests.sim.site import HOSTS, SIZES, TASKS, site
 

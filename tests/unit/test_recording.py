@@ -95,15 +95,21 @@ def test_a_recorded_story_is_decided_the_same_in_another_process(tmp_path: Path)
         assert msgspec.json.decode(done.stdout)[0]["decisions"] == found.decisions
 
 
-def test_what_differs_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def killed(folder: Path) -> Path:
+    """The recording of a service that dies and is restarted."""
     lab = lab_of()
-    recorder = recorded(lab, tmp_path)
+    recorder = recorded(lab, folder)
     lab.kill("auto")
     lab.advance(5.0)
     recorder.close()
-    (file,) = tmp_path.iterdir()
+    (file,) = folder.iterdir()
+    return file
+
+
+def test_what_differs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = killed(tmp_path)
     monkeypatch.setattr("supervisor.incidents.world.RECHECK_S", 9.0)
     monkeypatch.setattr("supervisor.incidents.detect.RECHECK_S", 9.0)
     found = replay(file)
@@ -118,12 +124,7 @@ def test_what_differs_is_named(
 def test_a_terminal_sees_how_far_a_replay_is_and_programs_see_nothing_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    lab = lab_of()
-    recorder = recorded(lab, tmp_path)
-    lab.kill("auto")
-    lab.advance(5.0)
-    recorder.close()
-    (file,) = tmp_path.iterdir()
+    file = killed(tmp_path)
     monkeypatch.setattr("supervisor.cli.replay.LOOK_MS", 0)
     assert run(["replay", str(file), "--json"]) == 0
     assert capfd.readouterr().err == ""
